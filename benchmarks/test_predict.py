@@ -1,0 +1,57 @@
+"""Prediction: one row, where the call is what costs, and many rows, where the arithmetic is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from contestants import chain_network, model_for
+from numpy_by_hand import HandWrittenNetwork
+from workloads import LEARNING_RATE, MOMENTUM, WORKLOADS, initial_weights, random_data
+
+ROWS = 1024
+
+
+@pytest.mark.parametrize("rows", [1, ROWS])
+@pytest.mark.parametrize("name", list(WORKLOADS))
+class TestPredict:
+    def test_model(self, benchmark: Any, name: str, rows: int) -> None:
+        """``model.predict``: checks, a fresh output, and the progress machinery switched off."""
+        workload = WORKLOADS[name]
+        x, _ = random_data(workload, rows=rows)
+        model = model_for(workload)
+        self._group(benchmark, name, rows)
+        y = benchmark(model.predict, x, verbose=0)
+        np.testing.assert_allclose(y, _expected(name, x), rtol=1e-3, atol=1e-3)
+
+    def test_network(self, benchmark: Any, native: Any, name: str, rows: int) -> None:
+        """The network's own call, with an output made beforehand."""
+        workload = WORKLOADS[name]
+        x, _ = random_data(workload, rows=rows)
+        out = np.empty((rows, workload.widths[-1]), np.float32)
+        network = chain_network(native, workload)
+        self._group(benchmark, name, rows)
+        benchmark(network.predict, x, out, 0, rows, 1e6)
+        np.testing.assert_allclose(out, _expected(name, x), rtol=1e-3, atol=1e-3)
+
+    def test_numpy_by_hand(self, benchmark: Any, name: str, rows: int) -> None:
+        workload = WORKLOADS[name]
+        x, _ = random_data(workload, rows=rows)
+        network = HandWrittenNetwork(initial_weights(workload), rows, LEARNING_RATE, MOMENTUM)
+        self._group(benchmark, name, rows)
+        benchmark(network.predict, x)
+
+    def _group(self, benchmark: Any, name: str, rows: int) -> None:
+        workload = WORKLOADS[name]._replace(batch=rows)
+        benchmark.group = f"predict {rows} row(s), {workload.describe()}"
+        benchmark.extra_info["flop"] = workload.flop_forward
+
+
+def _expected(name: str, x: Any) -> Any:
+    weights = initial_weights(WORKLOADS[name])
+    h = x.astype(np.float64)
+    for k in range(0, len(weights), 2):
+        h = h @ weights[k] + weights[k + 1]
+        h = np.maximum(h, 0) if k + 2 < len(weights) else h
+    return h

@@ -1,0 +1,87 @@
+"""The networks that the benchmarks train, their data, and how much arithmetic one step is.
+
+Every workload is a chain of dense layers with ReLU between them and softmax cross-entropy on integer labels. A step is
+forward + loss + backward + SGD with momentum. Everybody who computes it starts from the same weights and data.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LEARNING_RATE", "MOMENTUM", "WORKLOADS", "Workload", "initial_weights", "random_data"]
+
+Array = NDArray[Any]
+
+#: Small, so that minutes of training on random labels stay in the range of ordinary numbers.
+LEARNING_RATE = 1e-3
+MOMENTUM = 0.9
+
+
+class Workload(NamedTuple):
+    """Layer widths, input first; rows per step; rows of the data set (a multiple of ``batch``)."""
+
+    name: str
+    widths: tuple[int, ...]
+    batch: int
+    rows: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.rows // self.batch
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return sum((n_in + 1) * n_out for n_in, n_out in self.layers)
+
+    @property
+    def layers(self) -> tuple[tuple[int, int], ...]:
+        """(in, out) of each dense layer."""
+        return tuple(zip(self.widths[:-1], self.widths[1:], strict=True))
+
+    @property
+    def flop_forward(self) -> int:
+        """Of the products for one batch, an addition and a multiplication counting as two."""
+        return 2 * self.batch * sum(n_in * n_out for n_in, n_out in self.layers)
+
+    @property
+    def flop_step(self) -> int:
+        """Forward, weight gradients, and input gradients of all layers but the first."""
+        first_in, first_out = self.layers[0]
+        return 3 * self.flop_forward - 2 * self.batch * first_in * first_out
+
+    def describe(self) -> str:
+        return f"{self.name}: {'-'.join(map(str, self.widths))}, batch {self.batch}"
+
+
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        Workload("A", (32, 64, 64, 10), 32, 32_768),
+        Workload("A2", (32, 64, 64, 10), 256, 32_768),
+        Workload("B", (784, 128, 10), 64, 16_384),
+        Workload("C", (784, 512, 512, 10), 256, 8_192),
+        Workload("D", (1024, 1024, 1024, 1024, 1024, 1000), 1024, 4_096),
+    )
+}
+
+
+def initial_weights(workload: Workload, seed: int = 0) -> list[Array]:
+    """[w, b, w, b, ...] in float32: He's normal kernels (in, out), zero biases."""
+    random = np.random.default_rng(seed)
+    weights: list[Array] = []
+    for n_in, n_out in workload.layers:
+        weights.append(random.normal(0.0, (2.0 / n_in) ** 0.5, (n_in, n_out)).astype(np.float32))
+        weights.append(np.zeros(n_out, np.float32))
+    return weights
+
+
+def random_data(workload: Workload, seed: int = 1, rows: int | None = None) -> tuple[Array, Array]:
+    """Standard normal inputs (rows, in) in float32 and random int64 labels (rows,)."""
+    random = np.random.default_rng(seed)
+    count = workload.rows if rows is None else rows
+    x = random.standard_normal((count, workload.widths[0]), np.float32)
+    return x, random.integers(0, workload.widths[-1], count)

@@ -1,0 +1,116 @@
+// What was built, what is in use, and the few settings of the whole process.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "bindings/errors.hpp"
+#include "kernels/table.hpp"
+#include "runtime/cpu_limits.hpp"
+#include "runtime/dispatch.hpp"
+#include "runtime/parallel.hpp"
+
+#if defined(__SSE2__) || defined(_M_X64)
+#include <xmmintrin.h>
+#endif
+
+namespace fp::bindings {
+namespace py = pybind11;
+namespace {
+
+// A wish that cannot be had, by name or by environment variable, is the error of an unavailable backend.
+template <class F>
+auto available(const F& f) {
+  try {
+    return f();
+  } catch (const std::runtime_error& error) {
+    raise("BackendUnavailableError", error.what());
+  }
+}
+
+uint64_t floating_point_state() {
+#if defined(__SSE2__) || defined(_M_X64)
+  return _mm_getcsr();
+#elif defined(__aarch64__)
+  uint64_t control;
+  asm volatile("mrs %0, fpcr" : "=r"(control));
+  return control;
+#else
+  return 0;
+#endif
+}
+
+py::dict activation_numbers() {
+  using A = Activation;
+  py::dict d;
+  auto add = [&](const char* name, A a) { d[name] = static_cast<int>(a); };
+  add("linear", A::linear);
+  add("relu", A::relu);
+  add("leaky_relu", A::leaky_relu);
+  add("elu", A::elu);
+  add("selu", A::selu);
+  add("gelu", A::gelu);
+  add("gelu_tanh", A::gelu_tanh);
+  add("silu", A::silu);
+  add("mish", A::mish);
+  add("softplus", A::softplus);
+  add("softsign", A::softsign);
+  add("sigmoid", A::sigmoid);
+  add("tanh", A::tanh);
+  add("step", A::step);
+  add("softmax", A::softmax);
+  return d;
+}
+
+py::dict loss_numbers() {
+  using L = Loss;
+  py::dict d;
+  auto add = [&](const char* name, L l) { d[name] = static_cast<int>(l); };
+  add("mean_squared_error", L::mean_squared_error);
+  add("mean_absolute_error", L::mean_absolute_error);
+  add("huber", L::huber);
+  add("binary_cross_entropy", L::binary_cross_entropy);
+  add("binary_cross_entropy_logits", L::binary_cross_entropy_logits);
+  add("categorical_cross_entropy", L::categorical_cross_entropy);
+  add("categorical_cross_entropy_logits", L::categorical_cross_entropy_logits);
+  add("sparse_categorical_cross_entropy", L::sparse_categorical_cross_entropy);
+  add("sparse_categorical_cross_entropy_logits", L::sparse_categorical_cross_entropy_logits);
+  add("hinge", L::hinge);
+  add("perceptron", L::perceptron);
+  return d;
+}
+
+}  // namespace
+
+void register_config(py::module_& m) {
+  m.attr("__version__") = FP_VERSION;
+  m.attr("compiler") = FP_COMPILER;
+  m.attr("compiler_flags") = FP_FLAGS;
+  m.attr("build_type") = FP_BUILD_TYPE;
+  m.attr("sanitizers") = FP_SANITIZE;
+  m.attr("activation_numbers") = activation_numbers();
+  m.attr("loss_numbers") = loss_numbers();
+
+  m.def(
+      "derivative_needs_z", [](int activation) { return derivative_needs_z(static_cast<Activation>(activation)); },
+      py::arg("activation"));
+
+  m.def("instruction_set", [] { return std::string(available([]() -> const Table& { return table(); }).name); });
+  m.def("instruction_set_reason", &instruction_set_reason);
+  m.def("instruction_sets_built", &instruction_sets_built);
+  m.def("instruction_sets_usable", &instruction_sets_usable);
+  m.def(
+      "set_instruction_set", [](const std::string& name) { available([&] { set_instruction_set(name); }); },
+      py::arg("name"));
+
+  m.def("thread_count", &thread_count);
+  m.def("thread_count_reason", &thread_count_reason);
+  m.def("set_thread_count", &set_thread_count, py::arg("threads"));
+  m.def("openmp_runtime", &openmp_runtime);
+  m.def("affinity_cpus", &affinity_cpus);
+  m.def("cgroup_cpus", &cgroup_cpus, py::arg("root") = "");
+  m.def("floating_point_state", &floating_point_state);
+}
+
+}  // namespace fp::bindings

@@ -1,0 +1,20 @@
+// fastperceptron._core: table of contents.
+#include <pybind11/pybind11.h>
+
+#include "runtime/parallel.hpp"
+
+namespace fp {
+void register_network(pybind11::module_& m);  // network.cpp: class Network
+namespace bindings {
+void register_config(pybind11::module_& m);   // config.cpp: build, threads, instruction sets
+void register_kernels(pybind11::module_& m);  // kernels.cpp: the stateless functions
+}  // namespace bindings
+}  // namespace fp
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The native core of fastperceptron. Use the public modules instead: they check and explain.";
+  fp::install_fork_handlers();
+  fp::bindings::register_config(m);
+  fp::bindings::register_kernels(m);
+  fp::register_network(m);
+}

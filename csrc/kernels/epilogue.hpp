@@ -1,0 +1,197 @@
+// What happens to a finished tile of a dense product: stored, biased and activated, multiplied by a derivative, or used
+// as a gradient. The frequent kinds work on registers, the others on the tile's total in its buffer.
+#pragma once
+
+#include "kernels/activations.hpp"
+#include "kernels/sgd.hpp"
+#include "kernels/simd.hpp"
+#include "kernels/table.hpp"
+
+namespace fp::FP_ISA_NAMESPACE {
+
+// Rows and registers of the largest tile: as many independent sums as the register file holds beside one row of b
+// and one broadcast element of a.
+#if defined(FP_ISA_AVX512) || defined(FP_ISA_NEON)
+inline constexpr int kTileRows = 8, kTileVectors = 3;
+#elif defined(FP_ISA_AVX2)
+inline constexpr int kTileRows = 4, kTileVectors = 3;
+#else
+inline constexpr int kTileRows = 4, kTileVectors = 2;
+#endif
+
+// Where a part of a register costs no more than all of it, tiles that are not full finish in registers too.
+#if defined(FP_ISA_AVX512)
+inline constexpr bool kCheapParts = true;
+#else
+inline constexpr bool kCheapParts = false;
+#endif
+
+// Consecutive tiles of one panel of the product g, `rows` x `vectors` registers each (template arguments of what works
+// on them), width = vectors * lanes. i, a and total are those of the tile at hand.
+template <class T>
+struct Tiles {
+  const GemmArgs<T>* g;
+  int64_t i, j;  // place in c
+  int64_t cols;  // columns in c, (vectors - 1) * lanes < cols <= width
+  int64_t rows, width;
+  int64_t count;
+  const T* a;  // element (i, p) at a[i * g.a_row + p * g.a_col]
+  const T* b;  // row p at b + p * b_row for p < safe, else at tail + (p - safe) * width
+  int64_t b_row;
+  int64_t safe;
+  const T* tail;
+  int64_t k;
+  T* total;            // (rows, width): the sums of finished blocks
+  int64_t total_next;  // from one tile's total to the next one's; 0: shared, as it is not needed for long
+  bool from_c;         // the earlier blocks are in c: copy them to total
+  bool resume;         // total holds earlier blocks
+  bool finish;         // these are the last blocks: the epilogue follows
+};
+
+template <class T, int rows, int vectors>
+FP_INLINE void tile_store(const Vec<T> (&acc)[rows][vectors], T* total) {
+  FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v)
+      store(total + (i * vectors + v) * Vec<T>::lanes, acc[i][v]);
+}
+
+// What the epilogue will touch, fetched while the last block is summed.
+template <class T>
+FP_INLINE void tile_prefetch(const Tiles<T>& t) {
+  constexpr int64_t line = 64 / sizeof(T);
+  const GemmArgs<T>& g = *t.g;
+  const Epilogue<T>& e = g.epilogue;
+  for (int64_t i = t.i; i < t.i + t.rows; ++i) {
+    for (int64_t j = t.j; j < t.j + t.cols; j += line) {
+      __builtin_prefetch(g.c + i * g.c_row + j, 1);
+      if (e.velocity) __builtin_prefetch(e.velocity + i * g.c_row + j, 1);
+      if (e.saved) __builtin_prefetch(e.saved + i * e.saved_row + j);
+    }
+  }
+}
+
+template <class T>
+__attribute__((noinline)) void tile_load(const Tiles<T>& t) {
+  for (int64_t i = 0; i < t.rows; ++i) {
+    const T* c = t.g->c + (t.i + i) * t.g->c_row + t.j;
+    for (int64_t j = 0; j < t.cols; j += Vec<T>::lanes)
+      store(t.total + i * t.width + j, load_part(c + j, t.cols - j < Vec<T>::lanes ? t.cols - j : Vec<T>::lanes));
+  }
+}
+
+// The sums are in t.total. Everything that need not be fast.
+template <class T>
+__attribute__((noinline)) void tile_finish_total(const Tiles<T>& t) {
+  const int64_t rows = t.rows, width = t.width;
+  constexpr int lanes = Vec<T>::lanes;
+  const Epilogue<T>& e = t.g->epilogue;
+  if (e.kind == EpilogueKind::forward) {
+    for (int64_t j = 0; j < t.cols; j += lanes) {
+      const int64_t n = t.cols - j < lanes ? t.cols - j : lanes;
+      const Vec<T> bias = e.bias ? load_part(e.bias + t.j + j, n) : zero<T>();
+      for (int64_t i = 0; i < rows; ++i) {
+        T* z = t.total + i * width + j;
+        if (e.bias) store(z, add(load(z), bias));
+        if (e.pre) store_part(e.pre + (t.i + i) * e.pre_row + t.j + j, n, load(z));
+      }
+    }
+    if (e.activation != Activation::linear)
+      activation_forward_range<T>(e.activation, e.alpha, rows * width, t.total, t.total);
+  }
+  if (e.kind == EpilogueKind::sgd && t.cols == t.g->c_row) {
+    // Whole rows without padding: close up the total and update one range.
+    for (int64_t i = 1; i < rows; ++i)
+      for (int64_t j = 0; j < width; j += lanes) store(t.total + i * t.cols + j, load(t.total + i * width + j));
+    const int64_t at = t.i * t.cols;
+    return sgd_update(rows * t.cols, t.g->c + at, t.total, e.velocity ? e.velocity + at : nullptr, e.learning_rate,
+                      e.momentum, e.nesterov);
+  }
+  const Sgd<T> s{broadcast(e.learning_rate), broadcast(e.momentum), e.nesterov};
+  for (int64_t i = 0; i < rows; ++i) {
+    const T* total = t.total + i * width;
+    const int64_t at = (t.i + i) * t.g->c_row + t.j;
+    T* c = t.g->c + at;
+    if (e.kind == EpilogueKind::backward) {
+      activation_backward_range<T>(e.activation, e.alpha, t.cols, total, e.saved + (t.i + i) * e.saved_row + t.j, c);
+      continue;
+    }
+    T* velocity = e.velocity ? e.velocity + at : nullptr;
+    for (int64_t j = 0; j < t.cols; j += lanes) {
+      const int64_t n = t.cols - j < lanes ? t.cols - j : lanes;
+      if (e.kind == EpilogueKind::sgd)
+        sgd_part(s, n, c + j, load(total + j), velocity ? velocity + j : nullptr);
+      else
+        store_part(c + j, n, load(total + j));
+    }
+  }
+}
+
+// Register v of a row of c, of which the last one holds `last` columns.
+template <int vectors, class T>
+FP_INLINE Vec<T> load_column(const T* p, int v, int64_t last) {
+  p += v * Vec<T>::lanes;
+  return kCheapParts && v == vectors - 1 ? load_part(p, last) : load(p);
+}
+template <int vectors, class T>
+FP_INLINE void store_column(T* p, int v, int64_t last, Vec<T> x) {
+  p += v * Vec<T>::lanes;
+  if (kCheapParts && v == vectors - 1)
+    store_part(p, last, x);
+  else
+    store(p, x);
+}
+
+// Finishes the frequent kinds from registers; false when this is not one of them.
+template <class T, int rows, int vectors>
+FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t) {
+  const GemmArgs<T>& g = *t.g;
+  const Epilogue<T>& e = g.epilogue;
+  const int64_t last = t.cols - (vectors - 1) * Vec<T>::lanes;
+  // A load from a line that a masked store has just changed waits for it, so an update goes by whole rows.
+  if (last < Vec<T>::lanes && (!kCheapParts || e.kind == EpilogueKind::sgd)) return false;
+  T* c = g.c + t.i * g.c_row + t.j;
+  switch (e.kind) {
+    case EpilogueKind::store:
+      break;
+    case EpilogueKind::forward:
+      if (e.pre || (e.activation != Activation::linear && e.activation != Activation::relu)) return false;
+      if (e.bias) {
+        FP_UNROLL for (int v = 0; v < vectors; ++v) {
+          const Vec<T> bias = load_column<vectors>(e.bias + t.j, v, last);
+          FP_UNROLL for (int i = 0; i < rows; ++i) acc[i][v] = add(acc[i][v], bias);
+        }
+      }
+      if (e.activation == Activation::relu) {
+        FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] =
+            activation_forward_vector<Activation::relu>(acc[i][v], e.alpha);
+      }
+      break;
+    case EpilogueKind::backward: {
+      if (e.activation != Activation::relu) return false;
+      const T* saved = e.saved + t.i * e.saved_row + t.j;
+      FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] =
+          activation_backward_vector<Activation::relu>(acc[i][v],
+                                                       load_column<vectors>(saved + i * e.saved_row, v, last), e.alpha);
+      break;
+    }
+    case EpilogueKind::sgd: {
+      const Sgd<T> s{broadcast(e.learning_rate), broadcast(e.momentum), e.nesterov};
+      if (e.velocity) {
+        T* velocity = e.velocity + t.i * g.c_row + t.j;
+        FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) {
+          Vec<T> moved = load_column<vectors>(velocity + i * g.c_row, v, last);
+          acc[i][v] = sgd_momentum(s, load_column<vectors>(c + i * g.c_row, v, last), acc[i][v], moved);
+          store_column<vectors>(velocity + i * g.c_row, v, last, moved);
+        }
+      } else {
+        FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] =
+            sgd_plain(s, load_column<vectors>(c + i * g.c_row, v, last), acc[i][v]);
+      }
+      break;
+    }
+  }
+  FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v)
+      store_column<vectors>(c + i * g.c_row, v, last, acc[i][v]);
+  return true;
+}
+
+}  // namespace fp::FP_ISA_NAMESPACE

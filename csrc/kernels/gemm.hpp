@@ -1,0 +1,206 @@
+// The dense product in ordered sums (see table.hpp). c is cut into panels of a few registers of columns, a panel into
+// tiles of a few rows; a tile's sums stay in registers for a block of 256, and its total in a buffer of its size.
+#pragma once
+
+#include "kernels/epilogue.hpp"
+#include "kernels/simd.hpp"
+#include "kernels/table.hpp"
+
+namespace fp::FP_ISA_NAMESPACE {
+
+// A single row has only its columns to keep the multipliers busy.
+inline constexpr int kRowVectors = 8;
+
+// Packing: b's panel is copied, kChunk rows at a time, where at least kPackRows rows of c use it and b is larger than
+// kPackElements. Sums longer than kChunk keep the totals of up to kGroupRows rows in scratch meanwhile.
+inline constexpr int64_t kPackRows = 64, kPackBytes = 64 * 1024, kChunk = 4 * kBlock, kGroupRows = 480;
+
+// A strided a is fetched kAhead indices ahead: its lines lie far apart, out of reach of hardware prefetchers. What the
+// epilogue touches is fetched for sums of kPrefetch and more; shorter ones cannot hide the extra instructions.
+inline constexpr int64_t kAhead = 16, kPrefetch = 192;
+
+template <class T>
+inline constexpr int64_t kPanel = kTileVectors* Vec<T>::lanes;
+
+// acc[i][v] += a[i] b[v], one index of the sum.
+template <class T, int rows, int vectors>
+FP_INLINE void gemm_step(Vec<T> (&acc)[rows][vectors], const T* a, int64_t a_row, const T* b) {
+  Vec<T> bv[vectors];
+  FP_UNROLL for (int v = 0; v < vectors; ++v) bv[v] = load(b + v * Vec<T>::lanes);
+  FP_UNROLL for (int i = 0; i < rows; ++i) {
+    Vec<T> x = broadcast(a[i * a_row]);
+    FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] = fma(x, bv[v], acc[i][v]);
+  }
+}
+
+template <class T, int rows, int vectors>
+void gemm_tiles(Tiles<T>& t) {
+  constexpr int lanes = Vec<T>::lanes, width = vectors * lanes;
+  const int64_t a_row = t.g->a_row, a_col = t.g->a_col, ahead = a_row == 1 ? kAhead * a_col : 0;
+  for (; t.count > 0; --t.count, t.i += rows, t.a += rows * a_row, t.total += t.total_next) {
+    if (t.from_c) tile_load(t);
+    const T* a = t.a;
+    bool resume = t.resume;
+    int64_t p = 0;
+    for (;;) {
+      Vec<T> acc[rows][vectors];
+      FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] = zero<T>();
+      const int64_t block_end = p + kBlock < t.k ? p + kBlock : t.k;
+      if (t.finish && block_end == t.k && t.k >= kPrefetch) tile_prefetch(t);
+      while (p < block_end) {
+        const bool in_b = p < t.safe;
+        const T* b = in_b ? t.b + p * t.b_row : t.tail + (p - t.safe) * width;
+        const int64_t b_row = in_b ? t.b_row : width;
+        const int64_t stop = in_b && t.safe < block_end ? t.safe : block_end;
+        for (; p < stop; ++p) {
+          __builtin_prefetch(a + ahead);
+          gemm_step(acc, a, a_row, b);
+          a += a_col;
+          b += b_row;
+        }
+      }
+      if (resume) {
+        FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] =
+            add(load(t.total + i * width + v * lanes), acc[i][v]);
+      }
+      const bool done = p >= t.k;
+      // Tiles of other heights are too rare to be worth their code here.
+      if constexpr (rows == kTileRows || rows == 1) {
+        if (done && t.finish && tile_finish(acc, t)) break;
+      }
+      tile_store(acc, t.total);
+      resume = true;
+      if (done) {
+        if (t.finish) tile_finish_total(t);
+        break;
+      }
+    }
+  }
+}
+
+template <class T>
+using TileFunction = void (*)(Tiles<T>&);
+
+template <class T>
+struct TileTable {
+  TileFunction<T> tile[kTileRows][kTileVectors] = {};  // [rows - 1][vectors - 1]
+  TileFunction<T> row[kRowVectors] = {};               // one row, [vectors - 1]
+  constexpr TileTable() {
+    fill_tiles<kTileRows, kTileVectors>();
+    fill_row<kRowVectors>();
+  }
+  template <int rows, int vectors>
+  constexpr void fill_tiles() {
+    tile[rows - 1][vectors - 1] = gemm_tiles<T, rows, vectors>;
+    if constexpr (vectors > 1) fill_tiles<rows, vectors - 1>();
+    if constexpr (vectors == 1 && rows > 1) fill_tiles<rows - 1, kTileVectors>();
+  }
+  template <int vectors>
+  constexpr void fill_row() {
+    row[vectors - 1] = gemm_tiles<T, 1, vectors>;
+    if constexpr (vectors > 1) fill_row<vectors - 1>();
+  }
+};
+template <class T>
+inline constexpr TileTable<T> kTiles;
+
+// Copies rows x cols of b, filling up with zeros to rows of `width`.
+template <class T>
+__attribute__((noinline)) void gemm_pack(const T* b, int64_t b_row, int64_t rows, int64_t cols, int64_t width, T* out) {
+  constexpr int lanes = Vec<T>::lanes;
+  for (int64_t p = 0; p < rows; ++p, b += b_row, out += width) {
+    int64_t j = 0;
+    for (; j + lanes <= cols; j += lanes) store(out + j, load(b + j));
+    for (; j < width; j += lanes) store(out + j, j < cols ? load_part(b + j, cols - j) : zero<T>());
+  }
+}
+
+// Rows [i0, i1) of one panel of `vectors` registers. totals: nullptr, or a place for each tile's total.
+template <class T>
+__attribute__((noinline)) void gemm_rows(Tiles<T>& t, int64_t vectors, int64_t i0, int64_t i1, int64_t p0, T* totals) {
+  const GemmArgs<T>& g = *t.g;
+  // Even heights keep more multiplications in flight than a short last tile.
+  const int64_t m = i1 - i0, tiles = (m + kTileRows - 1) / kTileRows;
+  const int64_t size = m / tiles, longer = m % tiles;
+  t.i = i0;
+  t.a = g.a + i0 * g.a_row + p0 * g.a_col;
+  if (totals) t.total = totals;
+  t.from_c = g.accumulate && p0 == 0;
+  t.resume = g.accumulate || p0 > 0;
+  for (int64_t rows = size + 1; rows >= size; --rows) {
+    t.count = rows > size ? longer : tiles - longer;
+    if (t.count == 0) continue;
+    t.rows = rows;
+    t.total_next = totals ? rows * t.width : 0;
+    (g.m == 1 ? kTiles<T>.row[vectors - 1] : kTiles<T>.tile[rows - 1][vectors - 1])(t);
+  }
+}
+
+template <class T>
+bool gemm_packs(int64_t m, int64_t n, int64_t k) {
+  return m >= kPackRows && n > 0 && k > 0 && k >= (kPackBytes / int64_t(sizeof(T)) + n - 1) / n;
+}
+
+template <class T>
+int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
+  if (!gemm_packs<T>(m, n, k)) return 0;
+  const int64_t panel = (k < kChunk ? k : kChunk) * kPanel<T>;
+  return k <= kChunk ? panel : panel + (m < kGroupRows ? m : kGroupRows) * kPanel<T>;
+}
+
+template <class T>
+void gemm(const GemmArgs<T>& given) {
+  constexpr int lanes = Vec<T>::lanes;
+  GemmArgs<T> g = given;
+  if (g.m <= 0 || g.n <= 0 || (g.k <= 0 && g.accumulate)) return;
+  if (g.epilogue.kind == EpilogueKind::backward && g.epilogue.activation == Activation::linear)
+    g.epilogue.kind = EpilogueKind::store;
+  if (g.epilogue.kind != EpilogueKind::backward) g.epilogue.saved = nullptr;
+  if (g.epilogue.kind != EpilogueKind::sgd) g.epilogue.velocity = nullptr;
+  alignas(64) T total[kTileRows * kPanel<T>];
+  alignas(64) T tail[(lanes > kRowVectors ? lanes : kRowVectors) * lanes];
+  const bool pack = g.scratch && gemm_packs<T>(g.m, g.n, g.k);
+  const int64_t registers = (g.n + lanes - 1) / lanes, most = g.m == 1 ? kRowVectors : kTileVectors;
+  const int64_t panels = (registers + most - 1) / most;
+  const int64_t size = registers / panels, longer = registers % panels;
+  int64_t j0 = 0;
+  for (int64_t q = 0; q < panels; ++q) {
+    const int64_t vectors = size + (q < longer), width = vectors * lanes;
+    Tiles<T> t;
+    t.g = &g;
+    t.j = j0;
+    t.width = width;
+    t.cols = g.n - j0 < width ? g.n - j0 : width;
+    t.total = total;
+    t.tail = tail;
+    if (!pack) {
+      t.b = g.b + j0;
+      t.b_row = g.b_row;
+      t.k = t.safe = g.k;
+      if (t.cols < width && g.k > 0) {
+        // Whole registers are read past the end of a row as long as that stays within b; the last rows are copied.
+        const int64_t over = width - t.cols, rows = g.b_row > 0 ? (over + g.b_row - 1) / g.b_row : g.k;
+        t.safe = g.k > rows ? g.k - rows : 0;
+        gemm_pack(t.b + t.safe * g.b_row, g.b_row, g.k - t.safe, t.cols, width, tail);
+      }
+      t.finish = true;
+      gemm_rows(t, vectors, 0, g.m, 0, static_cast<T*>(nullptr));
+    } else {
+      T* totals = g.k > kChunk ? g.scratch + kChunk * kPanel<T> : nullptr;
+      const int64_t group = totals ? kGroupRows : g.m;
+      t.b = g.scratch;
+      t.b_row = width;
+      for (int64_t i = 0; i < g.m; i += group) {
+        for (int64_t p = 0; p < g.k; p += kChunk) {
+          t.k = t.safe = g.k - p < kChunk ? g.k - p : kChunk;
+          gemm_pack(g.b + p * g.b_row + j0, g.b_row, t.k, t.cols, width, g.scratch);
+          t.finish = p + t.k == g.k;
+          gemm_rows(t, vectors, i, g.m - i < group ? g.m : i + group, p, totals);
+        }
+      }
+    }
+    j0 += width;
+  }
+}
+
+}  // namespace fp::FP_ISA_NAMESPACE

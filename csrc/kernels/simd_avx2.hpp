@@ -1,0 +1,95 @@
+// The parts of simd.hpp that need AVX2 and FMA. Included by simd.hpp.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/simd_mask.hpp"
+
+namespace fp::FP_ISA_NAMESPACE {
+
+FP_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+FP_INLINE Vec<float> fms(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm256_fmsub_ps(a.v, b.v, c.v)}; }
+FP_INLINE Vec<float> fnma(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm256_fnmadd_ps(a.v, b.v, c.v)}; }
+FP_INLINE Vec<float> sqrt(Vec<float> a) { return {_mm256_sqrt_ps(a.v)}; }
+FP_INLINE Vec<float> round_nearest(Vec<float> a) {
+  return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+FP_INLINE Vec<float> select(Mask<float> m, Vec<float> a, Vec<float> b) {
+  return {_mm256_blendv_ps(b.v, a.v, (__m256)m.m)};
+}
+FP_INLINE bool any(Mask<float> a) { return _mm256_movemask_ps((__m256)a.m) != 0; }
+FP_INLINE Vec<float> load_part(const float* p, int64_t n) {
+  return {_mm256_maskload_ps(p, (__m256i)mask_first<float>(n).m)};
+}
+
+FP_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
+FP_INLINE Vec<double> fms(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm256_fmsub_pd(a.v, b.v, c.v)}; }
+FP_INLINE Vec<double> fnma(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm256_fnmadd_pd(a.v, b.v, c.v)}; }
+FP_INLINE Vec<double> sqrt(Vec<double> a) { return {_mm256_sqrt_pd(a.v)}; }
+FP_INLINE Vec<double> round_nearest(Vec<double> a) {
+  return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+FP_INLINE Vec<double> select(Mask<double> m, Vec<double> a, Vec<double> b) {
+  return {_mm256_blendv_pd(b.v, a.v, (__m256d)m.m)};
+}
+FP_INLINE bool any(Mask<double> a) { return _mm256_movemask_pd((__m256d)a.m) != 0; }
+FP_INLINE Vec<double> load_part(const double* p, int64_t n) {
+  return {_mm256_maskload_pd(p, (__m256i)mask_first<double>(n).m)};
+}
+
+// Masked stores are microcoded on AMD before Zen 5; pieces are quick everywhere.
+FP_INLINE void store_part(float* p, int64_t n, Vec<float> a) {
+  if (n >= 8) return store(p, a);
+  __m128 part = _mm256_castps256_ps128(a.v);
+  if (n & 4) {
+    _mm_storeu_ps(p, part);
+    part = _mm256_extractf128_ps(a.v, 1);
+    p += 4;
+  }
+  if (n & 2) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_castps_si128(part));
+    part = _mm_movehl_ps(part, part);
+    p += 2;
+  }
+  if (n & 1) _mm_store_ss(p, part);
+}
+FP_INLINE void store_part(double* p, int64_t n, Vec<double> a) {
+  if (n >= 4) return store(p, a);
+  __m128d part = _mm256_castpd256_pd128(a.v);
+  if (n & 2) {
+    _mm_storeu_pd(p, part);
+    part = _mm256_extractf128_pd(a.v, 1);
+    p += 2;
+  }
+  if (n & 1) _mm_store_sd(p, part);
+}
+
+}  // namespace fp::FP_ISA_NAMESPACE
+
+// Random numbers: unsigned 32-bit words, in groups of four.
+namespace fp::FP_ISA_NAMESPACE {
+
+// The 64-bit products of words 0, 2, ... of each.
+FP_INLINE Vec<float>::U multiply_even(Vec<float>::U a, Vec<float>::U b) {
+  return (Vec<float>::U)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+}
+// Words 3, 2, 1, 0 of each group.
+FP_INLINE Vec<float>::U reverse_quads(Vec<float>::U a) { return (Vec<float>::U)_mm256_shuffle_epi32((__m256i)a, 0x1b); }
+
+}  // namespace fp::FP_ISA_NAMESPACE
+
+// Lanes j and j ^ half exchanged, half being a power of two below the number of lanes.
+namespace fp::FP_ISA_NAMESPACE {
+
+template <int half>
+FP_INLINE Vec<float> exchange(Vec<float> a) {
+  if constexpr (half == 4) return {_mm256_permute2f128_ps(a.v, a.v, 1)};
+  if constexpr (half < 4) return {_mm256_permute_ps(a.v, half == 2 ? 0x4e : 0xb1)};
+}
+template <int half>
+FP_INLINE Vec<double> exchange(Vec<double> a) {
+  if constexpr (half == 2) return {_mm256_permute2f128_pd(a.v, a.v, 1)};
+  if constexpr (half < 2) return {_mm256_permute_pd(a.v, 5)};
+}
+
+}  // namespace fp::FP_ISA_NAMESPACE

@@ -1,0 +1,65 @@
+// Sums over rows, transposition and addition.
+#pragma once
+
+#include "kernels/simd.hpp"
+#include "kernels/table.hpp"
+
+namespace fp::FP_ISA_NAMESPACE {
+
+// Columns of `vectors` registers, the last of them holding `last` columns.
+template <class T, int vectors>
+FP_INLINE void column_sums_panel(int64_t n, const T* a, int64_t a_row, int64_t last, T* out, bool accumulate) {
+  constexpr int lanes = Vec<T>::lanes;
+  Vec<T> total[vectors], sum[vectors];
+  for (int64_t i = 0; i < n || i == 0; i += kBlock) {
+    const int64_t end = n - i < kBlock ? n : i + kBlock;
+    FP_UNROLL for (int v = 0; v < vectors; ++v) sum[v] = zero<T>();
+    for (int64_t r = i; r < end; ++r) {
+      const T* row = a + r * a_row;
+      FP_UNROLL for (int v = 0; v < vectors - 1; ++v) sum[v] = add(load(row + v * lanes), sum[v]);
+      const T* p = row + (vectors - 1) * lanes;
+      sum[vectors - 1] = add(last == lanes ? load(p) : load_part(p, last), sum[vectors - 1]);
+    }
+    FP_UNROLL for (int v = 0; v < vectors; ++v) {
+      if (i > 0)
+        total[v] = add(total[v], sum[v]);
+      else if (accumulate)
+        total[v] = add(v < vectors - 1 ? load(out + v * lanes) : load_part(out + v * lanes, last), sum[v]);
+      else
+        total[v] = sum[v];
+    }
+  }
+  FP_UNROLL for (int v = 0; v < vectors - 1; ++v) store(out + v * lanes, total[v]);
+  store_part(out + (vectors - 1) * lanes, last, total[vectors - 1]);
+}
+
+template <class T>
+void column_sums(int64_t n, int64_t width, const T* a, int64_t a_row, T* out, bool accumulate) {
+  constexpr int lanes = Vec<T>::lanes, wide = 4;
+  if (n <= 0 && accumulate) return;
+  int64_t j = 0;
+  for (; j + wide * lanes <= width; j += wide * lanes)
+    column_sums_panel<T, wide>(n, a + j, a_row, lanes, out + j, accumulate);
+  for (; j < width; j += lanes)
+    column_sums_panel<T, 1>(n, a + j, a_row, width - j < lanes ? width - j : lanes, out + j, accumulate);
+}
+
+template <class T>
+void transpose(int64_t rows, int64_t cols, const T* a, int64_t a_row, T* out, int64_t out_row) {
+  constexpr int64_t block = 16;
+  for (int64_t i0 = 0; i0 < rows; i0 += block) {
+    const int64_t i1 = rows - i0 < block ? rows : i0 + block;
+    for (int64_t j = 0; j < cols; ++j)
+      for (int64_t i = i0; i < i1; ++i) out[j * out_row + i] = a[i * a_row + j];
+  }
+}
+
+template <class T>
+void add_range(int64_t count, const T* x, T* y) {
+  constexpr int lanes = Vec<T>::lanes;
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) store(y + i, add(load(y + i), load(x + i)));
+  if (i < count) store_part(y + i, count - i, add(load_part(y + i, count - i), load_part(x + i, count - i)));
+}
+
+}  // namespace fp::FP_ISA_NAMESPACE

@@ -1,0 +1,45 @@
+// Compiled once per instruction set (FP_ISA_*): all kernels, exported as one table.
+#include "kernels/table.hpp"
+
+#include "kernels/activations.hpp"
+#include "kernels/dropout.hpp"
+#include "kernels/gemm.hpp"
+#include "kernels/losses.hpp"
+#include "kernels/sgd.hpp"
+#include "kernels/softmax.hpp"
+#include "kernels/sums.hpp"
+
+#define FP_NAME_OF(isa) #isa
+#define FP_NAME(isa) FP_NAME_OF(isa)
+#define FP_TABLE_OF(isa) fp_table_##isa
+#define FP_TABLE(isa) FP_TABLE_OF(isa)
+
+namespace fp {
+namespace FP_ISA_NAMESPACE {
+
+template <class T>
+constexpr Kernels<T> kernels() {
+  Kernels<T> k{};
+  k.lanes = Vec<T>::lanes;
+  k.tile_rows = kTileRows;
+  k.gemm = gemm<T>;
+  k.gemm_scratch = gemm_scratch<T>;
+  k.column_sums = column_sums<T>;
+  k.transpose = transpose<T>;
+  k.activation_forward = activation_forward_range<T>;
+  k.activation_backward = activation_backward_range<T>;
+  k.softmax_forward = softmax_forward_rows<T>;
+  k.softmax_backward = softmax_backward_rows<T>;
+  k.loss = loss_rows<T>;
+  k.dropout = dropout_rows<T>;
+  k.sgd_update = sgd_update<T>;
+  k.add = add_range<T>;
+  return k;
+}
+
+}  // namespace FP_ISA_NAMESPACE
+
+extern "C" constexpr Table FP_TABLE(FP_ISA_NAMESPACE) = {FP_NAME(FP_ISA_NAMESPACE), FP_ISA_NAMESPACE::kernels<float>(),
+                                                         FP_ISA_NAMESPACE::kernels<double>()};
+
+}  // namespace fp

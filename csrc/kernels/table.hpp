@@ -1,0 +1,186 @@
+// The contract between the kernels and everything above them.
+//
+// Kernels are range functions over raw pointers: no threads, no allocation, no exceptions, no C++
+// standard library. Each instruction set compiles the same sources once and exports one symbol, a
+// Table. Row strides ("_row") count elements; columns are always contiguous unless "_col" is given.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fp {
+
+// Numbers are shared with src/fastperceptron/program.py; a test compares the two.
+enum class Activation : int32_t {
+  linear = 0,
+  relu = 1,
+  leaky_relu = 2,  // alpha: slope for z < 0
+  elu = 3,         // alpha: minus the limit at -infinity
+  selu = 4,
+  gelu = 5,       // z Phi(z), by erf
+  gelu_tanh = 6,  // Hendrycks & Gimpel's tanh approximation
+  silu = 7,
+  mish = 8,
+  softplus = 9,
+  softsign = 10,
+  sigmoid = 11,
+  tanh = 12,
+  step = 13,     // 1 for z >= 0, else 0; the derivative is 0 by definition
+  softmax = 14,  // over a row: an operation, never an epilogue
+};
+
+// Whether the derivative is computed from the pre-activation z (true) or from the output y (false).
+constexpr bool derivative_needs_z(Activation a) {
+  return a == Activation::gelu || a == Activation::gelu_tanh || a == Activation::silu ||
+         a == Activation::mish || a == Activation::softplus;
+}
+
+enum class Loss : int32_t {
+  mean_squared_error = 0,
+  mean_absolute_error = 1,
+  huber = 2,  // parameter: delta
+  binary_cross_entropy = 3,
+  binary_cross_entropy_logits = 4,
+  categorical_cross_entropy = 5,
+  categorical_cross_entropy_logits = 6,
+  sparse_categorical_cross_entropy = 7,
+  sparse_categorical_cross_entropy_logits = 8,
+  hinge = 9,        // target > 0 counts as +1, anything else as -1
+  perceptron = 10,  // max(0, -t z), same targets as hinge
+};
+
+constexpr bool loss_takes_labels(Loss l) {
+  return l == Loss::sparse_categorical_cross_entropy ||
+         l == Loss::sparse_categorical_cross_entropy_logits;
+}
+
+// Probabilities are clipped to [epsilon, 1 - epsilon] before a logarithm (as Keras).
+constexpr double probability_epsilon = 1e-7;
+
+// What a product does with a finished tile. One struct, one switch per tile.
+enum class EpilogueKind : int32_t {
+  store = 0,     // c = sum
+  forward = 1,   // z = sum + bias; c = act(z); pre = z when pre != nullptr
+  backward = 2,  // c = sum * act'(saved)
+  sgd = 3,       // the sum is a gradient: update c (the weights) and velocity; see sgd_update
+};
+
+template <class T>
+struct Epilogue {
+  EpilogueKind kind = EpilogueKind::store;
+  Activation activation = Activation::linear;
+  T alpha = 0;
+  const T* bias = nullptr;  // (n,), readable to the last column only
+  T* pre = nullptr;         // (m, n), row stride pre_row
+  int64_t pre_row = 0;
+  const T* saved = nullptr;  // (m, n): z or y, see derivative_needs_z; row stride saved_row
+  int64_t saved_row = 0;
+  T* velocity = nullptr;  // (m, n), row stride of c; nullptr: no momentum
+  T learning_rate = 0;
+  T momentum = 0;
+  bool nesterov = false;
+};
+
+// c[i, j] = sum over p of a[i, p] b[p, j], in ordered sums: p is cut into blocks of kBlock, each block is a
+// chain of fused multiply-adds from +0 in index order, block sums are added in block order to +0.
+// (The first block sum is stored, not added, when accumulate is false.) Then the epilogue runs.
+// accumulate: c already holds the sum of earlier blocks and p starts at a block boundary of the whole sum
+// (only with EpilogueKind::store). c must not overlap a or b; saved may equal c.
+inline constexpr int64_t kBlock = 256;
+
+template <class T>
+struct GemmArgs {
+  int64_t m, n, k;
+  const T* a;            // element (i, p) at a[i * a_row + p * a_col]
+  int64_t a_row, a_col;  // one of the two is 1
+  const T* b;            // (k, n), row stride b_row
+  int64_t b_row;
+  T* c;  // (m, n), row stride c_row
+  int64_t c_row;
+  bool accumulate;
+  Epilogue<T> epilogue;
+  T* scratch;  // gemm_scratch(m, n, k) elements, 64-byte aligned; private to the caller
+};
+
+// Rows of a batch against their targets. losses[i] is the row's unweighted loss (mean over the columns for the
+// elementwise losses); gradient = scale * weights[i] * d losses[i] / d prediction. gradient may be
+// nullptr, may not overlap prediction. weights may be nullptr (all 1).
+template <class T>
+struct LossArgs {
+  Loss kind;
+  T parameter;
+  int64_t n, width;
+  const T* prediction;  // (n, width)
+  int64_t prediction_row;
+  const T* target;  // (n, width), or nullptr for label losses
+  int64_t target_row;
+  const int64_t* label;  // (n,), each already checked to lie in [0, width); or nullptr
+  const T* weights;      // (n,)
+  T scale;
+  double* losses;  // (n,), nullptr: not wanted
+  T* gradient;     // (n, width)
+  int64_t gradient_row;
+};
+
+// y = x * mask / (1 - rate). Element (i, j) is kept when word j % 4 of
+// Philox4x32-10(counter = (j / 4, row0 + i, step & 0xffffffff, (stream << 16) | (step >> 32 & 0xffff)),
+// key = (key & 0xffffffff, key >> 32)) is >= threshold. The backward pass is the same function on dy. y may equal x.
+template <class T>
+struct DropoutArgs {
+  int64_t n, width, row0;
+  const T* x;
+  int64_t x_row;
+  T* y;
+  int64_t y_row;
+  uint32_t threshold;  // floor(rate * 2^32)
+  T scale;             // 1 / (1 - rate), rounded from float64
+  uint64_t key, step;
+  uint32_t stream;
+};
+
+template <class T>
+struct Kernels {
+  int64_t lanes;      // elements of one vector register
+  int64_t tile_rows;  // rows of the main micro-kernel: split work over rows of c in multiples of this
+
+  void (*gemm)(const GemmArgs<T>&);
+  int64_t (*gemm_scratch)(int64_t m, int64_t n, int64_t k);
+
+  // out[j] (+)= sum over i of a[i, j]: the same ordered sums, with a factor of one.
+  void (*column_sums)(int64_t n, int64_t width, const T* a, int64_t a_row, T* out, bool accumulate);
+  // out[j, i] = a[i, j]
+  void (*transpose)(int64_t rows, int64_t cols, const T* a, int64_t a_row, T* out, int64_t out_row);
+
+  // Elementwise, over one contiguous range. Not softmax. y may equal z; dz may equal dy.
+  void (*activation_forward)(Activation, T alpha, int64_t count, const T* z, T* y);
+  // dz = dy * act'(saved), saved being z or y as derivative_needs_z says.
+  void (*activation_backward)(Activation, T alpha, int64_t count, const T* dy, const T* saved, T* dz);
+  // Over each row. y may equal z; dz may equal dy.
+  void (*softmax_forward)(int64_t n, int64_t width, const T* z, int64_t z_row, T* y, int64_t y_row);
+  void (*softmax_backward)(int64_t n, int64_t width, const T* dy, int64_t dy_row, const T* y, int64_t y_row,
+                           T* dz, int64_t dz_row);
+
+  void (*loss)(const LossArgs<T>&);
+  void (*dropout)(const DropoutArgs<T>&);
+
+  // v = momentum v - learning_rate g; w += v, or with nesterov w += momentum v - learning_rate g;
+  // without momentum (v == nullptr) w -= learning_rate g. Products and sums are each a single rounding or an fma
+  // as written in sgd.hpp, so that the epilogue and this function give the same bits.
+  void (*sgd_update)(int64_t count, T* w, const T* g, T* v, T learning_rate, T momentum, bool nesterov);
+
+  void (*add)(int64_t count, const T* x, T* y);  // y += x
+};
+
+struct Table {
+  const char* name;  // "generic", "avx2", "avx512", "neon"
+  Kernels<float> f32;
+  Kernels<double> f64;
+};
+
+// Each is defined only in the build's per-instruction-set objects; runtime/dispatch.cpp chooses.
+extern "C" const Table fp_table_generic;
+extern "C" const Table fp_table_avx2;
+extern "C" const Table fp_table_avx512;
+extern "C" const Table fp_table_neon;
+
+}  // namespace fp

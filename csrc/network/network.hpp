@@ -1,0 +1,124 @@
+// A network: a program, its instance, and the calls that run it. No Python here.
+//
+// One thread may train or change a network at a time, any number may predict at once; a call that conflicts with
+// one in progress throws Busy and does nothing.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "network/occupancy.hpp"
+#include "network/run.hpp"
+
+namespace fp {
+
+// A label outside [0, classes) met while training or evaluating; the network is as before the step.
+class LabelError : public std::invalid_argument {
+ public:
+  LabelError(int64_t label, int64_t row, int64_t classes)
+      : std::invalid_argument("sparse labels: expected 0 <= label < " + std::to_string(classes) + ", received " +
+                              std::to_string(label) + " in row " + std::to_string(row)) {}
+};
+
+// When a run of several batches returns, and whom it asks whether to stop at once.
+struct Limits {
+  double budget = 0;  // seconds; stops after the first whole batch past it
+  bool (*poll)(void*) = nullptr;
+  void* context = nullptr;
+};
+
+template <class T>
+class Network {
+ public:
+  explicit Network(Program program);
+
+  const Program program;
+  uint64_t step = 0;  // finished updates; selects the dropout masks
+  uint64_t key = 0;
+
+  // State. Every call takes the network exclusively; arrays are unpadded (rows, cols).
+  enum class Part { parameter, gradient, momentum };
+  int64_t size(int parameter) const;
+  void read(Part part, int parameter, T* to);
+  void write(Part part, int parameter, const T* from);
+
+  // Configuration.
+  void set_threads(int threads);
+  void set_trainable(std::vector<char> flags);
+  void set_sgd(std::optional<Sgd> sgd);  // nullopt: updates come from outside; momentum is kept or zeroed
+  const std::optional<Sgd>& sgd() const { return optimizer_; }
+  void set_loss(std::optional<Loss> loss, double parameter);
+  void set_metrics(std::vector<Metric> metrics);
+
+  // Logs: {sum of weighted losses, rows}, then each metric's sums.
+  void reset_metrics();
+  const std::vector<double>& loss_sums() const { return loss_sums_; }
+  const std::vector<Metric>& metrics() const { return metrics_; }
+
+  // Runs over positions [begin, end) in batches; each returns the position reached.
+  int64_t train_steps(const Sources& sources, int64_t batch_size, int64_t begin, int64_t end, const Limits& limits);
+  int64_t evaluate_steps(const Sources& sources, int64_t batch_size, int64_t begin, int64_t end, const Limits& limits);
+  int64_t predict(const RowSource& x, T* out, int64_t begin, int64_t end, const Limits& limits);
+
+  // The pieces of one step.
+  void load_batch(const Sources& sources, int64_t begin, int64_t end);
+  void forward(int first, int last, bool training);
+  int64_t batch_rows() const { return batch_rows_; }
+  void read_value(int value, T* to);
+  void write_value(int value, const T* from);
+  double judge(bool training);
+  void read_value_gradient(int value, T* to);
+  void write_value_gradient(int value, const T* from);
+  void backward(int first, int last);
+  void update();
+  void advance();
+
+ private:
+  struct Call;
+  Run<T> run(Workspace<T>& space, Interrupt& interrupt, bool training);
+  int threads() const { return threads_ > 0 ? threads_ : thread_count(); }
+  // The training workspace, grown when a batch needs it.
+  Workspace<T>& workspace(int64_t rows);
+  void check_operations(int first, int last) const;
+  void check_value(int value) const;
+  int64_t steps(const Sources& sources, int64_t batch_size, int64_t begin, int64_t end, const Limits& limits,
+                bool training);
+  double log_batch(const Workspace<T>& space, bool weighted, int64_t n, const Judged<T>& judged);
+  [[noreturn]] void reject(const Sources& sources, int64_t position) const;
+
+  Instance<T> instance_;
+  std::vector<char> trainable_;
+  BackwardPlan plan_;
+  std::optional<Sgd> optimizer_;
+  std::optional<Loss> loss_;
+  double loss_parameter_ = 0;
+  std::vector<Metric> metrics_;
+  std::vector<double> loss_sums_{0, 0};
+  int threads_ = 0;
+
+  std::unique_ptr<Workspace<T>> space_;
+  // Workspaces that finished predictions left for the next ones.
+  static constexpr int kSpare = 8;
+  std::atomic<Workspace<T>*> spare_[kSpare] = {};
+  struct SpareKeeper {
+    std::atomic<Workspace<T>*>* spare;
+    ~SpareKeeper() {
+      for (int i = 0; i < kSpare; ++i) delete spare[i].exchange(nullptr);
+    }
+  } keeper_{spare_};
+
+  // The batch that the pieces work on.
+  int64_t batch_rows_ = 0;
+  bool batch_training_ = false;
+  bool batch_labels_ = false, batch_targets_ = false, batch_weights_ = false;
+  std::vector<char> value_begun_, parameter_begun_;
+
+  Occupancy occupancy_;
+};
+
+extern template class Network<float>;
+extern template class Network<double>;
+
+}  // namespace fp

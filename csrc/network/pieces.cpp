@@ -1,0 +1,223 @@
+// The pieces of one step, for runs in which Python takes part.
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "network/network.hpp"
+#include "runtime/dispatch.hpp"
+
+namespace fp {
+
+template <class T>
+void Network<T>::check_operations(int first, int last) const {
+  if (first < 0 || last < first || last > static_cast<int>(program.operations.size()))
+    throw std::out_of_range("operations: expected a range within the program");
+  for (int i = first; i < last; ++i)
+    if (program.operations[i].kind == OperationKind::python)
+      throw std::logic_error("operations: one of them is written in Python");
+}
+
+template <class T>
+void Network<T>::check_value(int value) const {
+  if (value < 0 || value >= static_cast<int>(program.widths.size()))
+    throw std::out_of_range("value: expected a value of the program");
+  if (batch_rows_ == 0) throw std::logic_error("value: no batch is loaded");
+}
+
+// Runs fn(run, team) on the loaded batch.
+template <class T>
+struct Network<T>::Call {
+  template <class F>
+  static void over(Network& net, bool training, F&& fn) {
+    Interrupt never(nullptr, nullptr);
+    struct Context {
+      Run<T> run;
+      F* fn;
+    } job{net.run(*net.space_, never, training), &fn};
+    job.run.n = net.batch_rows_;
+    const int team_size = Run<T>::useful_threads(net.program, net.batch_rows_, training, net.threads());
+    parallel_run(
+        std::min(team_size, net.space_->threads),
+        [](Team& team, void* p) {
+          Context& c = *static_cast<Context*>(p);
+          if (team.rank == 0) c.run.choose_way(team.size);
+          if (team.size > 1) team.barrier();
+          (*c.fn)(c.run, team);
+        },
+        &job);
+  }
+};
+
+template <class T>
+void Network<T>::load_batch(const Sources& sources, int64_t begin, int64_t end) {
+  Exclusive hold(occupancy_);
+  if (end <= begin) throw std::invalid_argument("load_batch: expected at least one row");
+  Workspace<T>& space = workspace(end - begin);
+  if (sources.y) space.need_targets(sources.labels, program.widths[program.output], metrics_.size());
+  batch_rows_ = end - begin;
+  batch_labels_ = sources.labels;
+  batch_targets_ = sources.y != nullptr;
+  batch_weights_ = sources.weights != nullptr;
+  int64_t bad = INT64_MAX;
+  Call::over(*this, false, [&](Run<T>& run, Team& team) {
+    if (team.rank == 0) {
+      run.sources = sources;
+      run.begin = begin;
+    }
+    if (team.size > 1) team.barrier();
+    run.gather(team);
+    if (team.size > 1) team.barrier();
+    if (team.rank == 0) bad = run.bad_position.load();
+  });
+  if (bad == INT64_MAX) return;
+  batch_rows_ = 0;
+  reject(sources, bad);
+}
+
+template <class T>
+void Network<T>::forward(int first, int last, bool training) {
+  Exclusive hold(occupancy_);
+  check_operations(first, last);
+  check_value(0);
+  batch_training_ = training;
+  Call::over(*this, training, [&](Run<T>& run, Team& team) { run.forward(team, first, last); });
+}
+
+template <class T>
+void Network<T>::read_value(int value, T* to) {
+  Exclusive hold(occupancy_);
+  check_value(value);
+  Interrupt never(nullptr, nullptr);
+  const auto v = run(*space_, never, batch_training_).value(value);
+  const int64_t width = program.widths[value];
+  for (int64_t i = 0; i < batch_rows_; ++i)
+    std::memcpy(to + i * width, v.data + i * v.row, sizeof(T) * static_cast<std::size_t>(width));
+}
+
+template <class T>
+void Network<T>::write_value(int value, const T* from) {
+  Exclusive hold(occupancy_);
+  check_value(value);
+  const auto& v = space_->values[value];
+  const int64_t width = program.widths[value];
+  for (int64_t i = 0; i < batch_rows_; ++i)
+    std::memcpy(v.data + i * v.row, from + i * width, sizeof(T) * static_cast<std::size_t>(width));
+}
+
+template <class T>
+double Network<T>::judge(bool training) {
+  Exclusive hold(occupancy_);
+  check_value(program.output);
+  if (!batch_targets_ && (loss_ || !metrics_.empty())) throw std::logic_error("loss: the batch has no targets");
+  space_->need_targets(batch_labels_, program.widths[program.output], metrics_.size());
+  double cost = 0;
+  // What the batch was gathered with; only whether there are labels and weights matters now.
+  const DenseSource given;
+  Call::over(*this, training, [&](Run<T>& run, Team& team) {
+    if (team.rank == 0) {
+      run.sources.labels = batch_labels_;
+      run.sources.weights = batch_weights_ ? &given : nullptr;
+    }
+    if (team.size > 1) team.barrier();
+    run.judge(team, loss_ ? &*loss_ : nullptr, static_cast<T>(loss_parameter_), metrics_);
+    if (team.size > 1) team.barrier();
+    if (team.rank == 0) cost = log_batch(run.space, batch_weights_, run.n, run.judged());
+  });
+  if (training) {
+    std::fill(value_begun_.begin(), value_begun_.end(), 0);
+    std::fill(parameter_begun_.begin(), parameter_begun_.end(), 0);
+    value_begun_[program.output] = loss_.has_value();
+  }
+  return loss_ ? cost : std::numeric_limits<double>::quiet_NaN();
+}
+
+template <class T>
+void Network<T>::read_value_gradient(int value, T* to) {
+  Exclusive hold(occupancy_);
+  check_value(value);
+  const auto& g = space_->gradients[value];
+  const int64_t width = program.widths[value];
+  for (int64_t i = 0; i < batch_rows_; ++i)
+    if (g.data && value_begun_[value])
+      std::memcpy(to + i * width, g.data + i * g.row, sizeof(T) * static_cast<std::size_t>(width));
+    else
+      std::fill(to + i * width, to + (i + 1) * width, T(0));
+}
+
+template <class T>
+void Network<T>::write_value_gradient(int value, const T* from) {
+  Exclusive hold(occupancy_);
+  check_value(value);
+  const auto& g = space_->gradients[value];
+  if (!g.data) return;  // the input's gradient is not kept
+  const int64_t width = program.widths[value];
+  for (int64_t i = 0; i < batch_rows_; ++i)
+    for (int64_t j = 0; j < width; ++j) {
+      T& to = g.data[i * g.row + j];
+      to = value_begun_[value] ? to + from[i * width + j] : from[i * width + j];
+    }
+  value_begun_[value] = 1;
+}
+
+template <class T>
+void Network<T>::backward(int first, int last) {
+  Exclusive hold(occupancy_);
+  check_operations(first, last);
+  check_value(0);
+  instance_.need(instance_.gradients);
+  instance_.refresh_transposed(kernels<T>());
+  BackwardPlan plan = plan_;
+  plan.order(program, first, last, value_begun_);
+  std::swap(plan, plan_);
+  const std::vector<char> begun = parameter_begun_;
+  Call::over(*this, true, [&](Run<T>& run, Team& team) {
+    run.backward_values(team, first, last);
+    if (team.size > 1) team.barrier();
+    run.backward_weights(team, first, last, trainable_, begun);
+  });
+  std::swap(plan, plan_);
+  for (int i = first; i < last; ++i) {
+    const Operation& op = program.operations[i];
+    if (!plan_.value_needed[op.output]) continue;
+    value_begun_[op.input] = 1;
+    if (op.weights >= 0) parameter_begun_[op.weights] = 1;
+    if (op.bias >= 0) parameter_begun_[op.bias] = 1;
+  }
+}
+
+template <class T>
+void Network<T>::update() {
+  Exclusive hold(occupancy_);
+  if (!optimizer_) throw std::logic_error("update: no optimizer is set");
+  if (batch_rows_ == 0) throw std::logic_error("update: no batch is loaded");
+  instance_.need(instance_.gradients);
+  // Weights written since the last step must not leave an old transpose beside a partly renewed one.
+  instance_.refresh_transposed(kernels<T>());
+  Call::over(*this, true, [&](Run<T>& run, Team& team) { run.update(team, trainable_); });
+  ++step;
+}
+
+template <class T>
+void Network<T>::advance() {
+  Exclusive hold(occupancy_);
+  ++step;
+}
+
+#define FP_INSTANTIATE(T)                                                        \
+  template void Network<T>::check_operations(int, int) const;                    \
+  template void Network<T>::check_value(int) const;                              \
+  template void Network<T>::load_batch(const Sources&, int64_t, int64_t);        \
+  template void Network<T>::forward(int, int, bool);                             \
+  template void Network<T>::read_value(int, T*);                                 \
+  template void Network<T>::write_value(int, const T*);                          \
+  template double Network<T>::judge(bool);                                       \
+  template void Network<T>::read_value_gradient(int, T*);                        \
+  template void Network<T>::write_value_gradient(int, const T*);                 \
+  template void Network<T>::backward(int, int);                                  \
+  template void Network<T>::update();                                            \
+  template void Network<T>::advance();
+FP_INSTANTIATE(float)
+FP_INSTANTIATE(double)
+#undef FP_INSTANTIATE
+
+}  // namespace fp

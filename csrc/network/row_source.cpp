@@ -1,0 +1,120 @@
+#include "network/row_source.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+namespace fp {
+
+namespace {
+
+struct Half {
+  uint16_t bits;
+  float value() const {
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    float v;
+    if (exponent == 31)
+      v = fraction ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
+    else if (exponent == 0)
+      v = std::ldexp(static_cast<float>(fraction), -24);
+    else
+      v = std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+    return bits & 0x8000 ? -v : v;
+  }
+};
+
+struct Bool {
+  uint8_t bits;
+};
+
+// Loads through memcpy: the caller's memory may be misaligned.
+template <class S, class T>
+T load_as(const char* p) {
+  S s;
+  std::memcpy(&s, p, sizeof(S));
+  if constexpr (std::is_same_v<S, Half>) {
+    return static_cast<T>(s.value());
+  } else if constexpr (std::is_same_v<S, Bool>) {
+    return static_cast<T>(s.bits != 0);
+  } else if constexpr (std::is_floating_point_v<S> && std::is_integral_v<T>) {
+    // Labels come as integers; a float here is a caller's mistake, and an out-of-range cast is undefined.
+    return s >= S(0) && s < S(9e15) ? static_cast<T>(s) : T(-1);
+  } else {
+    return static_cast<T>(s);
+  }
+}
+
+template <class S, class T>
+void copy_row(const char* from, int64_t step, int64_t cols, T* to) {
+  if constexpr (std::is_same_v<S, T>) {
+    if (step == static_cast<int64_t>(sizeof(S))) {
+      std::memcpy(to, from, static_cast<std::size_t>(cols) * sizeof(S));
+      return;
+    }
+  }
+  if (step == static_cast<int64_t>(sizeof(S))) {
+    for (int64_t j = 0; j < cols; ++j) to[j] = load_as<S, T>(from + j * static_cast<int64_t>(sizeof(S)));
+    return;
+  }
+  for (int64_t j = 0; j < cols; ++j) to[j] = load_as<S, T>(from + j * step);
+}
+
+template <class T>
+using RowCopy = void (*)(const char*, int64_t, int64_t, T*);
+
+template <class T>
+RowCopy<T> row_copy(Element e) {
+  switch (e) {
+    case Element::b1:
+      return copy_row<Bool, T>;
+    case Element::i8:
+      return copy_row<int8_t, T>;
+    case Element::i16:
+      return copy_row<int16_t, T>;
+    case Element::i32:
+      return copy_row<int32_t, T>;
+    case Element::i64:
+      return copy_row<int64_t, T>;
+    case Element::u8:
+      return copy_row<uint8_t, T>;
+    case Element::u16:
+      return copy_row<uint16_t, T>;
+    case Element::u32:
+      return copy_row<uint32_t, T>;
+    case Element::u64:
+      return copy_row<uint64_t, T>;
+    case Element::f16:
+      return copy_row<Half, T>;
+    case Element::f32:
+      return copy_row<float, T>;
+    case Element::f64:
+      return copy_row<double, T>;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+template <class T>
+void DenseSource::gather_as(const int64_t* index, int64_t begin, int64_t count, T* out, int64_t out_row) const {
+  const RowCopy<T> copy = row_copy<T>(element);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t row = index ? index[begin + i] : begin + i;
+    copy(data + row * row_bytes, col_bytes, cols, out + i * out_row);
+  }
+}
+
+void DenseSource::gather(const int64_t* index, int64_t begin, int64_t count, float* out, int64_t out_row) const {
+  gather_as(index, begin, count, out, out_row);
+}
+
+void DenseSource::gather(const int64_t* index, int64_t begin, int64_t count, double* out, int64_t out_row) const {
+  gather_as(index, begin, count, out, out_row);
+}
+
+void DenseSource::gather(const int64_t* index, int64_t begin, int64_t count, int64_t* out, int64_t out_row) const {
+  gather_as(index, begin, count, out, out_row);
+}
+
+}  // namespace fp

@@ -1,0 +1,389 @@
+#include "network/run.hpp"
+
+#include <algorithm>
+
+namespace fp {
+
+namespace {
+
+// Below this much arithmetic per thread a further thread costs more than it brings.
+constexpr double kFlopPerThread = 1.5e6;
+// A product is run in pieces of about this much arithmetic, with a look at the interrupt in between.
+constexpr double kFlopPerPiece = 6e8;
+// With fewer rows than this per thread, packing the weights anew on each thread is no longer cheap.
+constexpr int64_t kRowsPerThread = 96;
+
+struct Grid {
+  Range rows, cols;
+};
+
+// A team's cut of a rows x cols output: the factors of the team's size with the least operand data per thread.
+Grid grid(const Team& team, int64_t rows, int64_t cols, int64_t row_grain, int64_t col_grain) {
+  int across = 1;
+  double best = 0;
+  for (int c = 1; c <= team.size; ++c) {
+    if (team.size % c) continue;
+    const int r = team.size / c;
+    const double tall = static_cast<double>(std::max(row_grain, (rows + r - 1) / r));
+    const double wide = static_cast<double>(std::max(col_grain, (cols + c - 1) / c));
+    // The slowest thread's output counts first, then what it reads.
+    const double cost = tall * wide * 64 + (tall + wide);
+    if (c == 1 || cost < best) {
+      best = cost;
+      across = c;
+    }
+  }
+  const int down = team.size / across;
+  return {split(rows, team.rank / across, down, row_grain), split(cols, team.rank % across, across, col_grain)};
+}
+
+double product_flop(const Program& program, const Operation& op) {
+  return 2.0 * static_cast<double>(program.widths[op.input]) * static_cast<double>(program.widths[op.output]);
+}
+
+}  // namespace
+
+template <class T>
+typename Run<T>::View Run<T>::value(int v) const {
+  if (!training)
+    for (int made = program.producer(v); made >= 0 && program.operations[made].kind == OperationKind::dropout;
+         made = program.producer(v))
+      v = program.operations[made].input;
+  return {space.values[v].data, space.values[v].row};
+}
+
+template <class T>
+int Run<T>::useful_threads(const Program& program, int64_t rows, bool training, int most) {
+  double flop = 0;
+  for (const Operation& op : program.operations)
+    flop += op.kind == OperationKind::dense ? product_flop(program, op)
+                                            : 16.0 * static_cast<double>(program.widths[op.output]);
+  flop *= static_cast<double>(rows) * (training ? 3 : 1);
+  return static_cast<int>(std::clamp(flop / kFlopPerThread, 1.0, static_cast<double>(std::max(most, 1))));
+}
+
+template <class T>
+void Run<T>::choose_way(int size) {
+  by_rows = true;
+  if (size == 1 || n >= kRowsPerThread * size) return;
+  double widest = 0;
+  for (const Operation& op : program.operations)
+    if (op.kind == OperationKind::dense) widest = std::max(widest, product_flop(program, op));
+  // A barrier per operation must be cheap beside the operation.
+  by_rows = widest * static_cast<double>(n) < 8 * kFlopPerThread * size && n >= size;
+}
+
+template <class T>
+template <class F>
+void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, F&& f) {
+  if (rows.size() <= 0 || cols.size() <= 0) return;
+  // Columns are cut first: rows share the packed weights.
+  const double per_output = 2.0 * static_cast<double>(std::max<int64_t>(depth, 1));
+  auto cut = [](double most, int64_t grain) {
+    return std::max(grain, static_cast<int64_t>(std::min(most, 1e15)) / grain * grain);
+  };
+  const int64_t wide = cut(kFlopPerPiece / per_output / static_cast<double>(rows.size()), 192);
+  const int64_t tall = cut(kFlopPerPiece / per_output / static_cast<double>(std::min(wide, cols.size())), 96);
+  for (int64_t c = cols.begin; c < cols.end; c += wide)
+    for (int64_t r = rows.begin; r < rows.end; r += tall) {
+      if (interrupt.stopped()) return;
+      f(Range{r, std::min(r + tall, rows.end)}, Range{c, std::min(c + wide, cols.end)});
+      interrupt.check(team);
+    }
+}
+
+template <class T>
+void Run<T>::report_bad(int64_t position) {
+  int64_t seen = bad_position.load();
+  while (position < seen && !bad_position.compare_exchange_weak(seen, position)) {
+  }
+}
+
+// Row numbers are checked where they are used: they lie in memory that others can write to.
+template <class T>
+bool Run<T>::rows_exist(Range r) {
+  if (!sources.index) return true;
+  for (int64_t i = begin + r.begin; i < begin + r.end; ++i)
+    if (sources.index[i] < 0 || sources.index[i] >= sources.x->rows) {
+      report_bad(i);
+      return false;
+    }
+  return true;
+}
+
+template <class T>
+void Run<T>::gather(Team& team) {
+  const Range r = rows_of(team);
+  if (r.size() <= 0) return settle(team);
+  if (!rows_exist(r)) return settle(team);
+  const View x = value(0);
+  sources.x->gather(sources.index, begin + r.begin, r.size(), x.data + r.begin * x.row, x.row);
+  if (sources.y && sources.labels) {
+    int64_t* label = space.label.data();
+    sources.y->gather(sources.index, begin + r.begin, r.size(), label + r.begin, 1);
+    const int64_t classes = program.widths[program.output];
+    for (int64_t i = r.begin; i < r.end; ++i) {
+      if (label[i] >= 0 && label[i] < classes) continue;
+      // The kernels may index with what is stored here; the step is given up before the update.
+      label[i] = 0;
+      report_bad(begin + i);
+    }
+  } else if (sources.y) {
+    sources.y->gather(sources.index, begin + r.begin, r.size(), space.target.data + r.begin * space.target.row,
+                      space.target.row);
+  }
+  if (sources.weights) sources.weights->gather(sources.index, begin + r.begin, r.size(), space.weights.data() + r.begin, 1);
+  settle(team);
+}
+
+template <class T>
+void Run<T>::forward(Team& team, int first, int last) {
+  // A stop only empties the products: every thread still meets the others at every barrier.
+  for (int i = first; i < last; ++i) forward_operation(team, i);
+}
+
+template <class T>
+void Run<T>::forward_operation(Team& team, int i) {
+  const Operation& op = program.operations[i];
+  const View x = value(op.input), y = value(op.output);
+  const int64_t width = program.widths[op.output];
+  const T alpha = static_cast<T>(op.alpha);
+  const Range r = rows_of(team);
+  switch (op.kind) {
+    case OperationKind::dense: {
+      const int64_t in = program.widths[op.input];
+      Grid g{r, {0, width}};
+      if (!by_rows) g = grid(team, n, width, kernels.tile_rows, kLine<T>);
+      T* z = training ? space.pre[i].data : nullptr;
+      pieces(team, g.rows, g.cols, in, [&](Range rows, Range cols) {
+        ops::dense_forward<T>(kernels, {x.data, n, in, x.row}, instance.weights(op.weights), instance.vector(op.bias),
+                              op.activation, alpha, z, space.pre[i].row, {y.data, n, width, y.row}, rows, cols,
+                              space.thread_scratch(team.rank));
+      });
+      break;
+    }
+    case OperationKind::activation:
+      if (r.size() <= 0) break;
+      if (op.activation == Activation::softmax) {
+        kernels.softmax_forward(r.size(), width, x.data + r.begin * x.row, x.row, y.data + r.begin * y.row, y.row);
+      } else {
+        for (int64_t k = r.begin; k < r.end; ++k)
+          kernels.activation_forward(op.activation, alpha, width, x.data + k * x.row, y.data + k * y.row);
+      }
+      break;
+    case OperationKind::dropout:
+      if (!training || r.size() <= 0) break;
+      kernels.dropout({r.size(), width, r.begin, x.data + r.begin * x.row, x.row, y.data + r.begin * y.row, y.row,
+                       static_cast<uint32_t>(op.rate * 4294967296.0), static_cast<T>(1.0 / (1.0 - op.rate)), key, step,
+                       op.stream});
+      break;
+    case OperationKind::python:
+      break;
+  }
+  settle(team);
+}
+
+template <class T>
+Judged<T> Run<T>::judged() const {
+  const View p = value(program.output);
+  return {program.widths[program.output],
+          p.data,
+          p.row,
+          sources.labels ? nullptr : space.target.data,
+          space.target.row,
+          sources.labels ? space.label.data() : nullptr,
+          sources.weights ? space.weights.data() : nullptr};
+}
+
+template <class T>
+void Run<T>::judge(Team& team, const Loss* loss, T parameter, std::vector<Metric>& metrics) {
+  const Range r = rows_of(team);
+  const View p = value(program.output);
+  const int64_t width = program.widths[program.output];
+  const bool labels = sources.labels;
+  if (r.size() > 0) {
+    if (loss) {
+      LossArgs<T> a{};
+      a.kind = *loss;
+      a.parameter = parameter;
+      a.n = r.size();
+      a.width = width;
+      a.prediction = p.data + r.begin * p.row;
+      a.prediction_row = p.row;
+      a.target = labels ? nullptr : space.target.data + r.begin * space.target.row;
+      a.target_row = space.target.row;
+      a.label = labels ? space.label.data() + r.begin : nullptr;
+      a.weights = sources.weights ? space.weights.data() + r.begin : nullptr;
+      a.scale = static_cast<T>(1.0 / static_cast<double>(n));
+      a.losses = space.losses.data() + r.begin;
+      if (training) {
+        const View g = gradient(program.output);
+        a.gradient = g.data + r.begin * g.row;
+        a.gradient_row = g.row;
+      }
+      kernels.loss(a);
+    }
+    const Judged<T> rows = judged();
+    for (std::size_t m = 0; m < metrics.size(); ++m)
+      metric_rows(metrics[m], rows, r.begin, r.end, space.metric_values[m].data());
+  }
+  settle(team);
+}
+
+template <class T>
+void Run<T>::backward_values(Team& team, int first, int last) {
+  for (int i = last - 1; i >= first; --i)
+    if (plan.value_needed[program.operations[i].output]) backward_operation(team, i);
+}
+
+template <class T>
+void Run<T>::backward_operation(Team& team, int i) {
+  const Operation& op = program.operations[i];
+  const bool input_needed = op.input != 0 && plan.value_needed[op.input];
+  const int64_t width = program.widths[op.output], in = program.widths[op.input];
+  const View x = value(op.input), y = value(op.output), dy = gradient(op.output);
+  const View dx = input_needed ? gradient(op.input) : View{nullptr, 0};
+  const T alpha = static_cast<T>(op.alpha);
+  const Range r = rows_of(team);
+  T* spare = space.spare.data() + team.rank * space.spare_row;
+
+  if (op.kind == OperationKind::dense) {
+    if (op.activation != Activation::linear && !plan.derivative_fused[op.output]) {
+      const View saved = derivative_needs_z(op.activation) ? View{space.pre[i].data, space.pre[i].row} : y;
+      for (int64_t k = r.begin; k < r.end; ++k)
+        kernels.activation_backward(op.activation, alpha, width, dy.data + k * dy.row, saved.data + k * saved.row,
+                                    dy.data + k * dy.row);
+      settle(team);
+    }
+    if (!input_needed) return;
+    const T* saved = nullptr;
+    int64_t saved_row = 0;
+    Activation act = Activation::linear;
+    T act_alpha = 0;
+    if (plan.derivative_fused[op.input]) {
+      const int made = program.producer(op.input);
+      const Operation& before = program.operations[made];
+      act = before.activation;
+      act_alpha = static_cast<T>(before.alpha);
+      saved = derivative_needs_z(act) ? space.pre[made].data : x.data;
+      saved_row = derivative_needs_z(act) ? space.pre[made].row : x.row;
+    }
+    Grid g{r, {0, in}};
+    if (!by_rows) g = grid(team, n, in, kernels.tile_rows, kLine<T>);
+    const bool add = plan.accumulate[i];
+    pieces(team, g.rows, g.cols, width, [&](Range rows, Range cols) {
+      ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, instance.transposed(op.weights), saved,
+                                   saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, cols,
+                                   space.thread_scratch(team.rank));
+    });
+    settle(team);
+    return;
+  }
+
+  if (!input_needed) return;
+  for (int64_t k = r.begin; k < r.end; ++k) {
+    T* to = plan.accumulate[i] ? spare : dx.data + k * dx.row;
+    const T* from = dy.data + k * dy.row;
+    if (op.kind == OperationKind::dropout) {
+      kernels.dropout({1, width, k, from, dy.row, to, dx.row, static_cast<uint32_t>(op.rate * 4294967296.0),
+                       static_cast<T>(1.0 / (1.0 - op.rate)), key, step, op.stream});
+    } else if (op.activation == Activation::softmax) {
+      kernels.softmax_backward(1, width, from, dy.row, y.data + k * y.row, y.row, to, dx.row);
+    } else {
+      const View saved = derivative_needs_z(op.activation) ? x : y;
+      kernels.activation_backward(op.activation, alpha, width, from, saved.data + k * saved.row, to);
+    }
+    if (plan.accumulate[i]) kernels.add(width, spare, dx.data + k * dx.row);
+  }
+  settle(team);
+}
+
+template <class T>
+void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse) {
+  const Operation& op = program.operations[i];
+  const int p = op.weights;
+  const auto& s = instance.slice(p);
+  const View x = value(op.input), dz = gradient(op.output);
+  const Grid g = grid(team, s.rows, s.cols, kernels.tile_rows, kLine<T>);
+  Epilogue<T> e{};
+  if (fuse) {
+    e.kind = EpilogueKind::sgd;
+    e.learning_rate = static_cast<T>(instance.sgd.learning_rate);
+    e.momentum = static_cast<T>(instance.sgd.momentum);
+    e.nesterov = instance.sgd.nesterov;
+    if (instance.sgd.momentum != 0) e.velocity = instance.at(instance.momentum, p);
+  }
+  T* dw = instance.at(fuse ? instance.parameters : instance.gradients, p);
+  pieces(team, g.rows, g.cols, n, [&](Range inputs, Range outputs) {
+    ops::dense_backward_weights<T>(kernels, {x.data, n, s.rows, x.row}, {dz.data, n, s.cols, dz.row},
+                                   {dw, s.rows, s.cols, s.row}, accumulate, e, inputs, outputs,
+                                   space.thread_scratch(team.rank));
+    if (fuse && instance.has_transposed(p)) instance.transpose_part(kernels, p, inputs, outputs);
+  });
+}
+
+template <class T>
+void Run<T>::bias_of(Team& team, int i, bool accumulate, bool fuse) {
+  const Operation& op = program.operations[i];
+  const View dz = gradient(op.output);
+  const Range c = split(program.widths[op.output], team.rank, team.size, kLine<T>);
+  if (c.size() <= 0) return;
+  T* db = instance.at(instance.gradients, op.bias) + c.begin;
+  kernels.column_sums(n, c.size(), dz.data + c.begin, dz.row, db, accumulate);
+  if (!fuse) return;
+  const Sgd& sgd = instance.sgd;
+  kernels.sgd_update(c.size(), instance.at(instance.parameters, op.bias) + c.begin, db,
+                     sgd.momentum != 0 ? instance.at(instance.momentum, op.bias) + c.begin : nullptr,
+                     static_cast<T>(sgd.learning_rate), static_cast<T>(sgd.momentum), sgd.nesterov);
+}
+
+template <class T>
+void Run<T>::backward_weights(Team& team, int first, int last, const std::vector<char>& which,
+                              const std::vector<char>& begun) {
+  // Uses of one parameter are cut alike, so that each part of its gradient belongs to one thread.
+  auto used_later = [&](int i, int p, bool bias) {
+    for (int j = i + 1; j < last; ++j)
+      if ((bias ? program.operations[j].bias : program.operations[j].weights) == p) return true;
+    return begun[p] != 0;
+  };
+  for (int i = last - 1; i >= first; --i) {
+    const Operation& op = program.operations[i];
+    if (op.kind != OperationKind::dense || !plan.value_needed[op.output]) continue;
+    if (which[op.weights]) weights_of(team, i, used_later(i, op.weights, false), false);
+    if (op.bias >= 0 && which[op.bias]) bias_of(team, i, used_later(i, op.bias, true), false);
+  }
+}
+
+template <class T>
+void Run<T>::update(Team& team, const std::vector<char>& which) {
+  const Sgd& sgd = instance.sgd;
+  for (int p = 0; p < instance.count(); ++p) {
+    if (!which[p]) continue;
+    const auto& s = instance.slice(p);
+    if (s.rows == 0 || s.cols == 0) continue;
+    const Grid g = grid(team, s.rows, s.cols, s.rows > 1 ? kernels.tile_rows : 1, kLine<T>);
+    for (int64_t r = g.rows.begin; r < g.rows.end && g.cols.size() > 0; ++r) {
+      const int64_t at = r * s.row + g.cols.begin;
+      kernels.sgd_update(g.cols.size(), instance.at(instance.parameters, p) + at,
+                         instance.at(instance.gradients, p) + at,
+                         sgd.momentum != 0 ? instance.at(instance.momentum, p) + at : nullptr,
+                         static_cast<T>(sgd.learning_rate), static_cast<T>(sgd.momentum), sgd.nesterov);
+    }
+    if (instance.has_transposed(p)) instance.transpose_part(kernels, p, g.rows, g.cols);
+  }
+}
+
+template <class T>
+void Run<T>::backward_and_update(Team& team, const std::vector<char>& fused) {
+  for (int i = static_cast<int>(program.operations.size()) - 1; i >= 0; --i) {
+    const Operation& op = program.operations[i];
+    if (op.kind != OperationKind::dense || !plan.value_needed[op.output]) continue;
+    if (fused[op.weights]) weights_of(team, i, false, true);
+    if (op.bias >= 0 && fused[op.bias]) bias_of(team, i, false, true);
+  }
+}
+
+template struct Run<float>;
+template struct Run<double>;
+
+}  // namespace fp

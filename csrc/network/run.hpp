@@ -1,0 +1,115 @@
+// One run of a program over a batch, as the members of a team execute it. Every function is called by all threads of
+// the team with the same arguments; each does its part.
+//
+// A team works in one of two ways. By rows: each thread takes its rows through all operations, and no thread waits
+// before the weights' gradients. By grid: with few rows and large layers each product is cut over rows and columns,
+// with a barrier after every operation. The bits are the same either way.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+
+#include "network/instance.hpp"
+#include "network/metrics.hpp"
+#include "network/row_source.hpp"
+#include "network/workspace.hpp"
+
+namespace fp {
+
+// Asks the outside, at most every 20 ms and only on the calling thread, whether to stop.
+class Interrupt {
+ public:
+  using Clock = std::chrono::steady_clock;
+  Interrupt(bool (*poll)(void*), void* context) : poll_(poll), context_(context), next_(Clock::now() + kEvery) {}
+  void check(const Team& team) {
+    if (team.rank != 0 || !poll_) return;
+    const auto now = Clock::now();
+    if (now < next_) return;
+    next_ = now + kEvery;
+    if (poll_(context_)) stop_.store(true, std::memory_order_relaxed);
+  }
+  bool stopped() const { return stop_.load(std::memory_order_relaxed); }
+
+ private:
+  static constexpr std::chrono::milliseconds kEvery{20};
+  bool (*poll_)(void*);
+  void* context_;
+  Clock::time_point next_;
+  std::atomic<bool> stop_{false};
+};
+
+// Rows of a batch: where they come from and, in training and evaluation, what they are judged by.
+struct Sources {
+  const RowSource* x = nullptr;
+  const RowSource* y = nullptr;        // labels or a matrix, as the loss and metrics read them
+  const RowSource* weights = nullptr;  // one column, or nullptr
+  const int64_t* index = nullptr;      // row numbers, or nullptr for 0, 1, 2, ...
+  bool labels = false;
+};
+
+template <class T>
+struct Run {
+  const Program& program;
+  Instance<T>& instance;
+  Workspace<T>& space;
+  const Kernels<T>& kernels;
+  const BackwardPlan& plan;
+  const std::vector<char>& trainable;
+  Interrupt& interrupt;
+  bool training = false;
+  uint64_t key = 0, step = 0;
+
+  // Set for each batch.
+  Sources sources{};
+  int64_t begin = 0;  // position of the batch's first row
+  int64_t n = 0;      // its rows
+  bool by_rows = true;
+  std::atomic<int64_t> bad_position{INT64_MAX};  // the first whose row number or label is out of range
+
+  struct View {
+    T* data;
+    int64_t row;
+  };
+  // A value as this run sees it: dropout passes its input on outside training.
+  View value(int v) const;
+  View gradient(int v) const { return {space.gradients[v].data, space.gradients[v].row}; }
+
+  // How many threads the arithmetic of a batch is worth, and which of the two ways suits.
+  static int useful_threads(const Program& program, int64_t rows, bool training, int most);
+  void choose_way(int size);
+
+  Range rows_of(const Team& team) const { return split(n, team.rank, team.size, by_rows ? kernels.tile_rows : 1); }
+  void gather(Team& team);
+  void forward(Team& team, int first, int last);
+  // Row losses, the output's gradient when training, and the metrics' row values.
+  void judge(Team& team, const Loss* loss, T parameter, std::vector<Metric>& metrics);
+  void backward_values(Team& team, int first, int last);
+  // Predictions and targets, as the metrics see them.
+  Judged<T> judged() const;
+  // Gradients of weights and biases of operations [first, last) into instance.gradients, for the parameters set in
+  // `which`; one that is set in `begun` too is added to.
+  void backward_weights(Team& team, int first, int last, const std::vector<char>& which,
+                        const std::vector<char>& begun);
+  // The optimizer over instance.gradients.
+  void update(Team& team, const std::vector<char>& which);
+  // Both at once where the gradient is needed by nobody else: the update is the product's epilogue.
+  void backward_and_update(Team& team, const std::vector<char>& fused);
+
+ private:
+  void settle(Team& team) {  // after an operation
+    if (!by_rows) team.barrier();
+  }
+  void report_bad(int64_t position);
+  bool rows_exist(Range r);
+  template <class F>
+  void pieces(Team& team, Range rows, Range cols, int64_t depth, F&& f);
+  void forward_operation(Team& team, int i);
+  void backward_operation(Team& team, int i);
+  void weights_of(Team& team, int i, bool accumulate, bool fuse);
+  void bias_of(Team& team, int i, bool accumulate, bool fuse);
+};
+
+extern template struct Run<float>;
+extern template struct Run<double>;
+
+}  // namespace fp

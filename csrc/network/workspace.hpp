@@ -1,0 +1,102 @@
+// A workspace: the memory one run of a program needs for batches of up to `capacity` rows on up to `threads` threads.
+// Everything is allocated here, before the first step; steps allocate nothing.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "network/program.hpp"
+#include "ops/dense.hpp"
+#include "runtime/memory.hpp"
+
+namespace fp {
+
+// Row stride of a batch's matrix: whole cache lines, and never a multiple of 1 KiB, where the rows that a
+// product reads together would fall into the same few cache sets.
+template <class T>
+int64_t batch_row(int64_t width) {
+  const int64_t line = static_cast<int64_t>(kAlignment / sizeof(T));
+  int64_t row = (width + line - 1) / line * line;
+  if (row % (16 * line) == 0) row += line;
+  return row;
+}
+
+template <class T>
+struct Workspace {
+  int64_t capacity;
+  int threads;
+  bool training;  // has gradients and pre-activations
+  const Kernels<T>* made_for;  // scratch sizes differ between instruction sets
+
+  struct Block {
+    Buffer<T> memory;
+    T* data = nullptr;
+    int64_t row = 0;
+  };
+  std::vector<Block> values, gradients;
+  std::vector<Block> pre;  // per operation: z, where the derivative needs it
+  Buffer<T> spare;         // one row per thread, to add a further gradient to a value's
+  int64_t spare_row = 0;
+  Buffer<T> scratch;  // per thread
+  int64_t scratch_size = 0;
+
+  Block target;
+  Buffer<int64_t> label;
+  Buffer<T> weights;
+  Buffer<double> losses;
+  std::vector<Buffer<double>> metric_values;
+
+  Workspace(const Program& program, const Kernels<T>& kernels, int64_t rows, int threads_, bool training_)
+      : capacity(rows), threads(threads_), training(training_), made_for(&kernels) {
+    values.resize(program.widths.size());
+    gradients.resize(program.widths.size());
+    pre.resize(program.operations.size());
+    int64_t widest = 0;
+    for (std::size_t v = 0; v < values.size(); ++v) {
+      allocate(values[v], program.widths[v]);
+      if (training && v != 0) allocate(gradients[v], program.widths[v]);
+      widest = std::max(widest, program.widths[v]);
+    }
+    for (std::size_t i = 0; i < pre.size(); ++i) {
+      const Operation& op = program.operations[i];
+      if (op.kind != OperationKind::dense) continue;
+      if (training && derivative_needs_z(op.activation)) allocate(pre[i], program.widths[op.output]);
+      scratch_size = std::max(scratch_size, ops::dense_scratch(kernels, rows, program.widths[op.input],
+                                                               program.widths[op.output]));
+    }
+    scratch_size = (scratch_size + 15) / 16 * 16 + 16;
+    scratch = Buffer<T>(scratch_size * threads);
+    losses = Buffer<double>(rows);
+    weights = Buffer<T>(rows);
+    if (training) {
+      spare_row = batch_row<T>(widest);
+      spare = Buffer<T>(spare_row * threads);
+    }
+  }
+
+  bool fits(int64_t rows, int team, const Kernels<T>& kernels) const {
+    return capacity >= rows && threads >= team && made_for == &kernels;
+  }
+
+  T* thread_scratch(int rank) { return scratch.data() + rank * scratch_size; }
+
+  // Targets: labels, or a matrix of `width` columns.
+  void need_targets(bool labels, int64_t width, std::size_t metrics) {
+    if (labels && label.size() < capacity) label = Buffer<int64_t>(capacity);
+    if (!labels && (target.row < width || !target.data)) allocate(target, width);
+    if (metric_values.size() < metrics) metric_values.resize(metrics);
+    for (Buffer<double>& m : metric_values)
+      if (m.size() < capacity) m = Buffer<double>(capacity);
+  }
+
+ private:
+  void allocate(Block& b, int64_t width) {
+    b.row = batch_row<T>(width);
+    if (capacity > INT64_MAX / static_cast<int64_t>(sizeof(T)) / b.row) throw std::bad_alloc();
+    b.memory = Buffer<T>(b.row * capacity);
+    b.data = b.memory.data();
+  }
+};
+
+}  // namespace fp

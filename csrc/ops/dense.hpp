@@ -1,0 +1,108 @@
+// The dense layer's products over whole arrays or a part of them: each function fills one rectangle of its
+// output, so that callers (the stateless functions, the network) decide how a team shares the work. The bits of an
+// output do not depend on the rectangles. scratch: dense_scratch(...) elements private to the thread.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/table.hpp"
+#include "runtime/parallel.hpp"
+
+namespace fp::ops {
+
+template <class T>
+struct Matrix {
+  T* data;
+  int64_t rows, cols;
+  int64_t row;  // stride of a row, in elements
+};
+
+// Scratch that any product over parts of these sizes needs.
+template <class T>
+int64_t dense_scratch(const Kernels<T>& k, int64_t n, int64_t in, int64_t out) {
+  return std::max({k.gemm_scratch(n, out, in), k.gemm_scratch(n, in, out), k.gemm_scratch(in, out, n)});
+}
+
+// y = act(x w + b) over rows x cols of y; z, when given, receives x w + b.
+// x (n, in), w (in, out), b (out,) or nullptr, z and y (n, out).
+template <class T>
+void dense_forward(const Kernels<T>& kernels, Matrix<const T> x, Matrix<const T> w, const T* b, Activation act, T alpha,
+                   T* z, int64_t z_row, Matrix<T> y, Range rows, Range cols, T* scratch) {
+  if (rows.size() <= 0 || cols.size() <= 0) return;
+  GemmArgs<T> g{};
+  g.m = rows.size();
+  g.n = cols.size();
+  g.k = x.cols;
+  g.a = x.data + rows.begin * x.row;
+  g.a_row = x.row;
+  g.a_col = 1;
+  g.b = w.data + cols.begin;
+  g.b_row = w.row;
+  g.c = y.data + rows.begin * y.row + cols.begin;
+  g.c_row = y.row;
+  g.epilogue.kind = EpilogueKind::forward;
+  g.epilogue.activation = act;
+  g.epilogue.alpha = alpha;
+  g.epilogue.bias = b ? b + cols.begin : nullptr;
+  g.epilogue.pre = z ? z + rows.begin * z_row + cols.begin : nullptr;
+  g.epilogue.pre_row = z_row;
+  g.scratch = scratch;
+  kernels.gemm(g);
+}
+
+// dx = dz w^T over rows x cols of dx (cols: inputs). wt (out, in) is w transposed. When saved is given, the result is
+// multiplied by the derivative of the activation that produced x, saved (n, in) being its z or y. With
+// accumulate (and no saved) the product is added to dx.
+template <class T>
+void dense_backward_input(const Kernels<T>& kernels, Matrix<const T> dz, Matrix<const T> wt, const T* saved,
+                          int64_t saved_row, Activation act, T alpha, bool accumulate, Matrix<T> dx, Range rows, Range cols,
+                          T* scratch) {
+  if (rows.size() <= 0 || cols.size() <= 0) return;
+  GemmArgs<T> g{};
+  g.m = rows.size();
+  g.n = cols.size();
+  g.k = dz.cols;
+  g.a = dz.data + rows.begin * dz.row;
+  g.a_row = dz.row;
+  g.a_col = 1;
+  g.b = wt.data + cols.begin;
+  g.b_row = wt.row;
+  g.c = dx.data + rows.begin * dx.row + cols.begin;
+  g.c_row = dx.row;
+  g.accumulate = accumulate;
+  if (saved) {
+    g.epilogue.kind = EpilogueKind::backward;
+    g.epilogue.activation = act;
+    g.epilogue.alpha = alpha;
+    g.epilogue.saved = saved + rows.begin * saved_row + cols.begin;
+    g.epilogue.saved_row = saved_row;
+  }
+  g.scratch = scratch;
+  kernels.gemm(g);
+}
+
+// dw = x^T dz over inputs x outputs of dw (in, out). With accumulate, dw already holds a sum, to which the
+// block sums are added. The epilogue's pointers are those of the whole of dw.
+template <class T>
+void dense_backward_weights(const Kernels<T>& kernels, Matrix<const T> x, Matrix<const T> dz, Matrix<T> dw,
+                            bool accumulate, const Epilogue<T>& epilogue, Range inputs, Range outputs, T* scratch) {
+  if (inputs.size() <= 0 || outputs.size() <= 0) return;
+  GemmArgs<T> g{};
+  g.m = inputs.size();
+  g.n = outputs.size();
+  g.k = x.rows;
+  g.a = x.data + inputs.begin;
+  g.a_row = 1;
+  g.a_col = x.row;
+  g.b = dz.data + outputs.begin;
+  g.b_row = dz.row;
+  g.c = dw.data + inputs.begin * dw.row + outputs.begin;
+  g.c_row = dw.row;
+  g.accumulate = accumulate;
+  g.epilogue = epilogue;
+  if (g.epilogue.velocity) g.epilogue.velocity += inputs.begin * dw.row + outputs.begin;
+  g.scratch = scratch;
+  kernels.gemm(g);
+}
+
+}  // namespace fp::ops

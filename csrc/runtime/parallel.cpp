@@ -1,0 +1,245 @@
+#include "runtime/parallel.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <string>
+#include <thread>
+
+#include "runtime/cpu_limits.hpp"
+#include "runtime/fpstate.hpp"
+
+#if defined(FP_STD_THREADS)
+#include <vector>
+#elif defined(_OPENMP)
+#include <omp.h>
+#endif
+#if !defined(_WIN32)
+#include <pthread.h>
+#include <sched.h>
+#endif
+#if defined(__SSE2__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+namespace fp {
+namespace {
+
+constexpr int kMostThreads = 1024;
+
+// One step of a spin loop.
+void relax() {
+#if defined(__SSE2__) || defined(_M_X64)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");
+#endif
+}
+
+void give_way() {
+#if defined(_WIN32)
+  std::this_thread::yield();
+#else
+  sched_yield();
+#endif
+}
+
+struct Default {
+  int threads;
+  int cpus;  // what affinity and quota leave to this process
+  const char* reason;
+};
+
+Default find_default() {
+  int affinity = std::min(affinity_cpus(), kMostThreads), quota = cgroup_cpus();
+  bool limited = quota > 0 && quota < affinity, bad = false;
+  int cpus = limited ? quota : affinity;
+  const char* text = std::getenv("OMP_NUM_THREADS");
+  if (text && *text) {
+    // "4,2" gives a count per nesting level; the first is ours.
+    char* end = nullptr;
+    errno = 0;
+    long value = std::strtol(text, &end, 10);
+    while (*end == ' ' || *end == '\t') ++end;
+    if (end != text && errno == 0 && value >= 1 && (*end == '\0' || *end == ','))
+      return {static_cast<int>(std::min<long>(value, kMostThreads)), cpus, "OMP_NUM_THREADS"};
+    bad = true;
+  }
+  if (limited) return {cpus, cpus, bad ? "cgroup quota (OMP_NUM_THREADS is not a positive number)" : "cgroup quota"};
+  return {cpus, cpus, bad ? "CPU affinity (OMP_NUM_THREADS is not a positive number)" : "CPU affinity"};
+}
+
+// Atomics instead of a function-local static: a fork while another thread initialises one would leave the child
+// waiting for ever. Computing the default twice is harmless.
+std::atomic<int> chosen_threads{0};
+std::atomic<int> default_threads{0};
+std::atomic<const char*> default_reason{nullptr};
+std::atomic<int> usable_cpus{0};
+
+void ensure_default() {
+  if (default_threads.load(std::memory_order_acquire) > 0) return;
+  Default found = find_default();
+  usable_cpus.store(found.cpus, std::memory_order_relaxed);
+  default_reason.store(found.reason, std::memory_order_relaxed);
+  default_threads.store(found.threads, std::memory_order_release);
+}
+
+}  // namespace
+
+struct alignas(64) Team::Shared {
+  alignas(64) std::atomic<int> arrived{0};
+  alignas(64) std::atomic<unsigned> phase{0};
+  int spins = 0;
+};
+
+void Team::barrier() {
+  if (size <= 1) return;
+  Shared& s = *shared;
+  unsigned phase = s.phase.load(std::memory_order_relaxed);  // cannot change before this thread arrives
+  if (s.arrived.fetch_add(1, std::memory_order_acq_rel) == size - 1) {
+    s.arrived.store(0, std::memory_order_relaxed);
+    s.phase.store(phase + 1, std::memory_order_release);
+    return;
+  }
+  for (int i = 0; i < s.spins; ++i) {
+    if (s.phase.load(std::memory_order_acquire) != phase) return;
+    relax();
+  }
+  while (s.phase.load(std::memory_order_acquire) == phase) give_way();
+}
+
+namespace {
+
+void run_alone(void (*fn)(Team&, void*), void* context) {
+  FpState state;
+  Team::Shared shared;
+  Team team{0, 1, &shared};
+  fn(team, context);
+}
+
+// Spinning pays only while every thread of the team can have a CPU of its own.
+[[maybe_unused]] int spins_for(int threads) {
+  return threads <= usable_cpus.load(std::memory_order_relaxed) ? 4000 : 16;
+}
+
+}  // namespace
+
+#if defined(FP_STD_THREADS)
+
+void parallel_run(int threads, void (*fn)(Team&, void*), void* context) {
+  ensure_default();
+  if (threads <= 1) return run_alone(fn, context);
+  Team::Shared shared;
+  shared.spins = spins_for(threads);
+  auto run = [&](int rank) {
+    FpState state;
+    Team team{rank, threads, &shared};
+    fn(team, context);
+  };
+  std::vector<std::thread> helpers;
+  for (int rank = 1; rank < threads; ++rank) helpers.emplace_back(run, rank);
+  run(0);
+  for (std::thread& helper : helpers) helper.join();
+}
+
+const char* openmp_runtime() { return "none (std::thread, for ThreadSanitizer)"; }
+void install_fork_handlers() { ensure_default(); }
+
+#elif defined(_OPENMP)
+
+void parallel_run(int threads, void (*fn)(Team&, void*), void* context) {
+  ensure_default();
+  // Inside somebody else's region the cores are already busy, and the runtime may give one thread anyway.
+  if (threads <= 1 || omp_in_parallel()) return run_alone(fn, context);
+  Team::Shared shared;
+  shared.spins = spins_for(threads);
+#pragma omp parallel num_threads(std::min(threads, kMostThreads))
+  {
+    FpState state;
+    Team team{omp_get_thread_num(), omp_get_num_threads(), &shared};
+    fn(team, context);
+  }
+}
+
+// Weak: they exist or not according to the runtime this process loaded, which may differ from the one of the build.
+#if defined(__ELF__)
+extern "C" __attribute__((weak)) int omp_pause_resource_all(omp_pause_resource_t);
+extern "C" __attribute__((weak)) int kmp_get_blocktime(void);
+#endif
+
+const char* openmp_runtime() {
+#if defined(__ELF__)
+  bool llvm = kmp_get_blocktime != nullptr;
+#else
+  bool llvm = true;
+#endif
+#if _OPENMP >= 202011
+#define FP_OPENMP_VERSION "5.1 or newer"
+#elif _OPENMP >= 201811
+#define FP_OPENMP_VERSION "5.0"
+#elif _OPENMP >= 201511
+#define FP_OPENMP_VERSION "4.5"
+#else
+#define FP_OPENMP_VERSION "older than 4.5"
+#endif
+  return llvm ? "libomp (OpenMP " FP_OPENMP_VERSION ")" : "libgomp (OpenMP " FP_OPENMP_VERSION ")";
+}
+
+#if defined(_WIN32)
+
+void install_fork_handlers() { ensure_default(); }
+
+#else
+
+namespace {
+
+// libgomp keeps one pool of threads per user thread. A child inherits the pool of the thread that forked without
+// its threads and would wait for them for ever, so that pool is dissolved first; pools of other threads,
+// busy or not, are neither touched here nor reachable in the child. LLVM's runtime handles fork itself, and its
+// pause would stop the whole process's threads.
+void before_fork() {
+#if defined(__ELF__)
+  if (omp_pause_resource_all && !kmp_get_blocktime && !omp_in_parallel()) omp_pause_resource_all(omp_pause_hard);
+#endif
+}
+
+// A worker process may have an affinity or an OMP_NUM_THREADS of its own.
+void in_child() { default_threads.store(0, std::memory_order_relaxed); }
+
+}  // namespace
+
+void install_fork_handlers() {
+  static std::atomic<bool> installed{false};
+  if (!installed.exchange(true)) pthread_atfork(before_fork, nullptr, in_child);
+  ensure_default();
+}
+
+#endif
+
+#else
+
+void parallel_run(int, void (*fn)(Team&, void*), void* context) { run_alone(fn, context); }
+const char* openmp_runtime() { return "none"; }
+void install_fork_handlers() { ensure_default(); }
+
+#endif
+
+int thread_count() {
+  int chosen = chosen_threads.load(std::memory_order_relaxed);
+  if (chosen > 0) return chosen;
+  ensure_default();
+  return default_threads.load(std::memory_order_relaxed);
+}
+
+void set_thread_count(int threads) {
+  chosen_threads.store(std::clamp(threads, 0, kMostThreads), std::memory_order_relaxed);
+}
+
+const char* thread_count_reason() {
+  if (chosen_threads.load(std::memory_order_relaxed) > 0) return "set_num_threads";
+  ensure_default();
+  return default_reason.load(std::memory_order_relaxed);
+}
+
+}  // namespace fp

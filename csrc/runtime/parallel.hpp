@@ -1,0 +1,48 @@
+// Threads: the only header that offers them; parallel.cpp is the only file that knows OpenMP.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fp {
+
+// One thread's view of the team that runs a native call.
+class Team {
+ public:
+  int rank;
+  int size;
+  // Waits for every thread of the team: spins a bounded time, then yields. Acts as a full fence.
+  void barrier();
+
+  struct Shared;
+  Shared* shared;
+};
+
+// Runs fn(team, context) on up to `threads` threads (the caller is rank 0) and returns when all have finished.
+// The team may be smaller than asked; fn must split its work by team.size. fn must not throw. Each
+// thread runs with flush-to-zero set and has its floating-point state restored afterwards. Without OpenMP, or
+// with threads <= 1, fn runs on the caller alone.
+void parallel_run(int threads, void (*fn)(Team&, void*), void* context);
+
+// Thread count in force: set_thread_count, else OMP_NUM_THREADS, else min(CPU affinity, cgroup quota).
+int thread_count();
+void set_thread_count(int threads);  // 0: back to the default
+const char* thread_count_reason();   // "set_num_threads", "OMP_NUM_THREADS", "cgroup quota", "CPU affinity"
+const char* openmp_runtime();        // "libgomp", "libomp", ... or "none"; with version when known
+
+// Registers the fork handlers once; called when the extension module loads.
+void install_fork_handlers();
+
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+// Part `rank` of [0, n) cut in `size` parts whose borders are multiples of `grain`.
+inline Range split(int64_t n, int rank, int size, int64_t grain) {
+  int64_t tiles = (n + grain - 1) / grain;
+  int64_t b = tiles * rank / size * grain, e = tiles * (rank + 1) / size * grain;
+  return {b < n ? b : n, e < n ? e : n};
+}
+
+}  // namespace fp

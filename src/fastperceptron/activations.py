@@ -1,0 +1,145 @@
+"""Activation functions: names for layers, and callables over arrays.
+
+A layer takes a name (``Dense(8, activation="relu")``) or one of these objects. The arithmetic is the backend's.
+
+>>> import fastperceptron as fp
+>>> fp.activations.relu([-1.0, 2.0])
+array([0., 2.])
+>>> fp.activations.leaky_relu.with_alpha(0.5)([-1.0, 2.0])
+array([-0.5,  2. ])
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .program import ACTIVATIONS, NEEDS_Z
+from .serialization import Configurable
+
+__all__ = [
+    "ActivationFunction",
+    "elu",
+    "gelu",
+    "gelu_tanh",
+    "get",
+    "leaky_relu",
+    "linear",
+    "mish",
+    "relu",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "softsign",
+    "step",
+    "tanh",
+]
+
+#: The parameter of those that have one, as Keras sets it.
+_DEFAULT_ALPHA = {"leaky_relu": 0.2, "elu": 1.0}
+_ALIASES = {
+    "swish": "silu",
+    "leakyrelu": "leaky_relu",
+    "heaviside": "step",
+    "identity": "linear",
+    "logistic": "sigmoid",
+}
+
+
+class ActivationFunction(Configurable):
+    """y = f(z), element by element; ``softmax`` over the last axis.
+
+    Parameters
+    ----------
+    name : one of ``fastperceptron.program.ACTIVATIONS``
+    alpha : the slope of ``leaky_relu`` below zero, or minus the limit of ``elu`` at minus infinity
+    """
+
+    def __init__(self, name: str, alpha: float | None = None) -> None:
+        if name not in ACTIVATIONS:
+            raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}; received {name!r}")
+        if alpha is not None and name not in _DEFAULT_ALPHA:
+            raise ValueError(f"activation: {name} takes no alpha; received {alpha!r}")
+        self.name = name
+        self.alpha = float(_DEFAULT_ALPHA.get(name, 0.0) if alpha is None else alpha)
+        if not np.isfinite(self.alpha):
+            raise ValueError(f"activation: alpha of {name} must be finite; received {alpha!r}")
+
+    def with_alpha(self, alpha: float) -> ActivationFunction:
+        """The same function with another parameter."""
+        return ActivationFunction(self.name, alpha)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "alpha": self.alpha if self.name in _DEFAULT_ALPHA else None}
+
+    def __call__(self, z: Any) -> NDArray[Any]:
+        """f(z), any shape; float32 for float32 (and narrower), else float64."""
+        from . import backends
+
+        z = _floating(z)
+        if z.ndim == 0:
+            return np.asarray(self(z[None])[0])
+        return np.asarray(backends.resolve(None).activation_forward(self.name, self.alpha, z, None))
+
+    def derivative(self, z: Any) -> NDArray[Any]:
+        """f'(z), same shape as z; not for softmax, whose derivative is a matrix per row."""
+        from . import backends
+
+        if self.name == "softmax":
+            raise ValueError("derivative: expected an elementwise activation; received softmax")
+        z = _floating(z)
+        if z.ndim == 0:
+            return np.asarray(self.derivative(z[None])[0])
+        saved = z if self.name in NEEDS_Z else self(z)
+        backend = backends.resolve(None)
+        return np.asarray(backend.activation_backward(self.name, self.alpha, np.ones_like(z), saved, None))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ActivationFunction):
+            return NotImplemented
+        return (self.name, self.alpha) == (other.name, other.alpha)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.alpha))
+
+    def __repr__(self) -> str:
+        return f"<activation {self.name}{f' alpha={self.alpha:g}' if self.name in _DEFAULT_ALPHA else ''}>"
+
+
+def _floating(z: Any) -> NDArray[Any]:
+    from .data import as_real
+
+    z = as_real(z, "activation", "z")
+    return np.ascontiguousarray(z, np.float32 if z.dtype in (np.float32, np.float16) else np.float64).reshape(z.shape)
+
+
+linear = ActivationFunction("linear")
+relu = ActivationFunction("relu")
+leaky_relu = ActivationFunction("leaky_relu")
+elu = ActivationFunction("elu")
+selu = ActivationFunction("selu")
+gelu = ActivationFunction("gelu")
+gelu_tanh = ActivationFunction("gelu_tanh")
+silu = ActivationFunction("silu")
+mish = ActivationFunction("mish")
+softplus = ActivationFunction("softplus")
+softsign = ActivationFunction("softsign")
+sigmoid = ActivationFunction("sigmoid")
+tanh = ActivationFunction("tanh")
+step = ActivationFunction("step")
+softmax = ActivationFunction("softmax")
+
+
+def get(identifier: str | ActivationFunction | None) -> ActivationFunction:
+    """The activation of that name; None is ``linear``."""
+    if identifier is None:
+        return linear
+    if isinstance(identifier, ActivationFunction):
+        return identifier
+    if not isinstance(identifier, str):
+        raise TypeError(f"activation: expected a name or an activation; received {type(identifier).__name__}")
+    return ActivationFunction(_ALIASES.get(identifier, identifier))

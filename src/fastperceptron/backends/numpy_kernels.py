@@ -1,0 +1,80 @@
+"""The dense layer's products, the update of SGD and dropout, in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .numpy_activations import activation_forward
+from .numpy_philox import philox_blocks
+
+__all__ = [
+    "dense_backward_bias",
+    "dense_backward_input",
+    "dense_backward_weights",
+    "dense_forward",
+    "dropout_forward",
+    "sgd_update",
+]
+
+Array = NDArray[Any]
+
+
+def dense_forward(
+    x: Array, w: Array, b: Array | None, activation: str = "linear", alpha: float = 0.0, out: Array | None = None
+) -> Array:
+    """y = act(x w + b). x (n, in), w (in, out), b (out,) or None."""
+    with np.errstate(all="ignore"):
+        y = np.matmul(x, w, out=out)
+        if b is not None:
+            y += b
+    return activation_forward(activation, alpha, y, y)
+
+
+def dense_backward_input(dz: Array, w: Array, out: Array | None = None) -> Array:
+    """dx = dz w^T. dz (n, out), w (in, out)."""
+    with np.errstate(all="ignore"):
+        return np.matmul(dz, w.T, out=out)
+
+
+def dense_backward_weights(x: Array, dz: Array, out: Array | None = None) -> Array:
+    """dw = x^T dz. x (n, in), dz (n, out)."""
+    with np.errstate(all="ignore"):
+        return np.matmul(x.T, dz, out=out)
+
+
+def dense_backward_bias(dz: Array, out: Array | None = None) -> Array:
+    """db: the sums of the columns of dz."""
+    with np.errstate(all="ignore"):
+        db: Array = np.add.reduce(dz, axis=0, out=out)
+    return db
+
+
+def sgd_update(w: Array, g: Array, v: Array | None, learning_rate: float, momentum: float, nesterov: bool) -> None:
+    """v = momentum v - learning_rate g; w += v, or with nesterov w += momentum v - learning_rate g. In place."""
+    with np.errstate(all="ignore"):
+        step = learning_rate * g
+        if v is None:
+            w -= step
+            return
+        v *= momentum
+        v -= step
+        w += momentum * v - step if nesterov else v
+
+
+def dropout_forward(x: Array, rate: float, key: int, stream: int, step: int, out: Array | None = None) -> Array:
+    """y = x mask / (1 - rate). The backward pass is the same function on dy; ``out`` may be ``x``.
+
+    Element (i, j) is kept when word j % 4 of the Philox block with counter (j / 4, i) is at least rate * 2^32.
+    """
+    n, width = x.shape
+    column = np.arange(-(-width // 4), dtype=np.uint64)
+    row = np.arange(n, dtype=np.uint64)[:, None]
+    words = philox_blocks(column, row, key, stream, step).reshape(n, 4 * len(column))[:, :width]
+    keep = words >= np.uint32(int(rate * 2**32))
+    with np.errstate(all="ignore"):
+        y = np.multiply(x, 1 / (1 - rate), out=out)
+    np.copyto(y, 0, where=~keep)
+    return y

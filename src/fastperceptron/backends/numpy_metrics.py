@@ -1,0 +1,58 @@
+"""The built-in metrics, accumulated over batches as sums in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["METRICS", "metric_add", "metric_zeros"]
+
+Array = NDArray[Any]
+
+METRICS = (
+    "binary_accuracy",
+    "categorical_accuracy",
+    "sparse_categorical_accuracy",
+    "mean_squared_error",
+    "mean_absolute_error",
+    "r2",
+)
+
+
+def metric_zeros(kind: str, width: int) -> NDArray[np.float64]:
+    """The sums of no rows: (4, width) for r2, else (2,)."""
+    return np.zeros((4, width) if kind == "r2" else 2)
+
+
+def metric_add(
+    sums: NDArray[np.float64], kind: str, parameter: float, y_true: Array, y_pred: Array, weights: Array | None
+) -> None:
+    """Add a batch to ``sums``, in place."""
+    w = np.ones(len(y_pred)) if weights is None else weights.astype(np.float64)
+    if kind == "r2":
+        t = y_true.astype(np.float64)
+        sums[0] += w.sum()
+        sums[1] += w @ t
+        sums[2] += w @ (t * t)
+        sums[3] += w @ np.square(t - y_pred)
+        return
+    sums += w @ _row_values(kind, parameter, y_true, y_pred), w.sum()
+
+
+def _row_values(kind: str, parameter: float, t: Array, p: Array) -> Any:
+    if kind == "sparse_categorical_accuracy":
+        hits: Array = p.argmax(axis=1) == t
+        return hits.astype(np.float64)
+    if kind == "categorical_accuracy":
+        hits = p.argmax(axis=1) == t.argmax(axis=1)
+        return hits.astype(np.float64)
+    # The targets of a binary classification are 0/1 or -1/+1: 0.5 parts both.
+    if kind == "binary_accuracy":
+        each: Array = (p.astype(np.float64) > parameter) == (t > 0.5)
+    elif kind == "mean_squared_error":
+        each = np.square(t.astype(np.float64) - p)
+    else:
+        each = np.abs(t.astype(np.float64) - p)
+    return each.sum(axis=1, dtype=np.float64) / max(p.shape[1], 1)

@@ -1,0 +1,171 @@
+"""The arrays that one batch needs on its way through a program, and the passes over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..program import NEEDS_Z, Operation, Program
+from .numpy_activations import activation_backward, activation_forward
+from .numpy_kernels import dense_backward_bias, dense_backward_input, dense_backward_weights, dropout_forward
+
+__all__ = ["Gradients", "Workspace"]
+
+Array = NDArray[Any]
+
+
+class Gradients:
+    """Parameter gradients of one backward pass: the first use of a parameter writes, further uses add."""
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self.arrays = arrays
+        self.written = [False] * len(arrays)
+        self.trainable = [True] * len(arrays)
+
+    def clear(self) -> None:
+        """Begin a pass."""
+        self.written = [False] * len(self.arrays)
+
+    def settle(self) -> None:
+        """Zero what no operation has written in this pass."""
+        for array, written in zip(self.arrays, self.written, strict=True):
+            if not written:
+                array.fill(0)
+        self.written = [True] * len(self.arrays)
+
+
+class Workspace:
+    """Values of n rows and, for training, what the backward pass needs: pre-activations and value gradients."""
+
+    def __init__(self, program: Program, n: int, keep: bool = True) -> None:
+        self.program = program
+        self.n = n
+        self.training = False
+        self.labels: Array | None = None  # integer targets
+        self.targets: Array | None = None  # a matrix of targets
+        self.weights: Array | None = None
+        self.rows: NDArray[np.int64] | None = None  # the caller's row numbers, for messages
+        dtype = np.dtype(program.dtype)
+        self.values: list[Array] = [np.empty((n, width), dtype) for width in program.widths]
+        self._keep = keep
+        self._z: dict[int, Array] = {}
+        self._gradients: dict[int, Array] = {}
+        self._has_gradient = [False] * len(program.widths)
+
+    # -- forward -----------------------------------------------------------------------------------------------
+
+    def forward(self, parameters: Sequence[Array], first: int, last: int, training: bool, key: int, step: int) -> None:
+        """Run operations first..last-1 over the values."""
+        self.training = training
+        for i in range(first, last):
+            op = self.program.operations[i]
+            x, y = self.values[op.inputs[0]], self.values[op.output]
+            if op.kind == "dense":
+                z = self._pre_activation(i, op, y)
+                np.matmul(x, parameters[op.parameters[0]], out=z)
+                if len(op.parameters) > 1:
+                    z += parameters[op.parameters[1]]
+                if op.activation != "linear":
+                    activation_forward(op.activation, op.alpha, z, y)
+            elif op.kind == "activation":
+                activation_forward(op.activation, op.alpha, x, y)
+            elif op.kind == "dropout":
+                if training:
+                    dropout_forward(x, op.rate, key, op.stream, step, y)
+                else:
+                    np.copyto(y, x)
+            else:
+                raise ValueError(f"forward: operation {i} ({op.name!r}) must be built in; received kind {op.kind!r}")
+
+    def _pre_activation(self, i: int, op: Operation, y: Array) -> Array:
+        if not self._keep or op.activation not in NEEDS_Z:
+            return y
+        if i not in self._z:
+            self._z[i] = np.empty_like(y)
+        return self._z[i]
+
+    # -- backward ----------------------------------------------------------------------------------------------
+
+    def clear_gradients(self) -> None:
+        """Begin a backward pass."""
+        self._has_gradient = [False] * len(self.program.widths)
+
+    def value_gradient(self, value: int) -> Array:
+        """The gradient so far; zeros where none has arrived."""
+        gradient = self._gradient_buffer(value)
+        if not self._has_gradient[value]:
+            gradient.fill(0)
+        return gradient
+
+    def begin_value_gradient(self, value: int) -> Array:
+        """The array that the caller fills with the first gradient of ``value`` in this pass."""
+        self._has_gradient[value] = True
+        return self._gradient_buffer(value)
+
+    def add_value_gradient(self, value: int, array: Array) -> None:
+        """Replace the gradient when it is the first of this pass, else add to it."""
+        gradient = self._gradient_buffer(value)
+        if self._has_gradient[value]:
+            gradient += array
+        else:
+            np.copyto(gradient, array)
+            self._has_gradient[value] = True
+
+    def _gradient_buffer(self, value: int) -> Array:
+        if value not in self._gradients:
+            self._gradients[value] = np.empty_like(self.values[value])
+        return self._gradients[value]
+
+    def backward(
+        self,
+        parameters: Sequence[Array],
+        gradients: Gradients,
+        needed: Sequence[bool],
+        first: int,
+        last: int,
+        key: int,
+        step: int,
+    ) -> None:
+        """Run operations last-1 down to first backwards; ``needed`` says which values' gradients anything reads."""
+        for i in range(last - 1, first - 1, -1):
+            op = self.program.operations[i]
+            if op.kind == "python":
+                raise ValueError(f"backward: operation {i} ({op.name!r}) must be built in; received kind 'python'")
+            if not (needed[op.output] and self._has_gradient[op.output]):
+                continue
+            source = op.inputs[0]
+            dy = self._gradients[op.output]
+            if op.kind == "dense":
+                saved = self._z[i] if op.activation in NEEDS_Z else self.values[op.output]
+                dz = dy if op.activation == "linear" else activation_backward(op.activation, op.alpha, dy, saved)
+                self._dense_parameters(op, dz, gradients)
+                if needed[source]:
+                    w = parameters[op.parameters[0]]
+                    if self._has_gradient[source]:
+                        self._gradients[source] += dense_backward_input(dz, w)
+                    else:
+                        dense_backward_input(dz, w, self.begin_value_gradient(source))
+            elif needed[source]:
+                self.add_value_gradient(source, self._elementwise_backward(op, dy, key, step))
+
+    def _dense_parameters(self, op: Operation, dz: Array, gradients: Gradients) -> None:
+        x = self.values[op.inputs[0]]
+        for place, p in enumerate(op.parameters):
+            if not gradients.trainable[p]:
+                continue
+            if gradients.written[p]:
+                gradients.arrays[p][...] += dense_backward_bias(dz) if place else dense_backward_weights(x, dz)
+            elif place:
+                dense_backward_bias(dz, gradients.arrays[p])
+            else:
+                dense_backward_weights(x, dz, gradients.arrays[p])
+            gradients.written[p] = True
+
+    def _elementwise_backward(self, op: Operation, dy: Array, key: int, step: int) -> Array:
+        if op.kind == "dropout":
+            return dropout_forward(dy, op.rate, key, op.stream, step) if self.training else dy
+        saved = self.values[op.inputs[0] if op.activation in NEEDS_Z else op.output]
+        return activation_backward(op.activation, op.alpha, dy, saved)

@@ -1,0 +1,219 @@
+"""Callbacks: code of one's own that runs while a model trains.
+
+All hooks of Keras exist. Defining a per-batch hook makes ``fit`` return to Python after every batch; without one it
+does so about twenty times a second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .training import Trainer
+
+__all__ = ["Callback", "CallbackList", "EarlyStopping", "History", "LambdaCallback", "TerminateOnNaN"]
+
+Logs = dict[str, float]
+
+
+class Callback:
+    """Base class; define the hooks you need.
+
+    ``self.model`` is the model, ``self.params`` has "epochs", "steps" and "verbose". Setting
+    ``self.model.stop_training`` ends the training after the batch or epoch.
+    """
+
+    model: Any  # the model that is trained: a fastperceptron.Model
+    params: dict[str, Any]
+
+    def set_model(self, model: Trainer) -> None:
+        self.model = model
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        self.params = params
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Before the first epoch."""
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """After the last epoch; logs of that epoch."""
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Before epoch number `epoch`, counted from 0."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """After the epoch and its validation; logs has loss, metrics and their val_ counterparts."""
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Before a training batch."""
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a training batch; logs has the means since the epoch began."""
+
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        """Before an evaluation, that of a validation set included."""
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        """After an evaluation."""
+
+    def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Before a batch of an evaluation."""
+
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a batch of an evaluation."""
+
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
+        """Before a prediction."""
+
+    def on_predict_end(self, logs: Logs | None = None) -> None:
+        """After a prediction."""
+
+    def on_predict_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Before a batch of a prediction."""
+
+    def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a batch of a prediction; logs has "outputs"."""
+
+
+class CallbackList:
+    """Calls the same hook of several callbacks, in order."""
+
+    def __init__(self, callbacks: Iterable[Callback], model: Trainer, params: dict[str, Any]) -> None:
+        self.callbacks = list(callbacks)
+        self.params = params
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks: expected Callback objects; received {type(callback).__name__}")
+        for callback in self.callbacks:
+            callback.set_model(model)
+            callback.set_params(params)
+
+    def per_batch(self, kind: str) -> bool:
+        """Whether any callback has hooks around batches; kind is "train", "test" or "predict"."""
+        hooks = (f"on_{kind}_batch_begin", f"on_{kind}_batch_end")
+        return any(callback_defines(callback, hook) for callback in self.callbacks for hook in hooks)
+
+    def call(self, hook: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(*arguments)
+
+
+def callback_defines(callback: Callback, hook: str) -> bool:
+    return hook in vars(callback) or getattr(type(callback), hook) is not getattr(Callback, hook)
+
+
+class History(Callback):
+    """What ``fit`` returns: ``history`` maps each log's name to its values, ``epoch`` lists the epochs' numbers."""
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[float]] = {}
+        self.epoch: list[int] = []
+        self.params = {}
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self.epoch.append(epoch)
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "model"}
+
+    def __repr__(self) -> str:
+        return f"<History of {len(self.epoch)} epochs: {', '.join(self.history)}>"
+
+
+class LambdaCallback(Callback):
+    """Hooks given as functions: ``LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs))``."""
+
+    def __init__(self, **hooks: Callable[..., Any] | None) -> None:
+        for hook, function in hooks.items():
+            if not hook.startswith("on_") or not hasattr(Callback, hook):
+                raise TypeError(f"LambdaCallback: expected names of hooks; received {hook!r}")
+            if function is not None:
+                setattr(self, hook, function)
+
+
+class TerminateOnNaN(Callback):
+    """Ends the training as soon as the cost of a batch is not finite."""
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            self.model.stop_training = True
+
+
+class EarlyStopping(Callback):
+    """Ends the training when a log has not improved for `patience` epochs.
+
+    Parameters
+    ----------
+    monitor : name of the log
+    min_delta : the least change that counts as an improvement
+    patience : epochs without improvement that are borne
+    mode : "min", "max", or "auto" ("max" for accuracies and r2)
+    baseline : value that must be beaten from the start
+    restore_best_weights : go back to the weights of the best epoch at the end
+    start_from_epoch : epochs to wait before watching
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        min_delta: float = 0.0,
+        patience: int = 0,
+        verbose: int = 0,
+        mode: str = "auto",
+        baseline: float | None = None,
+        restore_best_weights: bool = False,
+        start_from_epoch: int = 0,
+    ) -> None:
+        if mode not in ("auto", "min", "max"):
+            raise ValueError(f"EarlyStopping: mode must be 'auto', 'min' or 'max'; received {mode!r}")
+        self.monitor = monitor
+        self.min_delta = abs(float(min_delta))
+        self.patience = patience
+        self.verbose = verbose
+        larger = monitor.endswith(("accuracy", "acc", "r2", "r2_score", "auc"))
+        self.larger_is_better = mode == "max" or (mode == "auto" and larger)
+        self.baseline = baseline
+        self.restore_best_weights = restore_best_weights
+        self.start_from_epoch = start_from_epoch
+        self.on_train_begin()
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self.wait = 0
+        self.stopped_epoch = 0
+        self.best = -math.inf if self.larger_is_better else math.inf
+        if self.baseline is not None:
+            self.best = self.baseline
+        self.best_epoch = -1
+        self._weights: list[np.ndarray[Any, Any]] | None = None
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        if epoch < self.start_from_epoch:
+            return
+        value = self._value(logs or {})
+        better = value - self.min_delta > self.best if self.larger_is_better else value + self.min_delta < self.best
+        if better:
+            self.best, self.best_epoch, self.wait = value, epoch, 0
+            if self.restore_best_weights:
+                self._weights = self.model.get_weights()
+            return
+        self.wait += 1
+        if self.wait >= max(self.patience, 1):
+            self.stopped_epoch = epoch
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        if self.verbose and self.stopped_epoch:
+            print(f"EarlyStopping: stopped after epoch {self.stopped_epoch + 1}; best was epoch {self.best_epoch + 1}")
+        if self._weights is not None:
+            self.model.set_weights(self._weights)
+
+    def _value(self, logs: Mapping[str, float]) -> float:
+        if self.monitor not in logs:
+            raise ValueError(f"EarlyStopping: monitor must be one of {', '.join(logs)}; received {self.monitor!r}")
+        return logs[self.monitor]

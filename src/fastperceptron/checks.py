@@ -1,0 +1,99 @@
+"""Checks of array arguments that name the operation, what was expected and what came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import DTypeError, ShapeError
+
+__all__ = ["as_float_array", "check_dimensions", "check_one_dtype", "check_shape", "check_written"]
+
+Array = NDArray[Any]
+
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+def as_float_array(operation: str, name: str, value: ArrayLike) -> Array:
+    """The value as a float32 or float64 array in native byte order."""
+    a: Array = np.asarray(value)
+    dtype = a.dtype
+    if dtype is _FLOAT32 or dtype is _FLOAT64:  # nearly always: NumPy's own types are singletons
+        return a
+    native = dtype.newbyteorder("=")
+    if native not in (_FLOAT32, _FLOAT64):
+        raise DTypeError(f"{operation}: {name} must be float32 or float64; received {dtype}")
+    return a.astype(native, copy=not dtype.isnative)
+
+
+def check_one_dtype(operation: str, **arrays: Array | None) -> None:
+    first: tuple[str, Array] | None = None
+    for name, a in arrays.items():
+        if a is None:
+            continue
+        if first is None:
+            first = name, a
+        elif a.dtype != first[1].dtype:
+            raise DTypeError(
+                f"{operation}: {first[0]} and {name} must have one dtype; received {first[1].dtype} and {a.dtype}"
+            )
+
+
+def check_dimensions(operation: str, name: str, a: Array, expected: str) -> None:
+    if a.ndim != 1 + expected.count(", "):
+        raise ShapeError(f"{operation}: {name} must have shape {expected}; received {a.shape}")
+
+
+def check_shape(operation: str, name: str, a: Array, expected: tuple[int | str, ...], why: str) -> None:
+    """Letters in the expected shape stand for any number."""
+    if len(expected) == a.ndim and all(isinstance(e, str) or e == n for e, n in zip(expected, a.shape, strict=True)):
+        return
+    text = ", ".join(map(str, expected)) + ("," if len(expected) == 1 else "")
+    raise ShapeError(f"{operation}: {name} must have shape ({text}) {why}; received {a.shape}")
+
+
+def _identical(a: Array, b: Array) -> bool:
+    return (
+        a.shape == b.shape
+        and a.strides == b.strides
+        and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+    )
+
+
+def check_written(
+    operation: str,
+    name: str,
+    a: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    apart: tuple[Array | None, ...] = (),
+    same_or_apart: tuple[Array, ...] = (),
+) -> None:
+    """Check an array that is written to: it is never copied, so it has to fit exactly."""
+    if not isinstance(a, np.ndarray):
+        raise DTypeError(f"{operation}: {name} must be a numpy.ndarray; received {type(a).__name__}")
+    if a.dtype != dtype or not a.dtype.isnative:
+        raise DTypeError(f"{operation}: {name} must be {dtype}; received {a.dtype}")
+    if a.shape != shape:
+        raise ShapeError(f"{operation}: {name} must have shape {shape}; received {a.shape}")
+    if not a.flags.writeable:
+        raise ValueError(f"{operation}: {name} must be writeable; received a read-only array")
+    in_rows = a.flags.c_contiguous or (
+        a.ndim == 2 and a.strides[1] == a.itemsize and a.strides[0] >= a.shape[1] * a.itemsize
+    )
+    if not (a.flags.aligned and in_rows):
+        raise ValueError(
+            f"{operation}: {name} must be aligned, with adjacent elements in each row and rows in order; "
+            f"received strides {a.strides}"
+        )
+    for other in apart:
+        if other is not None and np.shares_memory(a, other):
+            raise ValueError(f"{operation}: {name} must share no memory with the other arrays; received one that does")
+    for other in same_or_apart:
+        if not _identical(a, other) and np.shares_memory(a, other):
+            raise ValueError(
+                f"{operation}: {name} must be the input itself or share no memory with it; "
+                "received one that overlaps it in part"
+            )

@@ -1,0 +1,262 @@
+"""What the command line program does: one function per command, over the parsed arguments."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .models import Model
+    from .preparation import Preparation
+
+__all__ = ["UserError", "info", "predict", "summary", "train"]
+
+
+class UserError(Exception):
+    """What was asked for cannot be done; the message says why."""
+
+
+def train(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    import fastperceptron as fp
+
+    from . import random
+    from .preparation import held_out_rows
+
+    _set_machine(arguments)
+    if arguments.save is not None and not os.path.isdir(os.path.dirname(os.path.abspath(arguments.save))):
+        raise UserError(f"--save {arguments.save}: the directory does not exist")  # before training, not after
+    x, y, preparation = _training_data(arguments)
+    labels = y if preparation.task == "classification" else None
+    order = random.permutation(random.make_key(arguments.seed), random.STREAM_SPLIT, 1, len(y))
+    held_out = held_out_rows(order, labels, arguments.test_split)
+    standardize = arguments.data != "digits" if arguments.standardize is None else arguments.standardize
+    preparation = _with_scaling(preparation, x[~held_out], y[~held_out], standardize)
+    dtype = np.dtype(arguments.dtype)
+    inputs = preparation.scale(x).astype(dtype)
+    targets = y if labels is not None else ((y - preparation.target_offset) / preparation.target_scale).astype(dtype)
+
+    layers: list[fp.Layer] = []
+    for units in arguments.hidden:
+        layers.append(fp.Dense(units, activation=arguments.activation))
+        if arguments.dropout:
+            layers.append(fp.Dropout(arguments.dropout))
+    layers.append(fp.Dense(len(preparation.classes) or 1))
+    model = fp.Sequential(layers, seed=arguments.seed, dtype=arguments.dtype, backend=_backend(arguments))
+    optimizer = fp.SGD(learning_rate=arguments.learning_rate, momentum=arguments.momentum, nesterov=arguments.nesterov)
+    if labels is not None:
+        model.compile(optimizer, fp.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    else:
+        model.compile(optimizer, fp.losses.MeanSquaredError(), metrics=["mae"])
+    model.build(inputs.shape[1])
+    if not arguments.quiet:
+        model.summary()
+        kind = f"{len(preparation.classes)} classes" if labels is not None else "one number to predict"
+        rows = f"{np.count_nonzero(~held_out)} rows to train on, {np.count_nonzero(held_out)} held out"
+        print(f"{rows}, {inputs.shape[1]} features, {kind}", flush=True)
+    history = model.fit(
+        inputs[~held_out],
+        targets[~held_out],
+        batch_size=arguments.batch_size,
+        epochs=arguments.epochs,
+        validation_split=arguments.validation_split,
+        verbose=0 if arguments.quiet else 1,
+    )
+    if not np.isfinite(history.history["loss"][-1]):
+        raise UserError("training diverged: the loss is not finite; a smaller --learning-rate may help")
+    which = held_out if held_out.any() else ~held_out
+    _report(model, preparation, inputs[which], y[which], "held-out" if held_out.any() else "training")
+    if arguments.save is not None:
+        model.metadata["preparation"] = preparation.to_metadata()
+        model.save(arguments.save)
+        print(f"saved {arguments.save}")
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    from .atomicfile import write_atomically
+
+    _set_machine(arguments)
+    model, preparation = _load(arguments.model, _backend(arguments))
+    if arguments.probabilities and (preparation is None or preparation.task != "classification"):
+        raise UserError(f"--probabilities: {arguments.model} must be a classifier saved by fastperceptron train")
+    x = _features(arguments, preparation, model.input_shape[0])
+    z = model.predict(x if preparation is None else preparation.scale(x), verbose=0)
+    z = z.reshape(len(z), -1)
+    if arguments.output is None:
+        _write_predictions(sys.stdout, z, preparation, arguments.probabilities)
+        return
+    text = io.StringIO()
+    _write_predictions(text, z, preparation, arguments.probabilities)
+    write_atomically(arguments.output, [text.getvalue().encode()])
+    print(f"wrote {len(z)} predictions to {arguments.output}", file=sys.stderr)
+
+
+def summary(arguments: argparse.Namespace) -> None:
+    model, preparation = _load(arguments.model, None)
+    model.summary()
+    if preparation is not None:
+        print(f"task: {preparation.task} of {preparation.target!r}")
+        print(f"features: {_listed(preparation.features)}")
+        if preparation.classes:
+            print(f"classes: {_listed(preparation.classes)}")
+
+
+def info(arguments: argparse.Namespace) -> None:
+    import fastperceptron as fp
+
+    fp.show_config()
+
+
+# -- data --------------------------------------------------------------------------------------------------------
+
+
+def _training_data(arguments: argparse.Namespace) -> tuple[NDArray[Any], NDArray[Any], Preparation]:
+    """Raw features, targets, and their description without the scaling."""
+    import numpy as np
+
+    from .csvfile import read_csv, read_target
+    from .datasets import load_digits
+    from .preparation import Preparation
+
+    if arguments.data == "digits":
+        if arguments.target is not None or arguments.features is not None or arguments.task == "regression":
+            raise UserError("--target, --features and --task regression are for files; the digits have one target")
+        x, y = load_digits()
+        names = tuple(f"pixel_{i // 8}_{i % 8}" for i in range(64))
+        task, target, classes = "classification", "digit", tuple("0123456789")
+        return x, y, Preparation(task, target, names, classes, np.zeros(64), np.full(64, 16.0), 0.0, 1.0)
+    if arguments.target is None:
+        raise UserError(f"{arguments.data}: --target COLUMN must name the column to predict")
+    features = None if arguments.features is None else [name.strip() for name in arguments.features.split(",")]
+    if features is not None and arguments.target in features:
+        raise UserError(f"--features must not contain the target {arguments.target!r}")
+    table = read_csv(arguments.data, target=arguments.target, features=features, delimiter=arguments.delimiter)
+    found = read_target(table, arguments.task)
+    if len(table.x) < 2 or (found.task == "classification" and len(found.classes) < 2):
+        what = f"{len(table.x)} rows" if len(table.x) < 2 else f"one class, {found.classes[0]!r}"
+        raise UserError(f"{arguments.data}: training needs at least two rows and two classes; found {what}")
+    width = table.x.shape[1]
+    preparation = Preparation(
+        found.task, arguments.target, table.features, found.classes, np.zeros(width), np.ones(width), 0.0, 1.0
+    )
+    return table.x, found.y, preparation
+
+
+def _with_scaling(preparation: Preparation, x: NDArray[Any], y: NDArray[Any], standardize: bool) -> Preparation:
+    """Scaling learned from the rows that are trained on, and only from those."""
+    from .preparation import fit_scaling
+
+    if standardize:
+        offset, scale = fit_scaling(x)
+        preparation = preparation._replace(input_offset=offset, input_scale=scale)
+    if preparation.task == "regression":
+        target_offset, target_scale = fit_scaling(y[:, None])
+        preparation = preparation._replace(target_offset=float(target_offset[0]), target_scale=float(target_scale[0]))
+    return preparation
+
+
+def _features(arguments: argparse.Namespace, preparation: Preparation | None, width: int) -> NDArray[Any]:
+    from .csvfile import read_csv
+    from .datasets import load_digits
+
+    if arguments.data == "digits":
+        x: NDArray[Any] = load_digits()[0]
+    else:
+        names = None if preparation is None else preparation.features
+        x = read_csv(arguments.data, features=names, delimiter=arguments.delimiter).x
+    if x.shape[1] != width:
+        raise UserError(f"{arguments.data}: {arguments.model} needs {width} columns; received {x.shape[1]}")
+    return x
+
+
+def _load(path: str, backend: str | None) -> tuple[Model, Preparation | None]:
+    import fastperceptron as fp
+
+    from .preparation import Preparation
+
+    model = fp.load_model(path, backend=backend)
+    data = model.metadata.get("preparation")
+    if data is None:
+        return model, None
+    try:
+        return model, Preparation.from_metadata(data, model.input_shape[0], model.output_shape[0])
+    except fp.ModelFormatError as error:
+        raise fp.ModelFormatError(f"{path}: {error}") from error
+
+
+# -- output ------------------------------------------------------------------------------------------------------
+
+
+def _report(model: Model, preparation: Preparation, inputs: NDArray[Any], y: NDArray[Any], which: str) -> None:
+    import numpy as np
+
+    from .preparation import confusion_matrix
+
+    z = model.predict(inputs, verbose=0)
+    if preparation.task == "regression":
+        predicted = z[:, 0].astype(np.float64) * preparation.target_scale + preparation.target_offset
+        residual = float(((y - predicted) ** 2).sum())
+        spread = float(((y - y.mean()) ** 2).sum())
+        r2 = f", R2 {1 - residual / spread:.4f}" if spread else ""
+        print(f"{which} RMSE {(residual / len(y)) ** 0.5:.6g}{r2} ({len(y)} rows)")
+        return
+    counts = confusion_matrix(y, z.argmax(axis=1), len(preparation.classes))
+    right = int(counts.trace())
+    print(f"{which} accuracy: {100 * right / len(y):.2f} % ({right} of {len(y)})")
+    if len(preparation.classes) <= 30:
+        _print_confusion(counts, preparation.classes, sys.stdout)
+
+
+def _write_predictions(out: TextIO, z: NDArray[Any], preparation: Preparation | None, probabilities: bool) -> None:
+    from .preparation import softmax
+
+    writer = csv.writer(out, lineterminator="\n")
+    if preparation is None:
+        writer.writerow([f"output_{j}" for j in range(z.shape[1])])
+        writer.writerows(z.tolist())
+    elif preparation.task == "regression":
+        writer.writerow([preparation.target])
+        writer.writerows((z * preparation.target_scale + preparation.target_offset).tolist())
+    else:
+        names = [preparation.classes[label] for label in z.argmax(axis=1)]
+        writer.writerow([preparation.target, *(preparation.classes if probabilities else ())])
+        shown = softmax(z).tolist() if probabilities else [()] * len(names)
+        writer.writerows([name, *row] for name, row in zip(names, shown, strict=True))
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:20])
+    return shown if len(names) <= 20 else f"{shown}, and {len(names) - 20} more"
+
+
+def _print_confusion(counts: NDArray[np.int64], classes: Sequence[str], out: TextIO) -> None:
+    names = [name if len(name) <= 12 else f"{name[:11]}~" for name in classes]
+    label = max(len("actual"), *map(len, names))
+    width = max(len(str(counts.max())), *map(len, names)) + 2
+    print(f"{'':{label}}  predicted", file=out)
+    print(f"{'actual':{label}}" + "".join(f"{name:>{width}}" for name in names), file=out)
+    for name, row in zip(names, counts.tolist(), strict=True):
+        print(f"{name:>{label}}" + "".join(f"{n or '.':>{width}}" for n in row), file=out)
+
+
+# -- the machine ---
+
+
+def _set_machine(arguments: argparse.Namespace) -> None:
+    import fastperceptron as fp
+
+    if arguments.threads is not None:
+        fp.set_num_threads(arguments.threads)
+
+
+def _backend(arguments: argparse.Namespace) -> str | None:
+    return None if arguments.backend == "auto" else str(arguments.backend)

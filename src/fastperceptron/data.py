@@ -1,0 +1,153 @@
+"""What people pass in, as the arrays a backend takes.
+
+Matrices keep their memory: strided, read-only and misaligned arrays of every real dtype go through as they are.
+Copied are only byte-swapped and long double arrays, class labels (their range is checked on a private copy) and
+weights. Everything is checked here, before anything changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DTypeError, ShapeError
+
+__all__ = ["as_labels", "as_real", "as_rows", "as_targets", "as_weights", "class_weights", "describe"]
+
+Array = NDArray[Any]
+
+
+def as_real(value: Any, operation: str, name: str) -> Array:
+    """`value` as an array of a real dtype in native byte order; a view wherever that is possible."""
+    if not isinstance(value, np.ndarray):
+        value = _to_numpy(value, operation, name)
+    kind = value.dtype.kind
+    if kind not in "biuf":
+        raise DTypeError(f"{operation}: {name} must hold real numbers; received {describe(value)}")
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{operation}: {name} must have no masked entries; received {describe(value)} with some")
+    array = np.asarray(value)
+    if kind == "b":
+        return array.view(np.uint8)
+    if kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    if not array.dtype.isnative:
+        return array.astype(array.dtype.newbyteorder("="))
+    return array
+
+
+def _to_numpy(value: Any, operation: str, name: str) -> Array:
+    try:
+        if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+        return np.asarray(value)
+    except ValueError as error:  # ragged lists
+        raise ShapeError(f"{operation}: {name} must be a rectangular array; {error}") from error
+
+
+def describe(value: Any) -> str:
+    """Shape and dtype, for messages."""
+    return f"shape {value.shape}, dtype {value.dtype}"
+
+
+def as_rows(value: Any, shape: tuple[int, ...] | None, operation: str, name: str = "x") -> Array:
+    """`value` as an array (n, ...) whose rows have `shape` (None: any); a vector is a column when that fits."""
+    array = as_real(value, operation, name)
+    if array.ndim == 1 and (shape is None or shape == (1,)):
+        array = array[:, None]
+    wanted = "n, ..." if shape is None else ", ".join(["n", *map(str, shape)])
+    if array.ndim < 2 or (shape is not None and array.shape[1:] != shape):
+        hint = "; one sample is x[None]" if array.shape == shape else ""
+        raise ShapeError(f"{operation}: {name} must have shape ({wanted}); received {array.shape}{hint}")
+    return array
+
+
+def flatten(array: Array) -> Array:
+    """(n, ...) as (n, width)."""
+    if array.ndim == 2:
+        return array
+    return array.reshape(array.shape[0], math.prod(array.shape[1:]))
+
+
+def same_rows(n: int, array: Array, operation: str, name: str) -> None:
+    if array.shape[0] != n:
+        raise ShapeError(f"{operation}: {name} must have as many rows as x, {n}; received {array.shape[0]}")
+
+
+def as_labels(value: Any, n: int | None, classes: int, operation: str, name: str = "y") -> NDArray[np.int64]:
+    """Class numbers 0..classes-1 as a private int64 vector. Floats with integral values are taken."""
+    array = as_real(value, operation, name)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ShapeError(f"{operation}: {name} must hold class labels, shape (n,); received {array.shape}")
+    if n is not None:
+        same_rows(n, array, operation, name)
+    private = array.copy()
+    bad = (
+        (private < 0) | (private >= classes) | ((private != np.floor(private)) if private.dtype.kind == "f" else False)
+    )
+    if private.dtype.kind == "f":
+        bad |= np.isnan(private)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"{operation}: {name} must hold labels from 0 to {classes - 1}, one class per output;"
+            f" received {private[row]} in row {row}"
+        )
+    return private.astype(np.int64, copy=False)
+
+
+def as_targets(value: Any, n: int | None, shape: tuple[int, ...], operation: str, name: str = "y") -> Array:
+    """Targets as a matrix (n, width of the output); (n,) stands for (n, 1)."""
+    array = as_real(value, operation, name)
+    if array.ndim == 1 and math.prod(shape) == 1:
+        array = array[:, None]
+    if array.ndim > 0 and n is not None:
+        same_rows(n, array, operation, name)
+    if array.ndim != 1 + len(shape) or array.shape[1:] != shape:
+        wanted = ", ".join(["n", *map(str, shape)])
+        raise ShapeError(
+            f"{operation}: {name} must have shape ({wanted}) to match the output; received {array.shape}"
+            + ("; class labels need a sparse loss" if array.ndim == 1 else "")
+        )
+    return flatten(array)
+
+
+def as_weights(value: Any, n: int, operation: str, name: str = "sample_weight") -> NDArray[np.float64]:
+    """One finite weight per row, a private copy."""
+    array = as_real(value, operation, name)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ShapeError(f"{operation}: {name} must have shape ({n},); received {array.shape}")
+    same_rows(n, array, operation, name)
+    private = np.array(array, np.float64)
+    bad = ~np.isfinite(private)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(f"{operation}: {name} must be finite; received {private[row]} in row {row}")
+    return private
+
+
+def class_weights(weights: Mapping[int, float], y: Array, classes: int, operation: str) -> NDArray[np.float64]:
+    """The weight of each row's class (1 for classes not named). y: labels (n,), one column of 0/1, or one-hot rows."""
+    table = np.ones(max(classes, 2))
+    label: Any
+    for label, weight in weights.items():
+        if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not 0 <= label < table.size:
+            raise ValueError(f"{operation}: class_weight must have classes 0 to {table.size - 1}; received {label!r}")
+        if not np.isfinite(weight):
+            raise ValueError(f"{operation}: class_weight must be finite; received {weight!r} for class {label}")
+        table[label] = weight
+    if y.ndim == 1:
+        labels = y
+    elif y.shape[1] == 1:
+        labels = (np.asarray(y[:, 0], np.float64) > 0.5).astype(np.int64)
+    else:
+        labels = np.argmax(y, axis=1)
+    return np.asarray(table[labels])

@@ -1,0 +1,42 @@
+"""The errors this package raises on its own account. Each message names the operation, what was
+expected and what came."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendUnavailableError",
+    "DTypeError",
+    "DivergenceWarning",
+    "ModelBusyError",
+    "ModelFormatError",
+    "NotBuiltError",
+    "ShapeError",
+]
+
+
+class ShapeError(ValueError):
+    """An array's shape does not fit the operation."""
+
+
+class DTypeError(TypeError):
+    """An array's element type cannot be used by the operation."""
+
+
+class ModelFormatError(ValueError):
+    """A file is not a model file, or is a damaged one. Nothing of it was used."""
+
+
+class NotBuiltError(RuntimeError):
+    """The model has no weights yet: it must see data, or ``build``, first."""
+
+
+class ModelBusyError(RuntimeError):
+    """Another thread is training or changing this model."""
+
+
+class BackendUnavailableError(ImportError):
+    """A backend was asked for by name and cannot be had."""
+
+
+class DivergenceWarning(RuntimeWarning):
+    """Training produced a loss that is not finite."""

@@ -1,0 +1,439 @@
+"""Layers: the parts a model is made of.
+
+Built-in layers become operations of the network and run in the backend. A layer of one's own defines ``build``,
+``forward`` and ``backward`` and runs in Python between them::
+
+    class Scale(fp.Layer):
+        def build(self, input_shape):
+            self.gain = self.add_weight("gain", input_shape, "ones")
+
+        def forward(self, x, training):
+            return x * self.gain, x
+
+        def backward(self, dy, x):
+            return dy * self.gain, [(dy * x).sum(axis=0)]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import activations, initializers
+from .errors import NotBuiltError, ShapeError
+from .program import NEEDS_Z
+from .serialization import Configurable, snake_case
+from .weights import Weight
+
+if TYPE_CHECKING:
+    from .graph import ProgramBuilder
+
+__all__ = ["Activation", "Dense", "Dropout", "Flatten", "Input", "Layer", "Value"]
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+
+class Value:
+    """What flows between layers while a model is put together: a shape per row and where it comes from."""
+
+    def __init__(self, shape: Shape, layer: Layer | None = None, source: Value | None = None) -> None:
+        self.shape = shape
+        self.layer = layer
+        self.source = source
+
+    def __repr__(self) -> str:
+        return f"<value of shape {('n', *self.shape)} from {self.layer.name if self.layer else 'the input'}>"
+
+
+class Input(Value):
+    """The beginning of a model: rows of this shape.
+
+    Parameters
+    ----------
+    shape : shape of one sample, without the batch axis
+
+    >>> import fastperceptron as fp
+    >>> x = fp.Input((64,))
+    >>> model = fp.Model(x, fp.Dense(10)(fp.Dense(32, activation="relu")(x)))
+    >>> model.count_params()
+    2410
+    """
+
+    def __init__(self, shape: int | Sequence[int]) -> None:
+        super().__init__(checked_shape(shape, "Input"))
+
+
+def checked_shape(shape: Any, operation: str) -> Shape:
+    """A per-sample shape: an int, or a sequence of ints of which a leading None (the batch) is dropped."""
+    sizes: list[Any] = [shape] if isinstance(shape, (int, np.integer)) else list(shape)
+    if len(sizes) > 1 and sizes[0] is None:
+        sizes = sizes[1:]
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+            raise ValueError(
+                f"{operation}: shape must be positive integers, one per axis of a sample; received {shape!r}"
+            )
+    if not sizes:
+        raise ValueError(f"{operation}: shape must have at least one axis; received {shape!r}")
+    return tuple(int(size) for size in sizes)
+
+
+class Layer(Configurable):
+    """Base class of all layers.
+
+    Parameters
+    ----------
+    name : unique within a model; chosen by the model when None
+    trainable : whether training changes the layer's weights; may be set at any time between calls
+    """
+
+    _name: str | None
+    trainable: bool
+    built: bool
+    input_shape: Shape | None
+    weights: list[Weight]
+    _model: Any
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # Set here, so that a subclass works without calling super().__init__().
+        self = super().__new__(cls, *args, **kwargs)
+        self._name, self._name_is_given, self.trainable, self.built = None, False, True, False
+        self.input_shape, self.weights, self._model = None, [], None
+        return self
+
+    def __init__(self, *, name: Any = None, trainable: bool = True) -> None:
+        if name is not None and (not isinstance(name, str) or not name or "/" in name):
+            raise ValueError(f"{type(self).__name__}: name must be text without '/'; received {name!r}")
+        self._name, self._name_is_given = name, name is not None
+        self.trainable = bool(trainable)
+
+    # -- for subclasses ------------------------------------------------------------------------------------------
+
+    def build(self, input_shape: Shape) -> None:
+        """Makes the weights by ``add_weight``; called once, with the shape of one row."""
+
+    def add_weight(
+        self,
+        name: str,
+        shape: int | Sequence[int],
+        initializer: Any = "glorot_uniform",
+        trainable: bool = True,
+    ) -> Weight:
+        """A new weight of this layer. Those that are not trainable change only by ``assign``."""
+        if not name or "/" in name or any(name == weight.name for weight in self.weights):
+            raise ValueError(f"{self.name}.add_weight: name must be new and without '/'; received {name!r}")
+        # A scalar weight has shape ().
+        shape = (
+            () if isinstance(shape, Sequence) and not len(shape) else checked_shape(shape, f"{self.name}.add_weight")
+        )
+        weight = Weight(self.name, name, shape, initializers.get(initializer), trainable)
+        self.weights.append(weight)
+        return weight
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """The shape of one row of the output; by default found by a forward pass over one row of zeros."""
+        idle = [weight for weight in self.weights if weight._array is None and weight._network is None]
+        for weight in idle:
+            weight._array = np.zeros(weight.shape, weight.dtype)
+        try:
+            with np.errstate(all="ignore"):
+                y, _ = self.forward(np.zeros((1, *input_shape), np.float32), False)
+        finally:
+            for weight in idle:
+                weight._array = None
+        return tuple(int(size) for size in np.shape(y)[1:])
+
+    def forward(self, x: Array, training: bool) -> tuple[Array, Any]:
+        """(y, saved): the output, and whatever ``backward`` needs. x (n, ...), y (n, ...)."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(x, training) -> (y, saved)")
+
+    def backward(self, dy: Array, saved: Any) -> tuple[Array, Sequence[Array | None] | Mapping[str, Array]]:
+        """(dx, grads): the gradient of the input, and of the weights: a list in their order, or a dict by name."""
+        raise NotImplementedError(f"{type(self).__name__} must define backward(dy, saved) -> (dx, grads)")
+
+    def emit(self, builder: ProgramBuilder, source: int, shape: Shape, output_shape: Shape) -> int:
+        """Adds this layer to a program; returns the value that holds its output."""
+        return builder.python(self, source, shape, output_shape)
+
+    # -- for users -----------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self._name if self._name is not None else snake_case(type(self).__name__)
+
+    @property
+    def is_python(self) -> bool:
+        """Whether a model runs this layer in Python (always so for layers that a user wrote)."""
+        return True
+
+    def __call__(self, x: Any) -> Any:
+        """Connects to a value of a model under construction, or computes the output for an array."""
+        if isinstance(x, Value):
+            return Value(self.prepare(x.shape), self, x)
+        from .data import as_rows
+
+        x = as_rows(x, self.input_shape, self.name)
+        if not self.built:
+            from .random import make_key
+
+            self.prepare(x.shape[1:])
+            key = make_key(None)
+            for step, weight in enumerate(self.weights):
+                weight.initialize(key, step)
+        dtype = self.weights[0].dtype if self.weights else np.result_type(x, np.float32)
+        y, _ = self.forward(np.ascontiguousarray(x, dtype), False)
+        return y
+
+    def prepare(self, input_shape: Shape, output_shape: Shape | None = None) -> Shape:
+        """Builds once, checks that later uses have the same shape; returns the output's, found out when not given."""
+        if not self.built:
+            try:
+                self.build(input_shape)
+            except BaseException:
+                self.weights.clear()
+                raise
+            self.input_shape, self.built = input_shape, True
+        elif self.input_shape != input_shape:
+            raise ShapeError(f"{self.name}: built for rows of shape {self.input_shape}; received {input_shape}")
+        return self.compute_output_shape(input_shape) if output_shape is None else output_shape
+
+    def get_weights(self) -> list[Array]:
+        """Copies of the layer's weights, in order."""
+        return [weight.value for weight in self.weights]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Replaces all weights; none is changed when one does not fit."""
+        if not self.built:
+            raise NotBuiltError(f"{self.name}.set_weights: expected a built layer; build the model first")
+        if len(weights) != len(self.weights):
+            raise ValueError(f"{self.name}.set_weights: expected {len(self.weights)} arrays; received {len(weights)}")
+        checked = [weight.check(value) for weight, value in zip(self.weights, weights, strict=True)]
+        for weight, value in zip(self.weights, checked, strict=True):
+            weight.assign(value)
+
+    def count_params(self) -> int:
+        """Numbers in the layer's weights."""
+        if not self.built:
+            raise NotBuiltError(f"{self.name}.count_params: expected a built layer; build the model first")
+        return sum(weight.size for weight in self.weights)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config.pop("name", None)  # names and the trainable flag belong to the model's list of layers
+        config.pop("trainable", None)
+        return config
+
+    def __repr__(self) -> str:
+        shape = f" {self.input_shape}" if self.built else ""
+        return f"<{type(self).__name__} {self.name}{shape}>"
+
+
+class _BuiltIn(Layer):
+    """A layer with an operation of its own, unless a subclass replaces its passes."""
+
+    @property
+    def is_python(self) -> bool:
+        home: Any = next(cls for cls in type(self).__mro__ if cls.__module__ == __name__)
+        return type(self).forward is not home.forward or type(self).backward is not home.backward
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return super().compute_output_shape(input_shape) if self.is_python else input_shape
+
+
+class Dense(_BuiltIn):
+    """y = f(x w + b): every output sees every input.
+
+    Parameters
+    ----------
+    units : width of the output
+    activation : a name or activation; None is linear
+    use_bias : whether b is there
+    kernel_initializer, bias_initializer : how w (in, units) and b (units,) begin: a name, an Initializer or an array
+
+    >>> import numpy as np, fastperceptron as fp
+    >>> layer = fp.Dense(1, kernel_initializer=np.array([[1.0], [2.0]]), bias_initializer=np.array([0.5]))
+    >>> layer([[3.0, 4.0]])
+    array([[11.5]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        units: Any,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        *,
+        name: str | None = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, trainable=trainable)
+        if isinstance(units, bool) or not isinstance(units, (int, np.integer)) or units < 1:
+            raise ValueError(f"Dense: units must be a positive integer; received {units!r}")
+        self.units = int(units)
+        self.activation = activations.get(activation)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+
+    def build(self, input_shape: Shape) -> None:
+        if len(input_shape) != 1:
+            raise ShapeError(
+                f"{self.name}: Dense takes rows of one axis, (n, in);"
+                f" received {('n', *input_shape)}; put Flatten before it"
+            )
+        self.add_weight("kernel", (input_shape[0], self.units), self.kernel_initializer)
+        if self.use_bias:
+            self.add_weight("bias", (self.units,), self.bias_initializer)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return super().compute_output_shape(input_shape) if self.is_python else (self.units,)
+
+    def emit(self, builder: ProgramBuilder, source: int, shape: Shape, output_shape: Shape) -> int:
+        if self.is_python:
+            return super().emit(builder, source, shape, output_shape)
+        f = self.activation
+        inner = activations.linear if f.name == "softmax" else f
+        z = builder.operation(
+            "dense", self, source, output_shape, builder.parameters_of(self), activation=inner.name, alpha=inner.alpha
+        )
+        return z if inner is f else builder.operation("activation", self, z, output_shape, activation=f.name)
+
+    def forward(self, x: Array, training: bool) -> tuple[Array, Any]:
+        from . import backends
+
+        backend = backends.resolve(None)
+        w, b = self.kernel, self.bias
+        x = np.ascontiguousarray(x, w.dtype)
+        z = backend.dense_forward(x, w, b, "linear", 0.0, None)
+        y = backend.activation_forward(self.activation.name, self.activation.alpha, z, None)
+        return y, (x, w, z if self.activation.name in NEEDS_Z else y)
+
+    def backward(self, dy: Array, saved: Any) -> tuple[Array, list[Array | None]]:
+        from . import backends
+
+        backend = backends.resolve(None)
+        x, w, z_or_y = saved
+        f = self.activation
+        dz = backend.activation_backward(f.name, f.alpha, np.ascontiguousarray(dy, w.dtype), z_or_y, None)
+        grads: list[Array | None] = [backend.dense_backward_weights(x, dz, None)]
+        if self.use_bias:
+            grads.append(backend.dense_backward_bias(dz, None))
+        return backend.dense_backward_input(dz, w, None), grads
+
+    @property
+    def kernel(self) -> Array:
+        """w (in, units), a copy; assigning replaces it."""
+        return self._weight("kernel").value
+
+    @kernel.setter
+    def kernel(self, value: Any) -> None:
+        self._weight("kernel").assign(value)
+
+    @property
+    def bias(self) -> Array | None:
+        """b (units,), a copy; None without bias. Assigning replaces it."""
+        return self._weight("bias").value if self.use_bias else None
+
+    @bias.setter
+    def bias(self, value: Any) -> None:
+        self._weight("bias").assign(value)
+
+    def _weight(self, name: str) -> Weight:
+        for weight in self.weights:
+            if weight.name == name:
+                return weight
+        if self.built:
+            raise AttributeError(f"{self.name}: the layer has no {name} (use_bias=False)")
+        raise NotBuiltError(f"{self.name}.{name}: no values yet; build the model or let it see data first")
+
+
+class Activation(_BuiltIn):
+    """y = f(x), element by element; softmax over each row.
+
+    >>> import fastperceptron as fp
+    >>> fp.Activation("relu")([[-1.0, 2.0]])
+    array([[0., 2.]])
+    """
+
+    def __init__(self, activation: Any, *, name: str | None = None, trainable: bool = True) -> None:
+        super().__init__(name=name, trainable=trainable)
+        self.activation = activations.get(activation)
+
+    def build(self, input_shape: Shape) -> None:
+        if self.activation.name == "softmax" and len(input_shape) != 1:
+            raise ShapeError(f"{self.name}: softmax takes rows of one axis, (n, in); received {('n', *input_shape)}")
+
+    def emit(self, builder: ProgramBuilder, source: int, shape: Shape, output_shape: Shape) -> int:
+        if self.is_python:
+            return super().emit(builder, source, shape, output_shape)
+        f = self.activation
+        return builder.operation("activation", self, source, output_shape, activation=f.name, alpha=f.alpha)
+
+    def forward(self, x: Array, training: bool) -> tuple[Array, Any]:
+        y = self.activation(x)
+        return y, x if self.activation.name in NEEDS_Z else y
+
+    def backward(self, dy: Array, saved: Any) -> tuple[Array, list[Array | None]]:
+        from . import backends
+
+        f = self.activation
+        saved = np.ascontiguousarray(saved, dy.dtype)
+        return backends.resolve(None).activation_backward(f.name, f.alpha, np.ascontiguousarray(dy), saved, None), []
+
+
+class Dropout(_BuiltIn):
+    """While training, each element is 0 with probability `rate`, else x / (1 - rate); otherwise y = x.
+
+    Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, "Dropout: a simple way to prevent neural networks from
+    overfitting" (2014).
+    """
+
+    def __init__(self, rate: Any, *, name: str | None = None, trainable: bool = True) -> None:
+        super().__init__(name=name, trainable=trainable)
+        if isinstance(rate, bool) or not isinstance(rate, (int, float, np.floating)) or not 0 <= rate < 1:
+            raise ValueError(f"Dropout: rate must be at least 0 and below 1; received {rate!r}")
+        self.rate = float(rate)
+
+    def emit(self, builder: ProgramBuilder, source: int, shape: Shape, output_shape: Shape) -> int:
+        if self.is_python:
+            return super().emit(builder, source, shape, output_shape)
+        stream = builder.dropout_stream()
+        if self.rate == 0:
+            return source
+        return builder.operation("dropout", self, source, output_shape, rate=self.rate, stream=stream)
+
+    def forward(self, x: Array, training: bool) -> tuple[Array, Any]:
+        """Outside a model nothing is dropped: the mask belongs to a model's key and step."""
+        if training and self.rate:
+            raise ValueError(f"{self.name}: expected to run inside a model, whose key and step give the mask")
+        return x, None
+
+    def backward(self, dy: Array, saved: Any) -> tuple[Array, list[Array | None]]:
+        return dy, []
+
+
+class Flatten(_BuiltIn):
+    """Rows of any shape as rows of one axis, in C order.
+
+    >>> import numpy as np, fastperceptron as fp
+    >>> fp.Flatten()(np.zeros((5, 8, 8))).shape
+    (5, 64)
+    """
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (math.prod(input_shape),)
+
+    def emit(self, builder: ProgramBuilder, source: int, shape: Shape, output_shape: Shape) -> int:
+        return super().emit(builder, source, shape, output_shape) if self.is_python else source
+
+    def forward(self, x: Array, training: bool) -> tuple[Array, Any]:
+        return x.reshape(x.shape[0], -1), x.shape
+
+    def backward(self, dy: Array, saved: Any) -> tuple[Array, list[Array | None]]:
+        return dy.reshape(saved), []

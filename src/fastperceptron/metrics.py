@@ -1,0 +1,251 @@
+"""Metrics: numbers reported beside the cost, accumulated over batches.
+
+Built-in metrics accumulate inside the backend. One's own defines ``update_state``, ``result`` and ``reset_state``::
+
+    class WorstError(fp.Metric):
+        def reset_state(self):
+            self.worst = 0.0
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            self.worst = max(self.worst, float(abs(y_true - y_pred).max()))
+
+        def result(self):
+            return self.worst
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .losses import (
+    BinaryCrossentropy,
+    CategoricalCrossentropy,
+    Hinge,
+    Loss,
+    Perceptron,
+)
+from .serialization import Configurable, snake_case
+
+__all__ = [
+    "BinaryAccuracy",
+    "CategoricalAccuracy",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "Metric",
+    "R2Score",
+    "SparseCategoricalAccuracy",
+    "get",
+]
+
+Array = NDArray[Any]
+
+
+class Metric(Configurable):
+    """Base class; a subclass defines the three methods below."""
+
+    takes_labels: bool | None = None  # None: whatever the loss takes
+    _name: str | None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls, *args, **kwargs)
+        self._name = None
+        return self
+
+    def __init__(self, name: str | None = None) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The key in logs and History."""
+        return self._name if self._name is not None else snake_case(type(self).__name__)
+
+    def reset_state(self) -> None:
+        """Forgets what has been accumulated."""
+        raise NotImplementedError(f"{type(self).__name__} must define reset_state()")
+
+    def update_state(self, y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> None:
+        """Takes a batch in. y_true (n, out), or labels (n,); y_pred (n, out); sample_weight (n,) or None."""
+        raise NotImplementedError(f"{type(self).__name__} must define update_state(y_true, y_pred, sample_weight)")
+
+    def result(self) -> float:
+        """The value over all batches since the last reset; nan before the first."""
+        raise NotImplementedError(f"{type(self).__name__} must define result()")
+
+    def native(self) -> tuple[str, float] | None:
+        """Kind and parameter when a backend accumulates this metric, else None."""
+        return None
+
+    def from_sums(self, sums: NDArray[np.float64]) -> float:
+        """The value from what a backend has accumulated."""
+        raise NotImplementedError
+
+
+class _Mean(Metric):
+    """The weighted mean of one number per row."""
+
+    kind: str
+    takes_labels = False
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__(name)
+        self.reset_state()
+
+    def reset_state(self) -> None:
+        self._sums = np.zeros(2)
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        y_true, y_pred = _matrices(y_true, y_pred, bool(self.takes_labels))
+        weights = np.ones(len(y_pred)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        self._sums += [float(weights @ self._per_row(y_true, y_pred)), float(weights.sum())]
+
+    def _per_row(self, y_true: Array, y_pred: Array) -> NDArray[np.float64]:
+        raise NotImplementedError
+
+    def result(self) -> float:
+        return self.from_sums(self._sums)
+
+    def native(self) -> tuple[str, float] | None:
+        known = type(self).__module__ == __name__
+        return (self.kind, float(getattr(self, "threshold", 0.0))) if known else None
+
+    def from_sums(self, sums: NDArray[np.float64]) -> float:
+        return float(sums[0] / sums[1]) if sums[1] else float("nan")
+
+
+class BinaryAccuracy(_Mean):
+    """Share of outputs on the right side: (prediction > threshold) == (target > 0.5)."""
+
+    kind = "binary_accuracy"
+
+    def __init__(self, threshold: float = 0.5, name: str | None = None) -> None:
+        super().__init__(name)
+        self.threshold = float(threshold)
+
+    def _per_row(self, y_true: Array, y_pred: Array) -> NDArray[np.float64]:
+        return np.asarray(((y_pred > self.threshold) == (y_true > 0.5)).mean(axis=1))
+
+
+class CategoricalAccuracy(_Mean):
+    """Share of rows whose largest prediction is at the largest target."""
+
+    kind = "categorical_accuracy"
+
+    def _per_row(self, y_true: Array, y_pred: Array) -> NDArray[np.float64]:
+        return np.asarray(y_pred.argmax(axis=1) == y_true.argmax(axis=1), np.float64)
+
+
+class SparseCategoricalAccuracy(_Mean):
+    """Share of rows whose largest prediction is at the label."""
+
+    kind = "sparse_categorical_accuracy"
+    takes_labels = True
+
+    def _per_row(self, y_true: Array, y_pred: Array) -> NDArray[np.float64]:
+        return np.asarray(y_pred.argmax(axis=1) == y_true, np.float64)
+
+
+class MeanSquaredError(_Mean):
+    """Mean of (t - y)^2 over rows and outputs."""
+
+    kind = "mean_squared_error"
+
+    def _per_row(self, y_true: Array, y_pred: Array) -> NDArray[np.float64]:
+        return np.asarray(np.square(y_true.astype(np.float64) - y_pred).mean(axis=1))
+
+
+class MeanAbsoluteError(_Mean):
+    """Mean of |t - y| over rows and outputs."""
+
+    kind = "mean_absolute_error"
+
+    def _per_row(self, y_true: Array, y_pred: Array) -> NDArray[np.float64]:
+        return np.asarray(np.abs(y_true.astype(np.float64) - y_pred).mean(axis=1))
+
+
+class R2Score(_Mean):
+    """1 - sum (t - y)^2 / sum (t - mean t)^2, averaged over outputs.
+
+    An output whose targets are all equal counts as 1 when predicted exactly, else as 0.
+    """
+
+    kind = "r2"
+
+    def reset_state(self) -> None:
+        self._sums = np.zeros((4, 0))
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        y_true, y_pred = _matrices(y_true, y_pred, False)
+        weights = np.ones(len(y_pred)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        t = y_true.astype(np.float64)
+        total = np.full(t.shape[1], weights.sum())
+        batch = np.stack([total, weights @ t, weights @ (t * t), weights @ np.square(t - y_pred)])
+        self._sums = self._sums + batch if self._sums.size else batch
+
+    def from_sums(self, sums: NDArray[np.float64]) -> float:
+        if not sums.size or not sums[0].any():
+            return float("nan")
+        weight, first, second, residual = sums
+        spread = second - first * first / weight
+        # Below the rounding of the two terms, the targets are constant.
+        constant = spread <= 1e-13 * second
+        score = 1.0 - residual / np.where(constant, 1.0, spread)
+        return float(np.where(constant, (residual == 0).astype(np.float64), score).mean())
+
+
+def _matrices(y_true: Any, y_pred: Any, labels: bool) -> tuple[Array, Array]:
+    from .data import as_labels, as_real, as_targets
+
+    y_pred = as_real(y_pred, "metric", "y_pred")
+    y_pred = y_pred[:, None] if y_pred.ndim == 1 else y_pred
+    if labels:
+        return as_labels(y_true, len(y_pred), y_pred.shape[1], "metric", "y_true"), y_pred
+    return as_targets(y_true, len(y_pred), y_pred.shape[1:], "metric", "y_true"), y_pred
+
+
+_BY_NAME: dict[str, type[Metric]] = {
+    "binary_accuracy": BinaryAccuracy,
+    "categorical_accuracy": CategoricalAccuracy,
+    "sparse_categorical_accuracy": SparseCategoricalAccuracy,
+    "mse": MeanSquaredError,
+    "mean_squared_error": MeanSquaredError,
+    "mae": MeanAbsoluteError,
+    "mean_absolute_error": MeanAbsoluteError,
+    "r2": R2Score,
+    "r2_score": R2Score,
+}
+
+
+def get(identifier: Any, loss: Loss, width: int) -> Metric:
+    """A metric from its name or itself. "accuracy" is the one that fits `loss` and the `width` of the output."""
+    if isinstance(identifier, Metric):
+        return identifier
+    if not isinstance(identifier, str):
+        raise TypeError(f"metric: expected a name or a Metric; received {type(identifier).__name__}")
+    if identifier in ("accuracy", "acc"):
+        return _accuracy(identifier, loss, width)
+    if identifier not in _BY_NAME:
+        names = ", ".join(sorted({"accuracy", *_BY_NAME}))
+        raise ValueError(f"metric: expected one of {names}; received {identifier!r}")
+    return _BY_NAME[identifier](name=identifier)
+
+
+def _accuracy(name: str, loss: Loss, width: int) -> Metric:
+    if loss.takes_labels:
+        return SparseCategoricalAccuracy(name)
+    if isinstance(loss, (BinaryCrossentropy, Hinge, Perceptron)) or (
+        width == 1 and not isinstance(loss, CategoricalCrossentropy)
+    ):
+        return BinaryAccuracy(loss.threshold, name)
+    return CategoricalAccuracy(name)
+
+
+def check_names(metrics: Sequence[Metric]) -> None:
+    """Two metrics under one name would overwrite each other in the logs."""
+    names = ["loss", *(metric.name for metric in metrics)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"compile: metric names must differ; received {', '.join(twice)} more than once")

@@ -1,0 +1,623 @@
+"""Models: layers put together, and everything one does with the whole.
+
+``Sequential`` is a chain of layers. ``Model(inputs, outputs)`` is made of calls of layers on values, which may use a
+layer more than once. Training comes from :mod:`fastperceptron.training`.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import backends, random
+from .errors import ModelFormatError, NotBuiltError
+from .graph import Call, Graph, build_graph, calls_between, name_layers
+from .layers import Input, Layer, Shape, Value, checked_shape
+from .ownership import Ownership
+from .serialization import Configurable, deserialize, public_classes, serialize
+from .state import check_state, expected_state, get_state, set_state
+from .training import Trainer
+from .weights import Weight
+
+if TYPE_CHECKING:
+    from .tracing import Trace
+
+__all__ = ["Model", "Sequential", "load_model"]
+
+Array = NDArray[Any]
+Classes = Mapping[str, type[Any]]
+
+_DTYPES = ("float32", "float64")
+
+
+class Model(Trainer):
+    """A network from `inputs` to `outputs`.
+
+    Parameters
+    ----------
+    inputs, outputs : the ``Input``, and the value computed from it
+    seed : int or numpy Generator; decides weights, order of rows and dropout. None: different every time
+    dtype : "float32" or "float64"
+    backend : "native", "numpy", "auto", or None for the one in force
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        *,
+        seed: Any = None,
+        dtype: str = "float32",
+        backend: str | None = None,
+        name: str = "model",
+    ) -> None:
+        if not isinstance(inputs, Input) or not isinstance(outputs, Value):
+            kinds = f"{type(inputs).__name__}, {type(outputs).__name__}"
+            raise TypeError(f"Model: expected an Input and a value computed from it; received {kinds}")
+        self._prepare(seed, dtype, backend, name)
+        calls = calls_between(inputs, outputs)
+        if not calls:
+            raise ValueError("Model: expected at least one layer between inputs and outputs; received none")
+        layers = list(dict.fromkeys(call.layer for call in calls))
+        self._own(layers)
+        name_layers(layers)
+        self._adopt(build_graph(inputs.shape, calls, dtype), random.make_key(seed))
+
+    def _prepare(self, seed: Any, dtype: str, backend: str | None, name: str) -> None:
+        if dtype not in _DTYPES:
+            raise ValueError(f"{type(self).__name__}: dtype must be one of {', '.join(_DTYPES)}; received {dtype!r}")
+        self.name = str(name)
+        self.dtype = dtype
+        self.stop_training = False
+        self.history = None
+        #: JSON data of one's own that is saved with the model.
+        self.metadata: dict[str, Any] = {}
+        self._seed = int(seed) if isinstance(seed, (int, np.integer)) else None
+        self._backend = backends.resolve(backend)
+        self._ownership = Ownership()
+        self._graph, self._network, self._compiled = None, None, None
+        self._epoch = 0
+        self._clear_runtime()
+
+    # -- structure -----------------------------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Each layer once, in order of first use."""
+        return [] if self._graph is None else self._graph.layers
+
+    @property
+    def built(self) -> bool:
+        """Whether the model has weights."""
+        return self._network is not None
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of one sample, without the batch axis."""
+        return self._built_graph("input_shape").input_shape
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of one output, without the batch axis."""
+        return self._built_graph("output_shape").output_shape
+
+    @property
+    def backend(self) -> str:
+        """The backend that runs this model: "native" or "numpy"."""
+        return self._backend.__name__.rpartition(".")[2]
+
+    def get_layer(self, name: str) -> Layer:
+        """The layer of that name."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        names = ", ".join(layer.name for layer in self.layers)
+        raise ValueError(f"get_layer: expected one of {names}; received {name!r}")
+
+    def _built_graph(self, operation: str) -> Graph:
+        if self._graph is None:
+            raise NotBuiltError(f"{operation}: expected a model with weights; call fit or build first")
+        return self._graph
+
+    @contextmanager
+    def _structured(self, shape: Shape) -> Iterator[Graph]:
+        yield self._built_graph("fit")
+
+    def _own(self, layers: Sequence[Layer]) -> None:
+        """Refuses layers that another living model trains."""
+        for layer in layers:
+            owner = None if layer._model is None else layer._model()
+            if owner is not None and owner is not self:
+                raise ValueError(
+                    f"{type(self).__name__}: expected layers of no other model; received {layer.name},"
+                    f" which belongs to {owner.name} (copy the model, or make the layer anew from its get_config())"
+                )
+
+    def _adopt(self, graph: Graph, key: int, initialize: bool = True) -> None:
+        """Makes the network of this structure; the layers' weights live in it from now on."""
+        if initialize:
+            for step, weight in enumerate(graph.weights):
+                weight.dtype = np.dtype(self.dtype)
+                weight.initialize(key, step)
+        network = self._backend.Network(graph.program)
+        network.key = key
+        self._graph, self._network = graph, network
+        for index, weight in enumerate(graph.weights):
+            _release(weight)
+            weight.bind(network, index, self._ownership, self.dtype)
+        for layer in graph.layers:
+            layer._model = weakref.ref(self)
+        self._configure()
+
+    @property
+    def _network_key(self) -> int:
+        assert self._network is not None
+        return self._network.key
+
+    def to_backend(self, name: str) -> Self:
+        """Moves the model, with its whole state, to another backend; returns the model."""
+        module = backends.resolve(name)
+        with self._ownership.writing("to_backend"):
+            if module is not self._backend and self._graph is not None:
+                state, old = get_state(self), self._backend
+                self._backend = module
+                try:
+                    self._adopt(self._graph, self._network_key)
+                except BaseException:
+                    self._backend = old
+                    raise
+                set_state(self, state)
+            self._backend = module
+        return self
+
+    # -- weights and state ---------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> list[Weight]:
+        """Of all layers, in order."""
+        return [weight for layer in self.layers for weight in layer.weights]
+
+    def get_weights(self) -> list[Array]:
+        """Copies of all weights, layer by layer."""
+        self._built_graph("get_weights")
+        return [weight.value for weight in self.weights]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Replaces all weights; none is changed when one does not fit."""
+        self._built_graph("set_weights")
+        if len(weights) != len(self.weights):
+            raise ValueError(f"set_weights: expected {len(self.weights)} arrays; received {len(weights)}")
+        checked = [weight.check(value) for weight, value in zip(self.weights, weights, strict=True)]
+        with self._ownership.writing("set_weights"):
+            for weight, value in zip(self.weights, checked, strict=True):
+                weight.assign(value)
+
+    def count_params(self) -> int:
+        """Numbers in all weights; a shared layer counts once."""
+        self._built_graph("count_params")
+        return sum(weight.size for weight in self.weights)
+
+    def get_state(self) -> dict[str, Array]:
+        """Everything that decides the future of a training run; see :mod:`fastperceptron.state`."""
+        return get_state(self)
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Replaces everything by what ``get_state`` gave; changes nothing when a part does not fit."""
+        set_state(self, state)
+
+    # -- looking inside ------------------------------------------------------------------------------------------
+
+    def summary(self, print_fn: Callable[[str], Any] | None = None) -> None:
+        """Prints layers, shapes and parameter counts."""
+        from .summary import summary_text
+
+        (print if print_fn is None else print_fn)(summary_text(self))
+
+    def trace(self, x: Any, y: Any = None, sample_weight: Any = None, training: bool = True) -> Trace:
+        """One step in slow motion: every intermediate by layer and name. Nothing of the model changes.
+
+        See :class:`fastperceptron.tracing.Trace`. Without y there is only the forward pass.
+        """
+        from .tracing import trace
+
+        return trace(self, x, y, sample_weight, training)
+
+    # -- configuration, files, copies ----------------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """The structure as JSON data, without weights."""
+        graph = self._built_graph("get_config")
+        layers = graph.layers
+        number = {layer: index for index, layer in enumerate(layers)}
+        return {
+            "class": "Model",
+            "name": self.name,
+            "dtype": self.dtype,
+            "seed": self._seed,
+            "input_shape": list(graph.input_shape),
+            "layers": [_layer_entry(layer, graph) for layer in layers],
+            "calls": [number[call.layer] for call in graph.calls],
+        }
+
+    @staticmethod
+    def from_config(
+        config: Mapping[str, Any], custom_objects: Classes | None = None, backend: str | None = None
+    ) -> Model:
+        """A model of this structure with fresh weights. Raises ValueError for what is not a configuration."""
+        model, graph = _from_config(config, custom_objects or {}, backend)
+        if graph is not None:
+            model._adopt(graph, random.make_key(model._seed))
+        return model
+
+    def _file_config(self) -> dict[str, Any]:
+        compiled = None
+        if self._compiled is not None:
+            compiled = {
+                "optimizer": serialize(self._compiled.optimizer),
+                "loss": serialize(self._compiled.loss),
+                "metrics": serialize(self._compiled.metrics),
+            }
+        return {"model": self.get_config(), "compile": compiled, "metadata": serialize(self.metadata)}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model with its whole state to a file, atomically. Code of one's own is named in it, not stored."""
+        from .modelfile import write_model_file
+
+        if self._network is None:
+            raise NotBuiltError("save: expected a model with weights; call fit or build first")
+        with self._ownership.reading("save"):
+            config = _without_given_values(self._file_config())
+            write_model_file(path, config, get_state(self))
+
+    @staticmethod
+    def load(
+        path: str | os.PathLike[str], *, backend: str | None = None, custom_objects: Classes | None = None
+    ) -> Model:
+        """The same as ``fastperceptron.load_model``."""
+        return load_model(path, backend=backend, custom_objects=custom_objects)
+
+    def copy(self) -> Self:
+        """An independent model with the same whole state."""
+        with self._ownership.reading("copy"):
+            twin = type(self).__new__(type(self))
+            _rebuilt(twin, self.__getstate__())
+            return twin
+
+    def __copy__(self) -> Self:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self.copy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        parts: list[Any] = list(self.layers)
+        if self._compiled is not None:
+            parts += [self._compiled.optimizer, self._compiled.loss, *self._compiled.metrics]
+        parts += [value for part in parts if not isinstance(part, str) for value in vars(part).values()]
+        mine = f"{__package__}."
+        foreign = {type(p) for p in parts if isinstance(p, Configurable) and not type(p).__module__.startswith(mine)}
+        return {
+            "config": self._file_config(),
+            "state": None if self._network is None else get_state(self),
+            "classes": {cls.__name__: cls for cls in foreign},
+            "backend": self.backend,
+        }
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        _rebuilt(self, state)
+
+    def __repr__(self) -> str:
+        layers = ", ".join(layer.name for layer in self.layers)
+        return f"<{type(self).__name__} {self.name}: {layers or 'no layers'}{'' if self.built else ', not built'}>"
+
+
+class Sequential(Model):
+    """A chain of layers. Without an ``Input`` it is built when it first sees data.
+
+    Parameters
+    ----------
+    layers : layers in order, optionally with an ``Input`` first
+    seed : int or numpy Generator; decides weights, order of rows and dropout. None: different every time
+    dtype : "float32" or "float64"
+    backend : "native", "numpy", "auto", or None for the one in force
+
+    >>> import fastperceptron as fp
+    >>> model = fp.Sequential([fp.Input((4,)), fp.Dense(3), fp.Dense(2), fp.Dense(1)], seed=0)
+    >>> model.count_params()
+    26
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer | Input] | None = None,
+        *,
+        seed: Any = None,
+        dtype: str = "float32",
+        backend: str | None = None,
+        name: str = "sequential",
+    ) -> None:
+        self._prepare(seed, dtype, backend, name)
+        self._key = random.make_key(seed)
+        self._chain: list[Layer] = []
+        self._given_shape: Shape | None = None
+        self._begin(layers or ())
+
+    def _begin(self, layers: Sequence[Layer | Input]) -> None:
+        for layer in layers:
+            self._append(layer)
+        self._name_chain()
+        if self._given_shape is not None and self._chain:
+            self.build(self._given_shape)
+
+    def _append(self, layer: Any) -> None:
+        if isinstance(layer, Value):
+            if self._chain or self._given_shape is not None or not isinstance(layer, Input):
+                raise ValueError("Sequential: an Input may only be the first of the list; received one after it")
+            self._given_shape = layer.shape
+        elif isinstance(layer, Layer):
+            self._own([layer])
+            self._chain.append(layer)
+        else:
+            raise TypeError(f"Sequential: expected layers; received {type(layer).__name__}")
+
+    def _name_chain(self) -> None:
+        name_layers(list(dict.fromkeys(self._chain)))
+
+    @property
+    def layers(self) -> list[Layer]:
+        return list(dict.fromkeys(self._chain))
+
+    @property
+    def _network_key(self) -> int:
+        return self._key if self._network is None else self._network.key
+
+    def build(self, input_shape: int | Sequence[int | None]) -> None:
+        """Makes the weights for samples of this shape (a leading None, the batch, is ignored)."""
+        shape = checked_shape(input_shape, "build")
+        if self._graph is not None:
+            if shape != self._graph.input_shape:
+                raise ValueError(f"build: built for samples of shape {self._graph.input_shape}; received {shape}")
+            return
+        with self._ownership.writing("build"), self._structured(shape):
+            pass
+
+    @contextmanager
+    def _structured(self, shape: Shape) -> Iterator[Graph]:
+        """The structure for these samples. What is new is undone when the block raises, and built when it does not."""
+        if self._graph is not None:
+            yield self._graph
+            return
+        if not self._chain:
+            raise ValueError("Sequential: expected at least one layer; received none")
+        new = [layer for layer in self.layers if not layer.built]
+        try:
+            graph = self._chain_graph(shape)
+            yield graph
+            self._adopt(graph, self._key)
+        except BaseException:
+            self._graph = self._network = None
+            for layer in new:
+                layer.built, layer.input_shape = False, None
+                layer.weights.clear()
+            raise
+
+    def _chain_graph(self, shape: Shape, output_shapes: Mapping[int, Shape] | None = None) -> Graph:
+        calls = []
+        start = shape
+        for number, layer in enumerate(self._chain):
+            output_shape = layer.prepare(shape, (output_shapes or {}).get(number))
+            calls.append(Call(layer, shape, output_shape))
+            shape = output_shape
+        self._name_chain()
+        return build_graph(start, calls, self.dtype)
+
+    def add(self, layer: Layer | Input) -> None:
+        """Appends a layer. In a built model the weights stay and the optimizer's memory begins anew."""
+        with self._ownership.writing("add"):
+            self._append(layer)
+            try:
+                self._rechain()
+            except BaseException:
+                if isinstance(layer, Layer):
+                    self._chain.pop()
+                raise
+
+    def pop(self) -> Layer:
+        """Removes the last layer, which keeps its weights, and returns it."""
+        with self._ownership.writing("pop"):
+            if not self._chain:
+                raise ValueError("pop: expected a model with layers; received one without")
+            layer = self._chain.pop()
+            self._rechain()
+            if layer not in self._chain:
+                layer._model = None
+                for weight in layer.weights:
+                    _release(weight)
+        return layer
+
+    def _rechain(self) -> None:
+        self._name_chain()
+        shape = self._given_shape if self._graph is None else self._graph.input_shape
+        if shape is None:
+            return
+        if not self._chain:
+            self._given_shape, self._graph, self._network = shape, None, None
+            self._clear_runtime()
+            return
+        step = 0 if self._network is None else self._network.step
+        self._adopt(self._chain_graph(shape), self._network_key)
+        assert self._network is not None
+        self._network.step = step
+
+    def get_config(self) -> dict[str, Any]:
+        shape = self._given_shape if self._graph is None else self._graph.input_shape
+        layers = self.layers
+        return {
+            "class": "Sequential",
+            "name": self.name,
+            "dtype": self.dtype,
+            "seed": self._seed,
+            "input_shape": None if shape is None else list(shape),
+            "layers": [_layer_entry(layer, self._graph) for layer in layers],
+            "calls": [layers.index(layer) for layer in self._chain],
+        }
+
+
+def load_model(
+    path: str | os.PathLike[str], *, backend: str | None = None, custom_objects: Classes | None = None
+) -> Model:
+    """The model that ``save`` wrote, with its whole state.
+
+    Parameters
+    ----------
+    backend : where it shall run; None for the backend in force
+    custom_objects : {name: class} of layers, losses, metrics and optimizers of one's own
+
+    Raises
+    ------
+    ModelFormatError
+        The file is damaged, not a model, or names a class that is not known.
+    """
+    from .modelfile import read_model_file
+
+    backends.resolve(backend)  # an error here is not the file's
+    made: list[tuple[Model, Graph, Any]] = []
+
+    def check(config: dict[str, Any], described: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+        parts = _parts(config, custom_objects or {}, backend)
+        model, graph, compiled = parts
+        if graph is None:
+            raise ModelFormatError("expected a built model; received one without an input shape")
+        check_state(described, expected_state(graph, compiled[0] if compiled is not None else None), "load_model")
+        made.append((model, graph, compiled))
+
+    _, tensors = read_model_file(path, check)
+    model, graph, compiled = made[0]
+    if min(int(tensors["counters/step"]), int(tensors["counters/epoch"])) < 0:
+        raise ModelFormatError(f"load_model: {os.fspath(path)}: counters must not be negative")
+    _finish(model, graph, compiled, tensors)
+    return model
+
+
+def _layer_entry(layer: Layer, graph: Graph | None) -> dict[str, Any]:
+    entry = {
+        "class": type(layer).__name__,
+        "name": layer.name,
+        "trainable": layer.trainable,
+        "config": serialize(layer.get_config()),
+    }
+    if layer.is_python and graph is not None:
+        # So that loading need not run the layer to know its shape.
+        entry["output_shape"] = next(list(call.output_shape) for call in graph.calls if call.layer is layer)
+    return entry
+
+
+def _without_given_values(config: Any) -> Any:
+    """Arrays given to initializers have done their work: a file holds the weights."""
+    if isinstance(config, list):
+        return [_without_given_values(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    if config.get("class") == "Given" and "config" in config:
+        return {"class": "Given", "config": {"values": None}}
+    return {name: _without_given_values(item) for name, item in config.items()}
+
+
+def _release(weight: Weight) -> None:
+    """Takes the values back from a network."""
+    if weight._network is not None:
+        weight._array = weight._network.get_parameter(weight._index)
+        weight._network, weight._ownership, weight._index = None, None, -1
+
+
+def _from_config(config: Any, custom_objects: Classes, backend: str | None) -> tuple[Model, Graph | None]:
+    """The model and its structure, without weights. Nothing large is allocated whatever the configuration says."""
+    wanted = {"class": str, "name": str, "dtype": str, "layers": list, "calls": list}
+    for field, kind in wanted.items():
+        if not isinstance(config, Mapping) or not isinstance(config.get(field), kind):
+            raise ValueError(f"from_config: expected a model's configuration with {field!r}; received {config!r:.80}")
+    if config["class"] not in ("Model", "Sequential"):
+        raise ValueError(f"from_config: expected the class Model or Sequential; received {config['class']!r}")
+    classes = {**public_classes("layer"), **custom_objects}
+    layers = [_layer_from_entry(entry, classes) for entry in config["layers"]]
+    calls = config["calls"]
+    if not all(type(call) is int and 0 <= call < len(layers) for call in calls) or len(set(calls)) != len(layers):
+        raise ValueError(f"from_config: calls must use each of the {len(layers)} layers; received {calls!r:.80}")
+    model = Sequential([layers[call] for call in calls], dtype=config["dtype"], backend=backend, name=config["name"])
+    if config.get("seed") is not None:
+        model._seed = int(config["seed"])
+        model._key = random.make_key(model._seed)
+    graph = None
+    if config.get("input_shape") is not None and calls:
+        shape = checked_shape(config["input_shape"], "from_config")
+        known = {
+            number: checked_shape(entry["output_shape"], "from_config")
+            for number, call in enumerate(calls)
+            if "output_shape" in (entry := config["layers"][call])
+        }
+        graph = model._chain_graph(shape, known)
+    if config["class"] == "Sequential":
+        return model, graph
+    if graph is None:
+        raise ValueError("from_config: expected a Model's input shape and layers; received none")
+    functional = Model.__new__(Model)
+    functional._prepare(model._seed, model.dtype, backend, model.name)
+    return functional, graph
+
+
+def _layer_from_entry(entry: Any, classes: Classes) -> Layer:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+        raise ValueError(f"from_config: expected a layer's class, name and config; received {entry!r:.80}")
+    layer = deserialize({"class": entry.get("class"), "config": entry.get("config", {})}, classes, "layer")
+    if not isinstance(layer, Layer):
+        raise ValueError(f"from_config: expected a layer; received {entry.get('class')!r:.80}")
+    Layer.__init__(layer, name=entry["name"], trainable=bool(entry.get("trainable", True)))
+    return layer
+
+
+def _parts(config: Any, custom_objects: Classes, backend: str | None) -> tuple[Model, Graph | None, Any]:
+    """Model, structure, and (optimizer, loss, metrics) or None, from what ``save`` stored."""
+    if not isinstance(config, Mapping) or not isinstance(config.get("metadata", {}), dict):
+        raise ValueError("from_config: expected a model's configuration with metadata; received something else")
+    model, graph = _from_config(config.get("model"), custom_objects, backend)
+    model.metadata = dict(config.get("metadata", {}))
+    stored = config.get("compile")
+    if stored is None:
+        return model, graph, None
+    if not isinstance(stored, Mapping) or not isinstance(stored.get("metrics"), list):
+        raise ValueError(f"from_config: expected optimizer, loss and metrics; received {stored!r:.80}")
+    found = {
+        kind: deserialize(stored.get(field), {**public_classes(kind), **custom_objects}, kind)
+        for kind, field in (("optimizer", "optimizer"), ("loss", "loss"), ("metric", "metrics"))
+    }
+    Trainer.compile(model, found["optimizer"], found["loss"], found["metric"])
+    assert model._compiled is not None
+    return model, graph, model._compiled
+
+
+def _finish(model: Model, graph: Graph, compiled: Any, state: Mapping[str, Array]) -> None:
+    """Gives the structure its network and its state."""
+    model._compiled = compiled
+    model._adopt(graph, int(state["random/key"]), initialize=False)
+    set_state(model, state)
+
+
+def _rebuilt(target: Model, saved: Mapping[str, Any]) -> None:
+    """Fills `target`, an empty model, from ``Model.__getstate__``; the same checks as for a file."""
+    model, graph, compiled = _parts(saved["config"], saved["classes"], saved["backend"])
+    if saved["state"] is not None:
+        if graph is None:
+            raise ValueError("Model: expected a configuration with an input shape to go with the state; received none")
+        optimizer = compiled.optimizer if compiled is not None else None
+        described = {name: (array.dtype.newbyteorder("=").name, array.shape) for name, array in saved["state"].items()}
+        check_state(described, expected_state(graph, optimizer), "Model")
+        _finish(model, graph, compiled, saved["state"])
+    target.__dict__.update(model.__dict__)
+    for layer in target.layers:
+        layer._model = weakref.ref(target)

@@ -1,0 +1,180 @@
+"""Optimizers: how gradients change weights.
+
+An optimizer works on arrays and needs no model. Here gradient descent finds the minimum of z = x^2 + y^2:
+
+>>> import numpy as np, fastperceptron as fp
+>>> point = np.array([3.0, -4.0])
+>>> optimizer = fp.SGD(learning_rate=0.1)
+>>> for _ in range(200):
+...     optimizer.apply([point], [2 * point])
+>>> bool(np.abs(point).max() < 1e-12)
+True
+
+An optimizer of one's own names its slots (arrays kept per parameter, zero at first) and defines ``update``::
+
+    class Adagrad(fp.Optimizer):
+        slot_names = ("accumulator",)
+
+        def update(self, param, grad, slots):
+            slots["accumulator"] += grad**2
+            param -= self.learning_rate * grad / (np.sqrt(slots["accumulator"]) + 1e-7)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DTypeError, ShapeError
+from .serialization import Configurable
+
+__all__ = ["SGD", "Optimizer", "get"]
+
+Array = NDArray[Any]
+
+
+class Optimizer(Configurable):
+    """Base class; a subclass defines ``update`` and, where it needs memory, ``slot_names``.
+
+    Parameters
+    ----------
+    learning_rate : a positive number; may be changed at any time, also by callbacks while a model trains
+    """
+
+    slot_names: tuple[str, ...] = ()
+    #: Finished updates, before the one in progress: 0 in the first.
+    iterations: int = 0
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls, *args, **kwargs)
+        self._learning_rate = 0.01
+        self._slots = []
+        return self
+
+    def __init__(self, learning_rate: float = 0.01) -> None:
+        self.learning_rate = learning_rate
+
+    _learning_rate: float
+    _slots: list[dict[str, Array]]
+
+    @property
+    def learning_rate(self) -> float:
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        if not _is_number(value) or not 0 <= value < float("inf"):
+            raise ValueError(
+                f"{type(self).__name__}: learning_rate must be finite and not negative; received {value!r}"
+            )
+        self._learning_rate = float(value)
+
+    def update(self, param: Array, grad: Array, slots: Mapping[str, Array]) -> Array | None:
+        """One step on one parameter, changing `param` and `slots` in place (or returning the new `param`)."""
+        raise NotImplementedError(f"{type(self).__name__} must define update(param, grad, slots)")
+
+    def apply(self, params: Sequence[Any], grads: Sequence[Any]) -> None:
+        """One step on a list of float32 or float64 arrays, in place. Slots belong to positions in the list."""
+        if len(params) != len(grads):
+            raise ValueError(f"apply: expected as many gradients as parameters, {len(params)}; received {len(grads)}")
+        checked = []
+        for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+            if not isinstance(param, np.ndarray) or param.dtype not in (np.float32, np.float64):
+                kind = param.dtype if isinstance(param, np.ndarray) else type(param).__name__
+                raise DTypeError(f"apply: parameter {i} must be a float32 or float64 array; received {kind}")
+            if not param.flags.writeable:
+                raise ValueError(f"apply: parameter {i} must be writeable; received a read-only array")
+            gradient = np.asarray(grad, param.dtype)
+            if gradient.shape != param.shape:
+                raise ShapeError(f"apply: gradient {i} must have shape {param.shape}; received {gradient.shape}")
+            checked.append(gradient)
+        if self._slots and [s.shape for slots in self._slots for s in slots.values()] != [
+            p.shape for p in params for _ in self.slot_names
+        ]:
+            raise ShapeError(
+                "apply: parameters must keep their shapes from call to call; use a new optimizer for others"
+            )
+        if not self._slots:
+            self._slots = [{name: np.zeros_like(param) for name in self.slot_names} for param in params]
+        for param, gradient, slots in zip(params, checked, self._slots, strict=True):
+            new = self.update(param, gradient, slots)
+            if new is not None and new is not param:
+                param[...] = new
+        self.iterations += 1
+
+    def native(self) -> tuple[str, dict[str, float]] | None:
+        """Name and hyperparameters when a backend can run this optimizer, else None."""
+        return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_slots", "iterations")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _slots=[])
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent: v <- momentum v - learning_rate g;  w <- w + v.
+
+    With ``nesterov``, w <- w + momentum v - learning_rate g with the new v; without momentum, w <- w - learning_rate g.
+    Sutskever, Martens, Dahl and Hinton, "On the importance of initialization and momentum in deep learning" (2013).
+
+    Parameters
+    ----------
+    learning_rate : step size
+    momentum : share of the last step that goes into the next, at least 0 and below 1
+    nesterov : look ahead by the momentum
+    """
+
+    def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0, nesterov: bool = False) -> None:
+        super().__init__(learning_rate)
+        self.momentum = momentum
+        self.nesterov = bool(nesterov)
+
+    @property
+    def momentum(self) -> float:
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, value: float) -> None:
+        if not _is_number(value) or not 0 <= value < 1:
+            raise ValueError(f"SGD: momentum must be at least 0 and below 1; received {value!r}")
+        self._momentum = float(value)
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("momentum",) if self._momentum else ()
+
+    def native(self) -> tuple[str, dict[str, float]] | None:
+        if type(self).update is not SGD.update:
+            return None
+        hyper = {"learning_rate": self._learning_rate, "momentum": self._momentum, "nesterov": float(self.nesterov)}
+        return "sgd", hyper
+
+    def update(self, param: Array, grad: Array, slots: Mapping[str, Array]) -> Array | None:
+        from . import backends
+
+        velocity = slots.get("momentum")
+        direct = param.flags.c_contiguous and param.flags.aligned
+        w = param if direct else np.ascontiguousarray(param)
+        g = np.ascontiguousarray(grad, param.dtype)
+        backends.resolve(None).sgd_update(w, g, velocity, self._learning_rate, self._momentum, self.nesterov)
+        return None if direct else w
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def get(identifier: Any) -> Optimizer:
+    """An optimizer from its name ("sgd") or itself."""
+    if isinstance(identifier, Optimizer):
+        return identifier
+    if isinstance(identifier, str) and identifier.lower() == "sgd":
+        return SGD()
+    if isinstance(identifier, str):
+        raise ValueError(f"optimizer: expected 'sgd' or an Optimizer; received {identifier!r}")
+    raise TypeError(f"optimizer: expected a name or an Optimizer; received {type(identifier).__name__}")

@@ -1,0 +1,99 @@
+"""A network as plain data: what the models hand to a backend.
+
+A :class:`Program` lists *values* (matrices of one row per sample and a fixed width), *parameters* and
+*operations* in topological order. It is immutable and knows neither weights, batch sizes, threads nor
+losses. Value 0 is the input. Both backends build a network from the same program.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+__all__ = ["ACTIVATIONS", "LOSSES", "NEEDS_Z", "Operation", "Parameter", "Program"]
+
+#: Elementwise activations and softmax, in the order of ``fp::Activation`` in csrc/kernels/table.hpp.
+ACTIVATIONS: tuple[str, ...] = (
+    "linear",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "mish",
+    "softplus",
+    "softsign",
+    "sigmoid",
+    "tanh",
+    "step",
+    "softmax",
+)
+
+#: Activations whose derivative is computed from the pre-activation z; the others use the output y.
+NEEDS_Z: frozenset[str] = frozenset({"gelu", "gelu_tanh", "silu", "mish", "softplus"})
+
+#: Loss kinds, in the order of ``fp::Loss``.
+LOSSES: tuple[str, ...] = (
+    "mean_squared_error",
+    "mean_absolute_error",
+    "huber",
+    "binary_cross_entropy",
+    "binary_cross_entropy_logits",
+    "categorical_cross_entropy",
+    "categorical_cross_entropy_logits",
+    "sparse_categorical_cross_entropy",
+    "sparse_categorical_cross_entropy_logits",
+    "hinge",
+    "perceptron",
+)
+
+
+class Parameter(NamedTuple):
+    """A trainable array: a kernel (in, out), a bias (out,), or any shape for a layer written in Python."""
+
+    name: str  # "<layer>/<weight>", unique in the program
+    shape: tuple[int, ...]
+
+
+class Operation(NamedTuple):
+    """One step of the forward pass: ``output = kind(inputs; parameters)``.
+
+    ========== ======================================= ==========================================
+    kind       computes                                uses
+    ========== ======================================= ==========================================
+    dense      act(x w + b)                            parameters (w,) or (w, b), activation, alpha
+    activation act(x), softmax over the row            activation, alpha
+    dropout    x mask / (1 - rate) while training      rate, stream
+    python     layer.forward(x, training)              layer, parameters
+    ========== ======================================= ==========================================
+
+    ``dense`` takes any activation but softmax. A value may feed several operations (its gradient is the
+    sum), and a parameter may be used by several.
+    """
+
+    kind: str
+    inputs: tuple[int, ...]
+    output: int
+    name: str  # the layer's name
+    parameters: tuple[int, ...] = ()
+    activation: str = "linear"
+    alpha: float = 0.0
+    rate: float = 0.0
+    stream: int = 0
+    layer: Any = None
+
+
+class Program(NamedTuple):
+    """Values, parameters and operations of one network."""
+
+    dtype: str  # "float32" or "float64"
+    widths: tuple[int, ...]  # width of each value; value 0 is the input
+    parameters: tuple[Parameter, ...]
+    operations: tuple[Operation, ...]  # topological order; each value but 0 is the output of exactly one
+    output: int  # the value that predictions and the loss read
+
+    @property
+    def is_native(self) -> bool:
+        """Whether no operation is a layer written in Python."""
+        return all(op.kind != "python" for op in self.operations)

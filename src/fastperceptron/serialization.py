@@ -1,0 +1,115 @@
+"""Objects as JSON: constructor arguments out, the same object back.
+
+Only data passes through here. A name that is neither one of this package's classes nor in ``custom_objects`` is an
+error: a configuration cannot make anything be imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+
+__all__ = ["Configurable", "deserialize", "public_classes", "serialize", "snake_case"]
+
+
+def snake_case(name: str) -> str:
+    """MeanSquaredError -> mean_squared_error."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+class Configurable:
+    """Remembers how it was constructed.
+
+    ``get_config`` reports each constructor parameter with its present value: the attribute of the same name when
+    there is one, else what was passed. A subclass whose attributes mean something else overrides it.
+    """
+
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        self._arguments = (args, kwargs)
+        return self
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments by name."""
+        import inspect
+
+        args, kwargs = self._arguments
+        bound = inspect.signature(type(self).__init__).bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        config = dict(list(bound.arguments.items())[1:])
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                config.update(config.pop(name, {}))
+            elif parameter.kind is parameter.VAR_POSITIONAL and config.pop(name, ()):
+                raise TypeError(f"{type(self).__name__}.get_config: *{name} cannot be stored; override get_config")
+        return {name: getattr(self, name, value) for name, value in config.items()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The inverse of ``get_config``."""
+        return cls(**config)
+
+
+def serialize(value: Any) -> Any:
+    """`value` as JSON data; raises TypeError for what JSON cannot hold."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value)
+    if isinstance(value, np.ndarray):
+        return {"array": value.tolist()}
+    if isinstance(value, Configurable):
+        config = {name: serialize(item) for name, item in value.get_config().items()}
+        return {"class": type(value).__name__, "config": config}
+    if isinstance(value, (list, tuple)):
+        return [serialize(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(name): serialize(item) for name, item in value.items()}
+    raise TypeError(f"get_config: expected numbers, text, lists or arrays; received {type(value).__name__}")
+
+
+def deserialize(data: Any, classes: Mapping[str, type[Any]], kind: str) -> Any:
+    """The object that ``serialize`` described, made of one of `classes` (name -> class)."""
+    if isinstance(data, list):
+        return [deserialize(item, classes, kind) for item in data]
+    if not isinstance(data, Mapping):
+        return data
+    if set(data) == {"array"}:
+        return np.asarray(data["array"])
+    if "class" not in data:
+        return {name: deserialize(item, classes, kind) for name, item in data.items()}
+    name, config = data["class"], data.get("config", {})
+    if not isinstance(name, str) or name not in classes:
+        raise ValueError(
+            f"from_config: expected a {kind} known to fastperceptron or given in custom_objects; received {name!r}"
+        )
+    if not isinstance(config, Mapping):
+        raise ValueError(f"from_config: expected the configuration of {name} to be a mapping; received {config!r}")
+    arguments = {key: deserialize(item, classes, kind) for key, item in config.items()}
+    return classes[name].from_config(arguments)
+
+
+def public_classes(kind: str) -> dict[str, type[Any]]:
+    """This package's classes of one kind, "layer", "loss", "metric" or "optimizer", that a configuration may name."""
+    from . import activations, initializers, layers, losses, metrics, optimizers
+
+    modules = {
+        "layer": (layers, activations, initializers),
+        "loss": (losses,),
+        "metric": (metrics,),
+        "optimizer": (optimizers,),
+    }
+    found: dict[str, type[Any]] = {}
+    for module in modules[kind]:
+        for name in module.__all__:
+            item = getattr(module, name)
+            if isinstance(item, type) and issubclass(item, Configurable):
+                found[name] = item
+    return found

@@ -1,0 +1,133 @@
+"""All that decides the future of a training run, as one tree of named arrays.
+
+========================================= ==================================================
+``params/<layer>/<weight>``               weights that training may change
+``state/<layer>/<weight>``                weights made with ``trainable=False``
+``slots/<slot>/<layer>/<weight>``         the optimizer's memory
+``counters/step``, ``counters/epoch``     finished updates and epochs, int64
+``random/key``                            the key of all random numbers, uint64
+========================================= ==================================================
+
+Arrays are (in, out), unpadded and little-endian; scalars have no axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DTypeError, NotBuiltError, ShapeError
+from .graph import Graph
+
+if TYPE_CHECKING:
+    from .optimizers import Optimizer
+    from .training import Trainer
+
+__all__ = ["check_state", "expected_state", "get_state", "set_state"]
+
+Array = NDArray[Any]
+Described = dict[str, tuple[str, tuple[int, ...]]]
+
+
+def expected_state(graph: Graph, optimizer: Optimizer | None) -> Described:
+    """Name -> (dtype, shape) of the state of a model with this structure and optimizer."""
+    found: Described = {}
+    for name, _, shape in _parameters(graph):
+        found[name] = (graph.program.dtype, shape)
+    for slot in () if optimizer is None else optimizer.slot_names:
+        for name, _, shape in _parameters(graph):
+            if name.startswith("params/"):
+                found[_slot(slot, name)] = (graph.program.dtype, shape)
+    found["counters/step"] = ("int64", ())
+    found["counters/epoch"] = ("int64", ())
+    found["random/key"] = ("uint64", ())
+    return found
+
+
+def check_state(described: Mapping[str, tuple[str, tuple[int, ...]]], expected: Described, operation: str) -> None:
+    """An error when the arrays described are not exactly those expected."""
+    missing, unknown = sorted(set(expected) - set(described)), sorted(set(described) - set(expected))
+    if missing or unknown:
+        parts = [f"without {', '.join(missing[:3])}"] if missing else []
+        parts += [f"with {', '.join(map(str, unknown[:3]))}"] if unknown else []
+        raise ValueError(
+            f"{operation}: expected the {len(expected)} arrays of this model; received a state {' and '.join(parts)}"
+        )
+    for name, (dtype, shape) in expected.items():
+        if tuple(described[name][1]) != shape:
+            raise ShapeError(f"{operation}: {name} must have shape {shape}; received {tuple(described[name][1])}")
+        if described[name][0] != dtype:
+            raise DTypeError(f"{operation}: {name} must have dtype {dtype}; received {described[name][0]}")
+
+
+def get_state(model: Trainer) -> dict[str, Array]:
+    """Copies of all arrays."""
+    network, graph = model._network, model._graph
+    if network is None or graph is None:
+        raise NotBuiltError("get_state: expected a model with weights; call fit or build first")
+    with model._ownership.reading("get_state"):
+        model._push()
+        found: dict[str, Array] = {}
+        for name, index, _ in _parameters(graph):
+            found[name] = _little(network.get_parameter(index))
+        python = model._segments.slots if model._segments is not None else {}
+        slots = model._compiled.optimizer.slot_names if model._compiled is not None else ()
+        for slot in slots:
+            for name, index, _ in _parameters(graph):
+                if name.startswith("params/"):
+                    value = python[slot][index].copy() if slot in python else network.get_slot(slot, index)
+                    found[_slot(slot, name)] = _little(value)
+        found["counters/step"] = np.array(network.step, "<i8")
+        found["counters/epoch"] = np.array(model._epoch, "<i8")
+        found["random/key"] = np.array(network.key, "<u8")
+        return found
+
+
+def set_state(model: Trainer, state: Mapping[str, Any]) -> None:
+    """Replaces everything; changes nothing when a part does not fit."""
+    network, graph = model._network, model._graph
+    if network is None or graph is None:
+        raise NotBuiltError("set_state: expected a model with weights; call fit or build first")
+    optimizer = model._compiled.optimizer if model._compiled is not None else None
+    arrays = {name: np.asarray(value) for name, value in state.items()}
+    described = {name: (array.dtype.newbyteorder("=").name, array.shape) for name, array in arrays.items()}
+    check_state(described, expected_state(graph, optimizer), "set_state")
+    for name in ("counters/step", "counters/epoch"):
+        if int(arrays[name]) < 0:
+            raise ValueError(f"set_state: {name} must not be negative; received {int(arrays[name])}")
+    native = {name: np.array(array, array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
+    with model._ownership.writing("set_state"):
+        model._push()
+        for name, index, _ in _parameters(graph):
+            network.set_parameter(index, native[name])
+        python = model._segments.slots if model._segments is not None else {}
+        for slot in optimizer.slot_names if optimizer is not None else ():
+            for name, index, _ in _parameters(graph):
+                if not name.startswith("params/"):
+                    continue
+                if slot in python:
+                    python[slot][index] = native[_slot(slot, name)]
+                else:
+                    network.set_slot(slot, index, native[_slot(slot, name)])
+        network.step = int(native["counters/step"])
+        network.key = int(native["random/key"])
+        model._epoch = int(native["counters/epoch"])
+
+
+def _parameters(graph: Graph) -> list[tuple[str, int, tuple[int, ...]]]:
+    """(name in the tree, number, shape) of each parameter."""
+    return [
+        (f"{'params' if weight.trainable else 'state'}/{parameter.name}", index, parameter.shape)
+        for index, (parameter, weight) in enumerate(zip(graph.program.parameters, graph.weights, strict=True))
+    ]
+
+
+def _slot(slot: str, name: str) -> str:
+    return f"slots/{slot}/{name.removeprefix('params/')}"
+
+
+def _little(array: Array) -> Array:
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)

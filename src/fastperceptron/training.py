@@ -1,0 +1,487 @@
+"""compile, fit, evaluate and predict: how a model is driven.
+
+``fit`` hands whole stretches of mini-batches to the network and comes back about every 50 ms, so that progress,
+callbacks and Ctrl-C get their turn between whole steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import data, losses, metrics, optimizers, random
+from .backends.protocol import Network
+from .callbacks import Callback, CallbackList, History
+from .errors import NotBuiltError
+from .fitting import BUDGET, EVALUATION_ROWS, Fit, Rows
+from .graph import Graph
+from .ownership import Ownership
+from .progress import progress_for
+from .segments import Segments
+
+__all__ = ["Trainer"]
+
+Array = NDArray[Any]
+
+_PREDICTION_ROWS = 1024  # only for per-batch callbacks
+
+
+class Compiled(NamedTuple):
+    optimizer: optimizers.Optimizer
+    loss: losses.Loss
+    metrics: list[str | metrics.Metric]
+
+
+class Trainer:
+    """What :class:`~fastperceptron.Model` inherits its training from."""
+
+    name: str
+    dtype: str
+    stop_training: bool
+    history: History | None
+    _backend: ModuleType
+    _ownership: Ownership
+    _graph: Graph | None
+    _network: Network | None
+    _compiled: Compiled | None
+    _epoch: int
+
+    def _clear_runtime(self) -> None:
+        self._metrics: list[metrics.Metric] = []
+        self._runner: Network | Segments | None = None
+        self._segments: Segments | None = None
+        self._pushed: Any = None
+        self._base: list[Array] | None = None
+        self._fitting = False
+
+    # -- provided by Model ---------------------------------------------------------------------------------------
+
+    def _structured(self, shape: tuple[int, ...]) -> AbstractContextManager[Graph]:
+        raise NotImplementedError
+
+    # -- configuration -------------------------------------------------------------------------------------------
+
+    def compile(
+        self,
+        optimizer: str | optimizers.Optimizer = "sgd",
+        loss: str | losses.Loss | None = None,
+        metrics: str | metrics.Metric | Sequence[str | metrics.Metric] | None = None,
+    ) -> None:
+        """Chooses how the model learns. The optimizer's memory begins anew.
+
+        Parameters
+        ----------
+        optimizer : "sgd" or an Optimizer
+        loss : a name ("mse", "binary_crossentropy", ...) or a Loss
+        metrics : names ("accuracy", "mse", "mae", "r2", ...) or Metric objects
+        """
+        if loss is None:
+            raise ValueError("compile: loss must be a name or a Loss; received None")
+        chosen = [metrics] if isinstance(metrics, (str, _Metric)) else list(metrics or [])
+        compiled = Compiled(optimizers.get(optimizer), losses.get(loss), chosen)
+        with self._ownership.writing("compile"):
+            width = 1 if self._graph is None else math.prod(self._graph.output_shape)
+            _resolve(compiled, width)
+            self._compiled = compiled
+            if self._network is not None:
+                self._network.set_optimizer(None, {})  # clears the slots
+                self._configure()
+
+    @property
+    def optimizer(self) -> optimizers.Optimizer | None:
+        """As given to ``compile``."""
+        return None if self._compiled is None else self._compiled.optimizer
+
+    @property
+    def loss(self) -> losses.Loss | None:
+        """As given to ``compile``."""
+        return None if self._compiled is None else self._compiled.loss
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """Names in the order in which ``evaluate`` returns values."""
+        return ["loss", *(metric.name for metric in self._metrics)]
+
+    def _configure(self) -> None:
+        """Tells the network about optimizer, loss and metrics, and finds out what must run in Python."""
+        network, graph = self._network, self._graph
+        assert network is not None
+        assert graph is not None
+        loss = optimizer = None
+        self._metrics = []
+        if self._compiled is not None:
+            self._metrics = _resolve(self._compiled, math.prod(graph.output_shape))
+            native_loss = self._compiled.loss.native()
+            network.set_loss(*(native_loss or (None, 0.0)))
+            network.set_metrics([known for metric in self._metrics if (known := metric.native()) is not None])
+            loss = self._compiled.loss if native_loss is None else None
+            optimizer = self._compiled.optimizer if self._compiled.optimizer.native() is None else None
+        python_metrics = [metric for metric in self._metrics if metric.native() is None]
+        self._segments = None
+        if not graph.program.is_native or loss is not None or optimizer is not None or python_metrics:
+            self._segments = Segments(network, graph.shapes, loss, optimizer, python_metrics)
+        self._runner = self._segments or network
+        self._pushed = None
+        self._push()
+
+    def _push(self) -> None:
+        """Brings the network up to date with hyperparameters and trainable flags that may have changed."""
+        network, graph = self._network, self._graph
+        assert network is not None
+        assert graph is not None
+        native = self._compiled.optimizer.native() if self._compiled is not None else None
+        flags = [weight.trainable and layer.trainable for weight, layer in graph.owners]
+        if self._pushed == (native, flags):
+            return
+        network.set_trainable(flags)
+        network.set_optimizer(*(native or (None, {})))
+        if self._segments is not None:
+            self._segments.set_trainable(flags)
+            self._segments.set_slot_names()
+        self._pushed = (native, flags)
+
+    def _ready(self, operation: str) -> tuple[Network, Compiled]:
+        if self._compiled is None:
+            raise RuntimeError(f"{operation}: expected a compiled model; call compile(optimizer, loss) first")
+        if self._network is None:
+            raise NotBuiltError(f"{operation}: expected a model with weights; call fit or build first")
+        return self._network, self._compiled
+
+    # -- logs ----------------------------------------------------------------------------------------------------
+
+    def _reset_logs(self) -> None:
+        assert self._runner is not None
+        self._runner.reset_metrics()
+        self._base = None
+
+    def _logs(self, prefix: str = "") -> dict[str, float]:
+        """Means since the last reset."""
+        assert self._runner is not None
+        totals = self._runner.get_metrics()
+        if self._base is not None:
+            totals = [base + total for base, total in zip(self._base, totals, strict=True)]
+        sums = iter(totals)
+        loss = next(sums)
+        logs = {prefix + "loss": float(loss[0] / loss[1]) if loss[1] else float("nan")}
+        for metric in self._metrics:
+            value = metric.from_sums(next(sums)) if metric.native() is not None else float(metric.result())
+            logs[prefix + metric.name] = value
+        return logs
+
+    @contextmanager
+    def _logs_kept(self) -> Iterator[None]:
+        """An evaluation inside a callback leaves the logs of the training around it alone."""
+        assert self._runner is not None
+        totals = self._runner.get_metrics()
+        if self._base is not None:
+            totals = [base + total for base, total in zip(self._base, totals, strict=True)]
+        python = [metric for metric in self._metrics if metric.native() is None]
+        states = [copy.deepcopy(metric.__dict__) for metric in python]
+        try:
+            yield
+        finally:
+            self._reset_logs()
+            self._base = totals
+            for metric, state in zip(python, states, strict=True):
+                metric.__dict__.update(state)
+
+    # -- data ----------------------------------------------------------------------------------------------------
+
+    def _check_data(
+        self,
+        graph: Graph,
+        operation: str,
+        x: Any,
+        y: Any,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        label: str = "",
+    ) -> Rows:
+        assert self._compiled is not None
+        loss, width = self._compiled.loss, math.prod(graph.output_shape)
+        matrix = data.flatten(data.as_rows(x, graph.input_shape, operation, label + "x"))
+        n = matrix.shape[0]
+        if y is None:
+            raise ValueError(f"{operation}: {label}y must be given; received None")
+        if loss.takes_labels:
+            y = data.as_labels(y, n, width, operation, label + "y")
+        else:
+            y = data.as_targets(y, n, graph.output_shape, operation, label + "y")
+        if n == 0:
+            raise ValueError(f"{operation}: expected at least one row; received {label}x of shape {np.shape(matrix)}")
+        weights = None
+        if sample_weight is not None:
+            weights = data.as_weights(sample_weight, n, operation, label + "sample_weight")
+        if class_weight is not None:
+            by_class = data.class_weights(class_weight, y, width, operation)
+            weights = by_class if weights is None else weights * by_class
+        return Rows(matrix, y, weights)
+
+    def _check_validation(self, graph: Graph, validation_data: Any) -> Rows:
+        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+            raise ValueError("fit: validation_data must be (x, y) or (x, y, sample_weight); received something else")
+        x, y, weight = validation_data if len(validation_data) == 3 else (*validation_data, None)
+        return self._check_data(graph, "fit", x, y, weight, label="validation ")
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = 32,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Callback | Sequence[Callback] | None = None,
+        validation_split: Any = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        validation_batch_size: int | None = None,
+    ) -> History:
+        """Trains for `epochs` - `initial_epoch` passes over the data.
+
+        Parameters
+        ----------
+        x : (n, ...) of any real dtype; never changed, not copied
+        y : targets (n, out), or class labels (n,) for sparse losses
+        batch_size : rows per step
+        verbose : 0 silent; 1 or "auto" a progress bar, or lines where the output is no terminal; 2 a line per epoch
+        validation_split : share of the rows, chosen by the model's key, that is held out; the same at every call
+        validation_data : (x, y) or (x, y, sample_weight)
+        shuffle : a new order every epoch, a function of the model's key and epoch number
+        class_weight : {class: weight}; classes not named have weight 1
+        sample_weight : (n,); the cost is sum_i weight_i loss_i / rows
+
+        Returns
+        -------
+        History, whose ``history`` maps "loss", the metrics' names, and both with "val_" to one value per epoch.
+
+        Raises
+        ------
+        ShapeError, DTypeError, ValueError
+            Before anything of the model has changed.
+        ModelBusyError
+            Another thread is using the model, or this is a callback of its own training.
+        """
+        if self._compiled is None:
+            raise RuntimeError("fit: expected a compiled model; call compile(optimizer, loss) first")
+        batch_size = _positive(32 if batch_size is None else batch_size, "fit", "batch_size")
+        if validation_batch_size is not None:
+            validation_batch_size = _positive(validation_batch_size, "fit", "validation_batch_size")
+        epochs, initial_epoch = (
+            _positive(epochs, "fit", "epochs", 0),
+            _positive(initial_epoch, "fit", "initial_epoch", 0),
+        )
+        display = progress_for(verbose)
+        with self._ownership.writing("fit") as outermost:
+            if self._fitting and not outermost:  # a child forked from another thread's fit may begin its own
+                raise self._ownership.busy("fit", "the fit that called this callback")
+            first = data.as_rows(x, None if self._graph is None else self._graph.input_shape, "fit")
+            with self._structured(first.shape[1:]) as graph:
+                train = self._check_data(graph, "fit", first, y, sample_weight, class_weight)
+                rows, held_out = self._split(train.x.shape[0], validation_split, validation_data is not None)
+                validation = None
+                if validation_data is not None:
+                    validation = self._check_validation(graph, validation_data)
+                elif held_out is not None:
+                    weights = None
+                    if sample_weight is not None:
+                        weights = data.as_weights(sample_weight, train.x.shape[0], "fit")
+                    validation = Rows(train.x, train.y, weights)
+            count = train.x.shape[0] if rows is None else rows.size
+            history = History()
+            params = {"epochs": epochs, "steps": -(-count // batch_size), "verbose": verbose}
+            hooks = CallbackList([*_as_list(callbacks), history], self, params)
+            self._push()
+            self._fitting, self.stop_training, self.history = True, False, history
+            try:
+                run = Fit(self, train, rows, validation, held_out, batch_size, validation_batch_size, bool(shuffle))
+                run.epochs(initial_epoch, epochs, hooks, display)
+            finally:
+                self._fitting = False
+                display.close()
+        return history
+
+    def _split(self, n: int, share: Any, has_data: bool) -> tuple[Array | None, Array | None]:
+        """Row numbers for training and for validation, in their order; None for all, and for no validation."""
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise ValueError(f"fit: validation_split must be at least 0 and below 1; received {share!r}")
+        if has_data or share == 0:
+            return None, None
+        kept = math.floor(n * (1 - share) + 1e-9)
+        if not 0 < kept < n:
+            raise ValueError(f"fit: validation_split {share} must leave rows on both sides; received {n} rows")
+        order = random.permutation(self._network_key, random.STREAM_SPLIT, 0, n)
+        return np.sort(order[:kept]), np.sort(order[kept:])
+
+    @property
+    def _network_key(self) -> int:
+        raise NotImplementedError
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """One step on these rows. Returns the cost before the step, or [cost, *metrics] of this batch."""
+        if self._compiled is None:
+            raise RuntimeError("train_on_batch: expected a compiled model; call compile(optimizer, loss) first")
+        with self._ownership.writing("train_on_batch"):
+            first = data.as_rows(x, None if self._graph is None else self._graph.input_shape, "train_on_batch")
+            with self._structured(first.shape[1:]) as graph:
+                rows = self._check_data(graph, "train_on_batch", first, y, sample_weight, class_weight)
+            self._push()
+            assert self._runner is not None
+            n = rows.x.shape[0]
+            with self._logs_kept() if self._fitting else _nothing():
+                self._reset_logs()
+                self._runner.train_steps(rows.x, rows.y, rows.cast_weights(self.dtype), None, n, 0, n, 0.0)
+                return _result(self._logs(), return_dict)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = 0,
+        sample_weight: Any = None,
+        callbacks: Callback | Sequence[Callback] | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """The cost over the data, or [cost, *metrics], or with ``return_dict`` all of them by name."""
+        self._ready("evaluate")
+        assert self._graph is not None
+        progress_for(verbose)
+        size = _positive(EVALUATION_ROWS if batch_size is None else batch_size, "evaluate", "batch_size")
+        rows = self._check_data(self._graph, "evaluate", x, y, sample_weight)
+        params = {"steps": -(-rows.x.shape[0] // size), "verbose": verbose}
+        hooks = CallbackList(_as_list(callbacks), self, params)
+        # The logs are the network's: evaluations exclude each other and training, predictions too.
+        with self._ownership.writing("evaluate"), self._logs_kept() if self._fitting else _nothing():
+            return _result(self._evaluate_rows(rows, None, size, hooks, ""), return_dict)
+
+    def _evaluate_rows(
+        self, rows: Rows, numbers: Array | None, batch_size: int, hooks: CallbackList, prefix: str
+    ) -> dict[str, float]:
+        assert self._runner is not None
+        end = rows.x.shape[0] if numbers is None else numbers.size
+        per_batch = hooks.per_batch("test")
+        weights = rows.cast_weights(self.dtype)
+        hooks.call("on_test_begin", {})
+        self._reset_logs()
+        position = batch = 0
+        while position < end:
+            if per_batch:
+                hooks.call("on_test_batch_begin", batch, {})
+            budget = 0.0 if per_batch else BUDGET
+            position = self._runner.evaluate_steps(rows.x, rows.y, weights, numbers, batch_size, position, end, budget)
+            if per_batch:
+                hooks.call("on_test_batch_end", batch, self._logs())
+            batch += 1
+        logs = self._logs()
+        hooks.call("on_test_end", logs)
+        return {prefix + name: value for name, value in logs.items()}
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """The same as ``evaluate`` with the rows as one batch."""
+        n = max(len(x), 1) if hasattr(x, "__len__") else None
+        return self.evaluate(x, y, batch_size=n, sample_weight=sample_weight, return_dict=return_dict)
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = 0,
+        callbacks: Callback | Sequence[Callback] | None = None,
+    ) -> Array:
+        """The outputs (n, out). A row's output does not depend on the rows around it.
+
+        `batch_size` matters only to per-batch callbacks. Threads may predict at the same time.
+        """
+        network, graph = self._network, self._graph
+        if network is None or graph is None or self._runner is None:
+            raise NotBuiltError("predict: expected a model with weights; call fit or build first")
+        rows = data.flatten(data.as_rows(x, graph.input_shape, "predict"))
+        n = rows.shape[0]
+        out = np.empty((n, network.program.widths[network.program.output]), self.dtype)
+        with self._ownership.reading("predict"):
+            if callbacks is not None:
+                self._predict_with(rows, out, batch_size, _as_list(callbacks))
+            else:
+                position = 0
+                while position < n:
+                    position = self._runner.predict(rows, out, position, n, BUDGET)
+        return out if len(graph.output_shape) == 1 else out.reshape(n, *graph.output_shape)
+
+    def _predict_with(self, x: Array, out: Array, batch_size: int | None, callbacks: list[Callback]) -> None:
+        assert self._runner is not None
+        size = _positive(_PREDICTION_ROWS if batch_size is None else batch_size, "predict", "batch_size")
+        hooks = CallbackList(callbacks, self, {"steps": -(-len(x) // size), "verbose": 0})
+        hooks.call("on_predict_begin", {})
+        for batch, begin in enumerate(range(0, len(x), size)):
+            hooks.call("on_predict_batch_begin", batch, {})
+            position, end = begin, min(begin + size, len(x))
+            while position < end:
+                position = self._runner.predict(x, out, position, end, BUDGET)
+            hooks.call("on_predict_batch_end", batch, {"outputs": out[begin:end]})
+        hooks.call("on_predict_end", {})
+
+    def predict_on_batch(self, x: Any) -> Array:
+        """The same as ``predict``."""
+        return self.predict(x)
+
+
+_Metric = metrics.Metric
+
+
+def _resolve(compiled: Compiled, width: int) -> list[metrics.Metric]:
+    """The metrics of an output of this width; an error when one cannot read the loss's targets."""
+    found = [metrics.get(identifier, compiled.loss, width) for identifier in compiled.metrics]
+    metrics.check_names(found)
+    for metric in found:
+        if metric.takes_labels is not None and metric.takes_labels != compiled.loss.takes_labels:
+            wanted = "class labels" if metric.takes_labels else "targets as wide as the output"
+            raise ValueError(
+                f"compile: metric {metric.name} needs {wanted};"
+                f" received the loss {compiled.loss.name}, which takes others"
+            )
+    return found
+
+
+def _as_list(callbacks: Callback | Sequence[Callback] | None) -> list[Callback]:
+    if callbacks is None:
+        return []
+    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+
+
+def _positive(value: Any, operation: str, name: str, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{operation}: {name} must be an integer of at least {least}; received {value!r}")
+    return int(value)
+
+
+def _result(logs: dict[str, float], return_dict: bool) -> Any:
+    if return_dict:
+        return logs
+    values = list(logs.values())
+    return values[0] if len(values) == 1 else values
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

@@ -1,0 +1,106 @@
+"""A layer's arrays: their own before the layer joins a model, the network's afterwards."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.typing import DTypeLike, NDArray
+
+from .errors import NotBuiltError, ShapeError
+from .initializers import Initializer
+
+if TYPE_CHECKING:
+    from .backends.protocol import Network
+    from .ownership import Ownership
+
+__all__ = ["Weight"]
+
+
+class Weight(NDArrayOperatorsMixin):
+    """A named array of a layer. It takes part in NumPy expressions by value: ``x @ weight``.
+
+    Reading gives a copy; ``assign`` is the way to write.
+    """
+
+    def __init__(
+        self, layer: str, name: str, shape: tuple[int, ...], initializer: Initializer, trainable: bool
+    ) -> None:
+        self.layer = layer
+        self.name = name
+        self.shape = shape
+        self.initializer = initializer
+        self.trainable = trainable
+        self.dtype: np.dtype[Any] = np.dtype(np.float32)
+        self._array: NDArray[Any] | None = None
+        self._network: Network | None = None
+        self._ownership: Ownership | None = None
+        self._index = -1
+
+    def initialize(self, key: int, step: int) -> None:
+        """Draws the starting values, unless the weight has values already."""
+        if self._array is None and self._network is None:
+            self._array = self.initializer.checked(self.shape, key, step).astype(self.dtype)
+
+    def bind(self, network: Network, index: int, ownership: Ownership, dtype: str) -> None:
+        """From now on the values live in `network`. The weight's own array, if any, is handed over."""
+        self.dtype = np.dtype(dtype)
+        if self._array is not None:
+            network.set_parameter(index, np.ascontiguousarray(self._array, self.dtype).reshape(self.shape))
+        self._network, self._index, self._ownership, self._array = network, index, ownership, None
+
+    @property
+    def value(self) -> NDArray[Any]:
+        """A copy of the values."""
+        if self._network is not None and self._ownership is not None:
+            with self._ownership.reading(f"{self.layer}.{self.name}"):
+                return self._network.get_parameter(self._index)
+        if self._array is None:
+            raise NotBuiltError(f"{self.layer}.{self.name}: no values yet; build the model or let it see data first")
+        return self._array.copy()
+
+    def check(self, value: Any) -> NDArray[Any]:
+        """`value` as an array of this shape and dtype, or an error."""
+        from .data import as_real
+
+        array = as_real(value, "set_weights", f"{self.layer}/{self.name}")
+        if array.shape != self.shape:
+            raise ShapeError(
+                f"set_weights: {self.layer}/{self.name} must have shape {self.shape}; received {array.shape}"
+            )
+        return np.array(array, self.dtype, order="C")
+
+    def assign(self, value: Any) -> None:
+        """Replaces the values by `value` (same shape)."""
+        array = self.check(value)
+        if self._network is None or self._ownership is None:
+            self._array = array
+            return
+        with self._ownership.writing(f"{self.layer}.{self.name}"):
+            self._network.set_parameter(self._index, array)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def T(self) -> NDArray[Any]:  # noqa: N802 - NumPy's name
+        return self.value.T
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self.value, dtype)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if any(isinstance(out, Weight) for out in kwargs.get("out", ())):
+            raise TypeError(f"{self.layer}.{self.name}: cannot be written in place; use assign")
+        return getattr(ufunc, method)(*(i.value if isinstance(i, Weight) else i for i in inputs), **kwargs)
+
+    def __repr__(self) -> str:
+        kind = "" if self.trainable else ", not trainable"
+        return f"<weight {self.layer}/{self.name} {self.shape}{kind}>"

@@ -1,0 +1,27 @@
+"""Fixtures that the tests of the API share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import fastperceptron as fp
+
+#: The pure wheel has one backend; anywhere else a missing extension is a failure, never a skip.
+BACKENDS = ("numpy",) if os.environ.get("FASTPERCEPTRON_PURE") == "1" else ("numpy", "native")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend in turn, in force for the test. Asking for one that is missing raises."""
+    fp.set_backend(request.param)
+    yield request.param
+    fp.set_backend("auto")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)

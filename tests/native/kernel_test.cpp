@@ -1,0 +1,375 @@
+// Tests every table of the target's architecture without Python: products bit for bit against the scalar chain that
+// table.hpp defines, everything else against the C++ library in double, and vectors against single elements. Prints a
+// digest of all results per table: tables other than generic must agree on it, across architectures too.
+#include <cmath>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "kernels/table.hpp"
+#include "runtime/philox.hpp"
+
+namespace {
+
+using fp::Activation;
+using fp::Kernels;
+using fp::Loss;
+
+int failures = 0;
+
+[[gnu::format(printf, 1, 2)]] void fail(const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  if (++failures <= 20) {
+    std::vprintf(format, arguments);
+    std::putchar('\n');
+  }
+  va_end(arguments);
+}
+
+struct Digest {  // FNV-1a
+  uint64_t value = 1469598103934665603u;
+  template <class T>
+  void add(const std::vector<T>& data) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(data.data());
+    for (std::size_t i = 0; i < data.size() * sizeof(T); ++i) value = (value ^ bytes[i]) * 1099511628211u;
+  }
+};
+
+// Numbers in [-1, 1) with 20 bits, the same everywhere, and exact in float.
+template <class T>
+std::vector<T> numbers(std::size_t count, uint32_t seed) {
+  std::vector<uint32_t> words(count);
+  fp::philox_words(seed, 7, 0, int64_t(count), words.data());
+  std::vector<T> out(count);
+  for (std::size_t i = 0; i < count; ++i) out[i] = T(int64_t(words[i] >> 12) - 524288) / T(524288);
+  return out;
+}
+
+template <class T>
+bool same(T a, T b) {
+  return std::memcmp(&a, &b, sizeof a) == 0 || (a != a && b != b);
+}
+
+template <class T>
+struct Suite {
+  const Kernels<T>& k;
+  bool fused;  // the generic table multiplies, then adds
+  const char* name;
+  Digest digest{};
+  double epsilon = sizeof(T) == 4 ? 1.2e-7 : 2.3e-16;
+
+  T madd(T a, T b, T c) const {
+    if (fused) return std::fma(a, b, c);
+    volatile T product = a * b;
+    return product + c;
+  }
+
+  // The ordered sum of table.hpp.
+  T chain(const T* a, int64_t a_col, const T* b, int64_t b_row, int64_t count) const {
+    T total = 0;
+    for (int64_t begin = 0; begin < count; begin += fp::kBlock) {
+      T block = 0;
+      for (int64_t p = begin; p < count && p < begin + fp::kBlock; ++p) block = madd(a[p * a_col], b[p * b_row], block);
+      total = begin == 0 ? block : total + block;
+    }
+    return total;
+  }
+
+  void product(int64_t m, int64_t n, int64_t depth, bool strided, uint32_t seed) {
+    const int64_t a_ld = (strided ? m : depth) + 3, b_row = n + 5, c_row = n + 2;
+    auto a = numbers<T>(std::size_t((strided ? depth : m) * a_ld + 1), seed);
+    auto b = numbers<T>(std::size_t(depth * b_row + 1), seed + 1);
+    auto bias = numbers<T>(std::size_t(n), seed + 2);
+    auto start = numbers<T>(std::size_t(m * c_row), seed + 3);
+    for (int mode = 0; mode < 4; ++mode) {  // store, forward with relu, backward through relu, sgd
+      auto c = start, pre = start, velocity = start;
+      std::vector<T> room(std::size_t(k.gemm_scratch(m, n, depth)) + 64 / sizeof(T));
+      T* scratch = room.data();
+      while (reinterpret_cast<uintptr_t>(scratch) % 64) ++scratch;
+      fp::GemmArgs<T> g{};
+      g.m = m, g.n = n, g.k = depth;
+      g.a = a.data(), g.a_row = strided ? 1 : a_ld, g.a_col = strided ? a_ld : 1;
+      g.b = b.data(), g.b_row = b_row;
+      g.c = c.data(), g.c_row = c_row;
+      g.scratch = scratch;
+      g.epilogue.kind = static_cast<fp::EpilogueKind>(mode);
+      g.epilogue.activation = mode ? Activation::relu : Activation::linear;
+      g.epilogue.bias = bias.data();
+      g.epilogue.pre = mode == 1 ? pre.data() : nullptr;
+      g.epilogue.pre_row = c_row;
+      g.epilogue.saved = start.data();
+      g.epilogue.saved_row = c_row;
+      g.epilogue.velocity = velocity.data();
+      g.epilogue.learning_rate = T(0.25);
+      g.epilogue.momentum = T(0.75);
+      k.gemm(g);
+      for (int64_t i = 0; i < m; ++i) {
+        for (int64_t j = 0; j < c_row; ++j) {
+          const std::size_t at = std::size_t(i * c_row + j);
+          T sum = j < n ? chain(&a[std::size_t(i * g.a_row)], g.a_col, &b[std::size_t(j)], b_row, depth) : T(0);
+          T expected = sum, expected_pre = start[at], expected_velocity = start[at];
+          if (mode == 1) {
+            expected_pre = j < n ? sum + bias[std::size_t(j)] : start[at];
+            expected = expected_pre < 0 ? T(0) : expected_pre;
+          } else if (mode == 2) {
+            expected = start[at] > 0 ? sum : T(0) * sum;
+          } else if (mode == 3) {
+            expected_velocity = madd(T(-0.25), sum, T(0.75) * start[at]);
+            expected = start[at] + expected_velocity;
+          }
+          if (j >= n) expected = expected_pre = expected_velocity = start[at];  // beyond the row: untouched
+          if (c[at] != expected || (mode == 1 && pre[at] != expected_pre) ||
+              (mode == 3 && velocity[at] != expected_velocity)) {
+            return fail(
+                "%s gemm<%zu> %lldx%lldx%lld strided=%d mode=%d at (%lld, %lld): expected %.17g; received %.17g", name,
+                sizeof(T), (long long)m, (long long)n, (long long)depth, strided, mode, (long long)i, (long long)j,
+                double(expected), double(c[at]));
+          }
+        }
+      }
+      digest.add(c);
+    }
+  }
+
+  void products() {
+    const int64_t sizes[] = {0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 48, 65, 257};
+    uint32_t seed = 1;
+    for (int64_t m : sizes) {
+      for (int64_t n : sizes) {
+        int64_t depth = sizes[seed % 14];
+        product(m, n, depth, seed % 3 == 0, seed * 11);
+        ++seed;
+      }
+    }
+    product(70, 100, 1300, false, 5);  // several blocks, packed
+    product(70, 100, 600, true, 6);
+  }
+
+  void sums() {
+    for (int64_t width : {1, 5, 16, 37, 200}) {
+      for (int64_t n : {0, 1, 255, 256, 600}) {
+        auto a = numbers<T>(std::size_t(n * (width + 1) + 1), 3);
+        std::vector<T> out(std::size_t(width), T(9)), one(std::size_t(n) + 1, T(1));
+        k.column_sums(n, width, a.data(), width + 1, out.data(), false);
+        for (int64_t j = 0; j < width; ++j) {
+          T expected = chain(one.data(), 1, &a[std::size_t(j)], width + 1, n);
+          if (out[std::size_t(j)] != expected) fail("%s column_sums %lldx%lld", name, (long long)n, (long long)width);
+        }
+        digest.add(out);
+        std::vector<T> turned(std::size_t(n * width) + 1);
+        k.transpose(n, width, a.data(), width + 1, turned.data(), n);
+        for (int64_t i = 0; i < n; ++i) {
+          for (int64_t j = 0; j < width; ++j) {
+            if (turned[std::size_t(j * n + i)] != a[std::size_t(i * (width + 1) + j)]) fail("%s transpose", name);
+          }
+        }
+      }
+    }
+    for (int64_t count = 0; count < 70; ++count) {
+      auto x = numbers<T>(std::size_t(count) + 1, 4), y = numbers<T>(std::size_t(count) + 1, 5), before = y;
+      k.add(count, x.data(), y.data());
+      for (int64_t i = 0; i <= count; ++i) {
+        const std::size_t at = std::size_t(i);
+        if (y[at] != (i < count ? before[at] + x[at] : before[at])) fail("%s add %lld", name, (long long)count);
+      }
+    }
+  }
+
+  static double value(Activation a, double z) {
+    switch (a) {
+      case Activation::linear:
+        return z;
+      case Activation::relu:
+        return z > 0 ? z : 0;
+      case Activation::leaky_relu:
+        return z > 0 ? z : 0.25 * z;
+      case Activation::elu:
+        return z > 0 ? z : 0.25 * std::expm1(z);
+      case Activation::selu:
+        return 1.0507009873554805 * (z > 0 ? z : 1.6732632423543772 * std::expm1(z));
+      case Activation::gelu:
+        return z * 0.5 * std::erfc(-z / std::sqrt(2.0));
+      case Activation::gelu_tanh:
+        return z / (1 + std::exp(-2 * 0.7978845608028654 * (z + 0.044715 * z * z * z)));
+      case Activation::silu:
+        return z / (1 + std::exp(-z));
+      case Activation::mish:
+        return z * std::tanh(std::log1p(std::exp(z)));
+      case Activation::softplus:
+        return z > 30 ? z : std::log1p(std::exp(z));
+      case Activation::softsign:
+        return z / (1 + std::fabs(z));
+      case Activation::sigmoid:
+        return 1 / (1 + std::exp(-z));
+      case Activation::tanh:
+        return std::tanh(z);
+      case Activation::step:
+        return z >= 0 ? 1 : 0;
+      case Activation::softmax:
+        break;
+    }
+    return 0;
+  }
+
+  void activations() {
+    for (int32_t number = 0; number < int32_t(Activation::softmax); ++number) {
+      const auto act = static_cast<Activation>(number);
+      const int64_t count = 403;
+      auto z = numbers<T>(count, 9), dy = numbers<T>(count, 10);
+      for (T& v : z) v *= 12;
+      z[0] = 0;
+      std::vector<T> y(count), dz(count);
+      k.activation_forward(act, T(0.25), count, z.data(), y.data());
+      const auto& saved = fp::derivative_needs_z(act) ? z : y;
+      k.activation_backward(act, T(0.25), count, dy.data(), saved.data(), dz.data());
+      for (std::size_t i = 0; i < std::size_t(count); ++i) {
+        const double x = double(z[i]), expected = value(act, x);
+        // gelu_tanh's argument reaches 70 and rounding it costs as many units; the others are good to a few.
+        const double bound = (act == Activation::gelu_tanh ? 200 : 16) * epsilon;
+        if (std::fabs(double(y[i]) - expected) > bound * std::fabs(expected) + epsilon / 16) {
+          fail("%s activation %d at %.9g: expected %.17g; received %.17g", name, number, x, expected, double(y[i]));
+        }
+        if (act != Activation::step && std::fabs(x) > 1e-3) {
+          const double h = 1e-5, slope = (value(act, x + h) - value(act, x - h)) / (2 * h) * double(dy[i]);
+          // From y, elu's and selu's slopes near 0 are differences of nearly equal numbers; the reference is itself a
+          // difference quotient.
+          const double slack = sizeof(T) == 4 ? 3e-6 + 3e-5 * std::fabs(slope) : 1e-8;
+          if (std::fabs(double(dz[i]) - slope) > slack) {
+            fail("%s derivative %d at %.9g: expected %.12g; received %.12g", name, number, x, slope, double(dz[i]));
+          }
+        }
+        T alone, alone_dz;  // an element's result does not depend on its place
+        k.activation_forward(act, T(0.25), 1, &z[i], &alone);
+        k.activation_backward(act, T(0.25), 1, &dy[i], &saved[i], &alone_dz);
+        if (!same(alone, y[i]) || !same(alone_dz, dz[i])) fail("%s activation %d: tail differs", name, number);
+      }
+      digest.add(y);
+      digest.add(dz);
+      const T nan = std::nan(""), inf = T(INFINITY);
+      T out = 0;
+      k.activation_forward(act, T(0.25), 1, &nan, &out);
+      if (act != Activation::step && out == out) fail("%s activation %d: NaN does not pass", name, number);
+      k.activation_forward(act, T(0.25), 1, &inf, &out);
+      if (out != out) fail("%s activation %d: NaN at infinity", name, number);
+    }
+  }
+
+  void losses() {
+    for (int64_t width : {2, 3, 10, 16, 40}) {
+      const int64_t n = 9;
+      auto z = numbers<T>(std::size_t(n * width), 21);
+      for (T& v : z) v *= 30;
+      std::vector<T> y(z.size()), gradient(z.size());
+      std::vector<int64_t> label(n);
+      std::vector<double> lost(n);
+      for (int64_t i = 0; i < n; ++i) label[std::size_t(i)] = i % width;
+      k.softmax_forward(n, width, z.data(), width, y.data(), width);
+      fp::LossArgs<T> args{};
+      args.kind = Loss::sparse_categorical_cross_entropy_logits;
+      args.n = n, args.width = width;
+      args.prediction = z.data(), args.prediction_row = width;
+      args.label = label.data();
+      args.scale = T(0.5);
+      args.losses = lost.data();
+      args.gradient = gradient.data(), args.gradient_row = width;
+      k.loss(args);
+      for (int64_t i = 0; i < n; ++i) {
+        const T* row = &z[std::size_t(i * width)];
+        double top = double(row[0]), total = 0;
+        for (int64_t j = 0; j < width; ++j) top = std::fmax(top, double(row[j]));
+        for (int64_t j = 0; j < width; ++j) total += std::exp(double(row[j]) - top);
+        const int64_t t = label[std::size_t(i)];
+        const double loss = std::log(total) + top - double(row[t]);
+        if (std::fabs(lost[std::size_t(i)] - loss) > 64 * epsilon * (1 + std::fabs(loss))) {
+          fail("%s cross-entropy: expected %.12g; received %.12g", name, loss, lost[std::size_t(i)]);
+        }
+        for (int64_t j = 0; j < width; ++j) {
+          const double p = std::exp(double(row[j]) - top) / total;
+          const double d = 0.5 * (p - (j == t ? 1 : 0));
+          const std::size_t at = std::size_t(i * width + j);
+          if (std::fabs(double(y[at]) - p) > 64 * epsilon * p + epsilon) fail("%s softmax", name);
+          if (std::fabs(double(gradient[at]) - d) > 64 * epsilon) fail("%s cross-entropy gradient", name);
+        }
+      }
+      digest.add(y);
+      digest.add(gradient);
+      digest.add(lost);
+    }
+  }
+
+  void dropout() {
+    const int64_t n = 5, width = 37;
+    auto x = numbers<T>(std::size_t(n * width), 31);
+    std::vector<T> y(x.size());
+    fp::DropoutArgs<T> args{
+        n, width, 1000, x.data(), width, y.data(), width, 0x40000000u, T(4.0 / 3.0), 0x0123456789abcdefu, 0x1122334455u,
+        17};
+    k.dropout(args);
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < width; ++j) {
+        const fp::Philox4 r = fp::philox4x32({{uint32_t(j / 4), uint32_t(args.row0 + i), uint32_t(args.step),
+                                               (args.stream << 16) | uint32_t(args.step >> 32 & 0xffff)}},
+                                             uint32_t(args.key), uint32_t(args.key >> 32));
+        const std::size_t at = std::size_t(i * width + j);
+        const T expected = r.v[j % 4] >= args.threshold ? x[at] * args.scale : T(0);
+        if (y[at] != expected) fail("%s dropout at (%lld, %lld)", name, (long long)i, (long long)j);
+      }
+    }
+    digest.add(y);
+  }
+
+  uint64_t run() {
+    products();
+    sums();
+    activations();
+    losses();
+    dropout();
+    return digest.value;
+  }
+};
+
+struct Tested {
+  const fp::Table* table;
+  bool usable;
+};
+
+}  // namespace
+
+int main() {
+  std::vector<Tested> tables;
+#ifdef FP_BUILT_GENERIC
+  tables.push_back({&fp::fp_table_generic, true});
+#endif
+#ifdef FP_BUILT_AVX2
+  tables.push_back({&fp::fp_table_avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")});
+#endif
+#ifdef FP_BUILT_AVX512
+  tables.push_back({&fp::fp_table_avx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                                              __builtin_cpu_supports("avx512dq") &&
+                                              __builtin_cpu_supports("avx512vl")});
+#endif
+#ifdef FP_BUILT_NEON
+  tables.push_back({&fp::fp_table_neon, true});
+#endif
+  uint64_t agreed = 0;
+  int tested = 0;
+  for (const Tested& t : tables) {
+    if (!t.usable) {
+      std::printf("%s: this processor cannot run it\n", t.table->name);
+      continue;
+    }
+    const bool fused = std::strcmp(t.table->name, "generic") != 0;
+    const uint64_t f32 = Suite<float>{t.table->f32, fused, t.table->name}.run();
+    const uint64_t f64 = Suite<double>{t.table->f64, fused, t.table->name}.run();
+    const uint64_t both = f32 * 31 + f64;
+    std::printf("digest %s %016llx\n", t.table->name, static_cast<unsigned long long>(both));
+    if (fused && agreed != 0 && agreed != both) fail("%s: results differ from the table before", t.table->name);
+    if (fused) agreed = both;
+    ++tested;
+  }
+  std::printf("%d tables tested, %d failures\n", tested, failures);
+  return failures || tested == 0 ? 1 : 0;
+}

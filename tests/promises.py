@@ -1,0 +1,75 @@
+"""What the tests of the promises share: models, digests of their state, and fresh processes that may hang or die."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from parity import ALPHA
+
+import fastperceptron as fp
+
+#: Children fork with threads around and must not be stopped by Python's warning about it.
+PYTHON = (sys.executable, "-W", "ignore::DeprecationWarning")
+
+
+def digest(model: fp.Model) -> str:
+    """Of all arrays of the state, weights, slots, counters and key."""
+    hashed = hashlib.sha256()
+    for name, array in sorted(model.get_state().items()):
+        hashed.update(name.encode())
+        hashed.update(np.ascontiguousarray(array).tobytes())
+    return hashed.hexdigest()
+
+
+def activation(name: str) -> Any:
+    """The activation with a parameter that is not its default."""
+    return fp.activations.get(name).with_alpha(ALPHA[name]) if name in ALPHA else name
+
+
+def classifier(
+    units: tuple[int, ...],
+    kind: str = "relu",
+    dtype: str = "float32",
+    dropout: float = 0.0,
+    backend: str = "native",
+    seed: int = 3,
+    momentum: float = 0.9,
+) -> fp.Sequential:
+    """Compiled; the last of the units are the classes."""
+    layers: list[Any] = []
+    for width in units[:-1]:
+        layers.append(fp.Dense(width, activation=activation(kind)))
+        if dropout:
+            layers.append(fp.Dropout(dropout))
+    model = fp.Sequential([*layers, fp.Dense(units[-1])], seed=seed, dtype=dtype, backend=backend)
+    loss = fp.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(fp.SGD(0.02, momentum=momentum), loss, ["accuracy"])
+    return model
+
+
+def labelled(n: int, width: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Random rows (n, width) float32 and labels (n,)."""
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, width), dtype=np.float32), rng.integers(0, classes, n)
+
+
+def run_script(path: Path, code: str, *arguments: str, timeout: float = 60, **environment: str) -> str:
+    """Runs the code as a file of a fresh process, with this folder importable; returns what it printed. A process that hangs,
+    fails or is killed by a signal fails the test."""
+    path.write_text(code, encoding="utf-8")
+    folders = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    result = subprocess.run(
+        [*PYTHON, str(path), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders), **environment},
+    )
+    assert result.returncode == 0, f"exit status {result.returncode}\n{result.stdout}\n{result.stderr}"
+    return result.stdout

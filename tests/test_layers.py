@@ -1,0 +1,190 @@
+"""Layers by themselves: construction, standalone use, weights, configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from api_examples import MyDense, MyTanh
+
+import fastperceptron as fp
+
+
+def test_dense_by_hand(backend: str) -> None:
+    layer = fp.Dense(2, "relu", kernel_initializer=np.array([[1.0, -1.0], [2.0, 1.0]]), bias_initializer="ones")
+    y = layer([[1.0, 2.0]])
+    np.testing.assert_array_equal(y, [[6.0, 2.0]])
+    assert layer.count_params() == 6
+    np.testing.assert_array_equal(layer.bias, [1.0, 1.0])
+
+
+@pytest.mark.parametrize("activation", fp.program.ACTIVATIONS)
+def test_passes_of_built_in_layers_match_central_differences(backend: str, activation: str) -> None:
+    rng = np.random.default_rng(11)
+    model = fp.Sequential([fp.Input((4,)), fp.Dense(3, activation)], seed=2, dtype="float64")
+    layer: Any = model.layers[0]
+    x, direction = rng.normal(size=(5, 4)), rng.normal(size=(5, 3))
+    y, saved = layer.forward(x, True)
+    np.testing.assert_allclose(y, model.predict(x), rtol=1e-12)
+    dx, grads = layer.backward(direction, saved)
+    step = 1e-6
+    for row, column in ((0, 0), (2, 3)):
+        moved = [x.copy(), x.copy()]
+        for copy, sign in zip(moved, (1, -1), strict=True):
+            copy[row, column] += sign * step
+        numeric = sum(sign * (layer.forward(c, True)[0] * direction).sum() for c, sign in zip(moved, (1, -1), strict=True))
+        np.testing.assert_allclose(dx[row, column], numeric / (2 * step), rtol=1e-6, atol=1e-9)
+    assert [g.shape for g in grads] == [(4, 3), (3,)]
+
+
+@pytest.mark.parametrize("name", fp.program.ACTIVATIONS)
+def test_activation_functions_and_derivatives(backend: str, name: str) -> None:
+    f = fp.activations.get(name)
+    z = np.linspace(-3, 3, 13) + 0.01
+    assert f(z).shape == z.shape
+    assert f(z.astype(np.float32)).dtype == np.float32
+    if name == "softmax":
+        assert f(z).sum() == pytest.approx(1)
+        with pytest.raises(ValueError, match="elementwise"):
+            f.derivative(z)
+        return
+    numeric = (f(z + 1e-6) - f(z - 1e-6)) / 2e-6
+    np.testing.assert_allclose(f.derivative(z), numeric, rtol=1e-6, atol=1e-9)
+    assert f(0.5) == f([0.5])[0]
+
+
+def test_flatten_and_shapes(backend: str) -> None:
+    model = fp.Sequential([fp.Input((2, 3)), fp.Activation("relu"), fp.Flatten(), fp.Dense(4)], seed=0)
+    x = np.arange(12.0).reshape(2, 2, 3) - 5
+    assert model.input_shape == (2, 3)
+    assert model.output_shape == (4,)
+    expected = np.maximum(x, 0).reshape(2, 6) @ model.layers[2].kernel
+    np.testing.assert_allclose(model.predict(x), expected, rtol=1e-5)
+    assert fp.Sequential([fp.Input((2, 3)), fp.Flatten()]).predict(x).tolist() == x.reshape(2, 6).tolist()
+    keeps = fp.Sequential([fp.Input((2, 3)), fp.Activation("relu")])
+    assert keeps.predict(x).shape == (2, 2, 3)
+    with pytest.raises(fp.ShapeError, match=r"dense: Dense takes rows of one axis.*\('n', 2, 3\).*Flatten"):
+        fp.Sequential([fp.Input((2, 3)), fp.Dense(4)])
+
+
+def test_dropout_only_while_training(backend: str) -> None:
+    model = fp.Sequential([fp.Input((1000,)), fp.Dropout(0.25)], seed=1)
+    x = np.ones((3, 1000), np.float32)
+    assert (model.predict(x) == 1).all()
+    y = model.trace(x)["dropout"]["y"]
+    assert set(np.unique(y)) == {0.0, np.float32(4 / 3)}
+    assert 0.2 < (y == 0).mean() < 0.3
+    assert list(fp.Sequential([fp.Input((4,)), fp.Dropout(0.0), fp.Dense(1)]).trace(np.ones((1, 4)))) == ["dense"]
+
+
+def test_softmax_in_dense_is_an_operation_of_its_own(backend: str) -> None:
+    model = fp.Sequential([fp.Input((3,)), fp.Dense(4, "softmax")], seed=0)
+    assert model.predict(np.eye(3)).sum(axis=1) == pytest.approx(np.ones(3), rel=1e-6)
+
+
+def test_weights_of_a_layer() -> None:
+    model = fp.Sequential([fp.Input((3,)), fp.Dense(2), fp.Dense(2, use_bias=False)], seed=0)
+    first, second = model.layers
+    copy = first.kernel
+    copy += 1
+    assert not (first.kernel == copy).any()
+    first.kernel = copy
+    np.testing.assert_array_equal(first.get_weights()[0], copy)
+    np.testing.assert_array_equal(model.get_weights()[0], copy)
+    assert second.bias is None
+    with pytest.raises(AttributeError, match="no bias"):
+        second.bias = [1.0, 2.0]
+    with pytest.raises(fp.ShapeError, match=r"dense/bias must have shape \(2,\); received \(3,\)"):
+        first.set_weights([copy * 0, [1.0, 2.0, 3.0]])
+    np.testing.assert_array_equal(first.kernel, copy)
+    with pytest.raises(ValueError, match="expected 2 arrays; received 1"):
+        first.set_weights([copy])
+
+
+def test_names() -> None:
+    model = fp.Sequential([fp.Input((2,)), fp.Dense(1), fp.Dense(1, name="dense_1"), fp.Dense(1), fp.Dense(1)])
+    assert [layer.name for layer in model.layers] == ["dense", "dense_1", "dense_2", "dense_3"]
+    with pytest.raises(ValueError, match="unique; received a"):
+        fp.Sequential([fp.Input((2,)), fp.Dense(1, name="a"), fp.Dense(1, name="a")])
+    with pytest.raises(ValueError, match="without '/'"):
+        fp.Dense(1, name="a/b")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: fp.Dense(0), "units must be a positive integer; received 0"),
+        (lambda: fp.Dense(True), "units must be a positive integer; received True"),
+        (lambda: fp.Dense(2, "rleu"), "expected one of linear, relu.*received 'rleu'"),
+        (lambda: fp.Dense(2, kernel_initializer="he"), "received 'he'"),
+        (lambda: fp.Dropout(1.0), "at least 0 and below 1; received 1.0"),
+        (lambda: fp.Input(()), "at least one axis"),
+        (lambda: fp.Input((3, 0)), "positive integers"),
+    ],
+)
+def test_bad_arguments(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_layers_of_ones_own() -> None:
+    layer = MyDense(2)
+    assert layer([[1.0, 2.0, 3.0]]).shape == (1, 2)
+    assert layer.get_config() == {"units": 2}
+    x = np.ones((1, 3), np.float32)
+    np.testing.assert_allclose(layer(x), x @ layer.get_weights()[0], rtol=1e-6)
+    assert MyTanh()([[0.5]])[0, 0] == pytest.approx(np.tanh(0.5))
+    assert MyTanh().name == "my_tanh"
+
+
+def test_weight_in_expressions() -> None:
+    layer = MyDense(2)
+    layer(np.ones((1, 3)))
+    w = layer.w.value
+    np.testing.assert_array_equal(2 * layer.w + 1, 2 * w + 1)
+    np.testing.assert_array_equal(np.ones((1, 3), np.float32) @ layer.w, np.ones((1, 3), np.float32) @ w)
+    np.testing.assert_array_equal(np.asarray(layer.w), w)
+    with pytest.raises(TypeError, match="use assign"):
+        layer.w += 1
+
+
+def test_a_subclass_of_dense_with_its_own_forward_runs_in_python(backend: str) -> None:
+    class Doubled(fp.Dense):
+        def forward(self, x: Any, training: bool) -> tuple[Any, Any]:
+            y, saved = super().forward(x, training)
+            return 2 * y, saved
+
+        def backward(self, dy: Any, saved: Any) -> tuple[Any, Any]:
+            return super().backward(2 * dy, saved)
+
+    class Plain(fp.Dense):
+        pass
+
+    model = fp.Sequential([fp.Input((3,)), Doubled(2), Plain(2)], seed=0)
+    assert [layer.is_python for layer in model.layers] == [True, False]
+    x = np.ones((2, 3))
+    hidden = 2 * (x @ model.layers[0].kernel)
+    np.testing.assert_allclose(model.predict(x), hidden @ model.layers[1].kernel, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted({"glorot", "he", "lecun"}))
+@pytest.mark.parametrize("shape", ["uniform", "normal"])
+def test_initializers_have_the_stated_variance(name: str, shape: str) -> None:
+    fan_in, fan_out = 300, 100
+    variance = {"glorot": 2 / (fan_in + fan_out), "he": 2 / fan_in, "lecun": 1 / fan_in}[name]
+    array = fp.initializers.get(f"{name}_{shape}")((fan_in, fan_out), "float64", seed=5)
+    # 30,000 draws: the sample variance is within 3 % of the true one with overwhelming probability.
+    assert array.var() == pytest.approx(variance, rel=0.03)
+    assert abs(array.mean()) < 4 * np.sqrt(variance / array.size)
+    limit = np.sqrt(3 * variance) if shape == "uniform" else 2 * np.sqrt(variance) / 0.8796
+    assert np.abs(array).max() <= limit
+
+
+def test_given_arrays_and_constants() -> None:
+    w = np.arange(6.0).reshape(3, 2)
+    model = fp.Sequential([fp.Input((3,)), fp.Dense(2, kernel_initializer=w, bias_initializer=0.5)])
+    np.testing.assert_array_equal(model.layers[0].kernel, w)
+    np.testing.assert_array_equal(model.layers[0].bias, [0.5, 0.5])
+    with pytest.raises(fp.ShapeError, match=r"Given: expected an array of shape \(2, 2\); received \(3, 2\)"):
+        fp.Sequential([fp.Input((2,)), fp.Dense(2, kernel_initializer=w)])

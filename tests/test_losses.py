@@ -1,0 +1,144 @@
+"""Losses and metrics as objects: values by hand, weights, errors, agreement with the accumulated ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from api_examples import MyMSE
+
+import fastperceptron as fp
+
+L = fp.losses
+pytestmark = pytest.mark.usefixtures("backend")
+
+
+def softplus(v: float) -> float:
+    return max(v, 0) + math.log1p(math.exp(-abs(v)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "prediction", "expected"),
+    [
+        (L.MeanSquaredError(), [[1.0, 2.0]], [[2.0, 4.0]], 2.5),
+        (L.MeanAbsoluteError(), [[1.0, 2.0]], [[2.0, 4.0]], 1.5),
+        (L.Huber(1.0), [[0.0, 0.0]], [[0.5, 3.0]], (0.125 + 2.5) / 2),
+        (L.BinaryCrossentropy(), [[1.0, 0.0]], [[0.8, 0.4]], -(math.log(0.8) + math.log(0.6)) / 2),
+        (L.BinaryCrossentropy(True), [[1.0, 0.0]], [[2.0, -700.0]], (softplus(-2.0) + softplus(-700.0)) / 2),
+        (L.CategoricalCrossentropy(), [[0.0, 1.0]], [[0.3, 0.7]], -math.log(0.7)),
+        (L.CategoricalCrossentropy(True), [[0.5, 0.5]], [[0.0, math.log(3)]], -(math.log(0.25) + math.log(0.75)) / 2),
+        (L.SparseCategoricalCrossentropy(), [1], [[0.3, 0.7]], -math.log(0.7)),
+        (L.SparseCategoricalCrossentropy(True), [0], [[1000.0, 1001.0]], math.log1p(math.e)),
+        (L.Hinge(), [[1.0, -1.0]], [[0.25, 2.0]], (0.75 + 3) / 2),
+        (L.Perceptron(), [[1.0, 0.0]], [[-0.25, 2.0]], (0.25 + 2) / 2),
+    ],
+    ids=lambda value: value.name if isinstance(value, fp.Loss) else "",
+)
+def test_by_hand(loss: Any, target: Any, prediction: Any, expected: float) -> None:
+    assert loss(target, prediction) == pytest.approx(expected, rel=1e-12)
+    losses, dy = loss.value_and_grad(
+        np.asarray(target) if loss.takes_labels else np.array(target, float), np.array(prediction), np.array([2.0])
+    )
+    assert losses == pytest.approx([expected], rel=1e-12)
+    numeric = []
+    for j in range(2):
+        moved = [np.array(prediction), np.array(prediction)]
+        moved[0][0, j] += 1e-5
+        moved[1][0, j] -= 1e-5
+        numeric.append(2.0 * (loss(target, moved[0]) - loss(target, moved[1])) / 2e-5)
+    np.testing.assert_allclose(dy[0], numeric, rtol=1e-6, atol=1e-8)
+
+
+def test_weighted_cost_divides_by_rows() -> None:
+    assert L.MeanSquaredError()([1.0, 2.0], [2.0, 4.0], sample_weight=[1.0, 3.0]) == (1 * 1 + 3 * 4) / 2
+
+
+def test_names() -> None:
+    for name in ("mse", "mae", "huber", "binary_crossentropy", "categorical_crossentropy", "hinge", "perceptron"):
+        assert isinstance(L.get(name), fp.Loss)
+    assert L.get("mse").native() == ("mean_squared_error", 0.0)
+    with pytest.raises(ValueError, match="received 'msee'"):
+        L.get("msee")
+    with pytest.raises(TypeError, match="received int"):
+        L.get(3)
+
+
+def test_errors() -> None:
+    with pytest.raises(fp.ShapeError, match=r"y_true must have as many rows as x, 2; received 3"):
+        L.MeanSquaredError()([1.0, 2.0, 3.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match=r"labels from 0 to 1.*received 2 in row 1"):
+        L.SparseCategoricalCrossentropy()([0, 2], [[0.5, 0.5], [0.5, 0.5]])
+    with pytest.raises(fp.DTypeError, match="real numbers"):
+        L.MeanSquaredError()(["a"], [1.0])
+    with pytest.raises(ValueError, match="at least one sample"):
+        L.MeanSquaredError()(np.zeros((0, 1)), np.zeros((0, 1)))
+    with pytest.raises(ValueError, match="delta must be a positive number; received 0"):
+        L.Huber(0)
+
+
+def test_a_loss_of_ones_own() -> None:
+    assert MyMSE()([1.0, 2.0], [2.0, 4.0]) == 2.5
+    assert MyMSE().per_sample([[1.0], [2.0]], [[2.0], [4.0]]).tolist() == [1.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "loss", "width"),
+    [
+        ("accuracy", "binary_crossentropy", 1),
+        ("accuracy", "hinge", 2),
+        ("accuracy", "categorical_crossentropy", 3),
+        ("accuracy", "sparse_categorical_crossentropy", 3),
+        ("mse", "mse", 2),
+        ("mae", "mse", 2),
+        ("r2", "mse", 2),
+        (fp.metrics.BinaryAccuracy(0.3), "mse", 2),
+    ],
+    ids=str,
+)
+def test_metrics_accumulated_natively_equal_those_in_python(metric: Any, loss: str, width: int) -> None:
+    rng = np.random.default_rng(8)
+    x, weights = rng.normal(size=(37, 4)), rng.random(37)
+    model = fp.Sequential([fp.Input((4,)), fp.Dense(width, "sigmoid")], seed=1, dtype="float64")
+    model.compile("sgd", loss, metrics=[metric])
+    y: Any = rng.random((37, width)) > 0.5
+    if loss == "sparse_categorical_crossentropy":
+        y = rng.integers(0, width, 37)
+    chosen = fp.metrics.get(metric, L.get(loss), width)
+    got = model.evaluate(x, y, batch_size=8, sample_weight=weights, return_dict=True)
+    chosen.reset_state()
+    chosen.update_state(y, model.predict(x), weights)
+    assert got[chosen.name] == pytest.approx(chosen.result(), rel=1e-12)
+
+
+def test_r2_by_hand() -> None:
+    r2 = fp.metrics.R2Score()
+    assert math.isnan(r2.result())
+    r2.update_state([1.0, 2.0], [1.0, 2.5])
+    r2.update_state([3.0], [3.0])
+    assert r2.result() == pytest.approx(1 - 0.25 / 2)
+    r2.reset_state()
+    r2.update_state([2.0, 2.0], [2.0, 2.0])
+    assert r2.result() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("loss", "threshold"),
+    [(L.BinaryCrossentropy(), 0.5), (L.BinaryCrossentropy(True), 0.0), (L.Hinge(), 0.0), (L.Perceptron(), 0.0)],
+)
+def test_accuracy_knows_logits_from_probabilities(loss: Any, threshold: float) -> None:
+    metric = fp.metrics.get("accuracy", loss, 1)
+    assert metric.native() == ("binary_accuracy", threshold)
+    assert metric.name == "accuracy"
+
+
+def test_metric_errors() -> None:
+    model = fp.Sequential([fp.Input((2,)), fp.Dense(2)])
+    with pytest.raises(ValueError, match="mse needs targets as wide as the output"):
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["mse"])
+    with pytest.raises(ValueError, match="names must differ; received mae"):
+        model.compile("sgd", "mse", metrics=["mae", "mae"])
+    with pytest.raises(ValueError, match="received 'f1'"):
+        model.compile("sgd", "mse", metrics="f1")
+    assert model.loss is None

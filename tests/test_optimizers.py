@@ -1,0 +1,103 @@
+"""Optimizers on plain arrays, and settings changed while a model trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from api_examples import MySGD, classification, classifier
+
+import fastperceptron as fp
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_sgd_by_hand(dtype: Any, momentum: float, nesterov: bool) -> None:
+    w, v = np.array([1.0, -2.0]), np.zeros(2)
+    param = w.astype(dtype)
+    optimizer = fp.SGD(0.1, momentum, nesterov)
+    for g in ([0.5, 1.0], [-1.0, 0.25], [2.0, 0.0]):
+        gradient = np.array(g)
+        v = momentum * v - 0.1 * gradient
+        w = w + (momentum * v - 0.1 * gradient if nesterov else v)
+        optimizer.apply([param], [gradient])
+    np.testing.assert_allclose(param, w, rtol=1e-6 if dtype is np.float32 else 1e-14)
+    assert optimizer.iterations == 3
+
+
+def test_strided_parameters_are_updated_in_place() -> None:
+    whole = np.ones((4, 6))
+    fp.SGD(0.5).apply([whole[::2, ::3]], [np.ones((2, 2))])
+    assert (whole[::2, ::3] == 0.5).all()
+    assert whole.sum() == 24 - 4 * 0.5
+
+
+def test_apply_checks_before_it_changes() -> None:
+    param = np.ones(3)
+    optimizer = fp.SGD(0.1, 0.9)
+    with pytest.raises(fp.ShapeError, match=r"gradient 1 must have shape \(2,\); received \(3,\)"):
+        optimizer.apply([param, np.ones(2)], [np.ones(3), np.ones(3)])
+    assert (param == 1).all()
+    with pytest.raises(fp.DTypeError, match="parameter 0 must be a float32 or float64 array; received int64"):
+        optimizer.apply([np.ones(3, np.int64)], [np.ones(3)])
+    with pytest.raises(ValueError, match="as many gradients as parameters, 1; received 0"):
+        optimizer.apply([param], [])
+    frozen = np.ones(3)
+    frozen.setflags(write=False)
+    with pytest.raises(ValueError, match="writeable"):
+        optimizer.apply([frozen], [np.ones(3)])
+    optimizer.apply([param], [np.ones(3)])
+    with pytest.raises(fp.ShapeError, match="keep their shapes"):
+        optimizer.apply([np.ones(4)], [np.ones(4)])
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "fast", True])
+def test_bad_learning_rates(value: Any) -> None:
+    with pytest.raises(ValueError, match="learning_rate must be finite and not negative"):
+        fp.SGD(value)
+    with pytest.raises(ValueError, match="momentum must be at least 0 and below 1; received 1"):
+        fp.SGD(0.1, momentum=1)
+
+
+def test_learning_rate_can_change_in_flight() -> None:
+    x, y = classification()
+    model = classifier()
+    model.fit(x, y, epochs=1, verbose=0)
+    before = model.get_weights()
+
+    def stop_learning(epoch: int, logs: Any) -> None:
+        model.optimizer.learning_rate = 0.0
+        model.optimizer.momentum = 0.0
+
+    model.fit(x, y, epochs=3, verbose=0, callbacks=fp.LambdaCallback(on_epoch_begin=stop_learning))
+    assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_an_optimizer_of_ones_own_on_arrays() -> None:
+    mine, theirs = np.array([3.0, -4.0]), np.array([3.0, -4.0])
+    a, b = MySGD(0.1, 0.5), fp.SGD(0.1, 0.5)
+    for _ in range(5):
+        a.apply([mine], [2 * mine])
+        b.apply([theirs], [2 * theirs])
+    np.testing.assert_allclose(mine, theirs, rtol=1e-14)
+
+
+def test_update_may_return_the_new_value() -> None:
+    class Halve(fp.Optimizer):
+        def update(self, param: Any, grad: Any, slots: Any) -> Any:
+            return param / 2
+
+    point = np.array([8.0])
+    Halve().apply([point], [point])
+    assert point[0] == 4.0
+
+
+def test_names() -> None:
+    assert isinstance(fp.optimizers.get("sgd"), fp.SGD)
+    with pytest.raises(ValueError, match="received 'adamm'"):
+        fp.optimizers.get("adamm")
+    with pytest.raises(NotImplementedError, match=r"must define update"):
+        fp.Optimizer().apply([np.ones(1)], [np.ones(1)])

@@ -1,0 +1,295 @@
+"""The same bits for any number of threads, for any batch a row is predicted in, and on AVX2 and AVX-512."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from parity import ALPHA, ELEMENTWISE, PURE, forced, instruction_sets, predictions_for, targets_for
+from promises import activation, classifier, digest, labelled, run_script
+
+import fastperceptron as fp
+from fastperceptron.program import ACTIVATIONS, LOSSES, Operation, Parameter, Program
+
+pytestmark = pytest.mark.skipif(PURE, reason="bitwise promises are the native backend's")
+
+STEPS = 200
+THREADS = (1, 2, 3, 4, 7, 8, 16)
+
+
+@pytest.fixture(autouse=True)
+def _default_threads() -> Iterator[None]:
+    yield
+    fp.set_num_threads(0)
+
+
+# -- A: the number of threads ----------------------------------------------------------------------------------------
+
+#: Layers, rows, rows per step, dtype, activation, dropout. Each is large enough for all the threads, by rows or by parts of the
+#: weights, unless it says otherwise.
+RUNS: dict[str, tuple[tuple[int, ...], int, int, str, str, float]] = {
+    "one thread is enough": ((24, 17, 5), 90, 32, "float32", "tanh", 0.2),
+    "rows are shared": ((96, 128, 33, 10), 700, 300, "float32", "gelu", 0.25),
+    "rows are shared, float64": ((96, 128, 10), 700, 300, "float64", "elu", 0.1),
+    "more than a block of inputs": ((600, 80, 10), 260, 130, "float32", "relu", 0.0),
+    "layers are shared": ((100, 640, 512, 10), 72, 40, "float32", "relu", 0.2),
+    "fewer rows than threads": ((300, 672, 320, 7), 25, 10, "float64", "silu", 0.0),
+}
+
+
+def _trained(run: str, threads: int) -> tuple[str, dict[str, list[float]]]:
+    units, rows, batch, dtype, kind, dropout = RUNS[run]
+    x, y = labelled(rows, units[0], units[-1])
+    weights = np.random.default_rng(1).random(rows)
+    model = classifier(units[1:], kind, dtype, dropout)
+    fp.set_num_threads(threads)
+    steps_per_epoch = -(-rows // batch)
+    epochs = -(-STEPS // steps_per_epoch)
+    history = model.fit(x, y, batch, epochs, verbose=0, sample_weight=weights, validation_split=0.0)
+    assert int(model.get_state()["counters/step"]) >= STEPS
+    return digest(model), history.history
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_training_does_not_depend_on_the_number_of_threads(run: str) -> None:
+    expected = _trained(run, 1)
+    for threads in THREADS[1:]:
+        assert _trained(run, threads) == expected, f"{threads} threads"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+@pytest.mark.parametrize("run", [name for name in RUNS if name.startswith(("rows are", "layers are"))])
+def test_those_runs_use_threads(run: str, tmp_path: Path) -> None:
+    core = importlib.import_module("fastperceptron._core")
+    if core.openmp_runtime() == "none":
+        pytest.skip("built without threads")
+    code = f"""
+import os
+import test_promises_bits as bits
+bits.STEPS = 2
+before = len(os.listdir("/proc/self/task"))
+bits._trained({run!r}, 16)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    # NumPy's own threads are kept out of the count.
+    assert int(run_script(tmp_path / "count.py", code, OPENBLAS_NUM_THREADS="1")) >= 15
+
+
+def test_evaluation_does_not_depend_on_the_number_of_threads() -> None:
+    x, y = labelled(3000, 64, 10)
+    model = classifier((256, 10))
+    model.fit(x[:64], y[:64], verbose=0)
+    found = set()
+    for threads in THREADS:
+        fp.set_num_threads(threads)
+        found.add((tuple(model.evaluate(x, y)), model.predict(x).tobytes()))
+    assert len(found) == 1
+
+
+# -- B: the batch a row arrives in -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_predictions_do_not_depend_on_the_batch(kind: str, dtype: str) -> None:
+    rng = np.random.default_rng(5)
+    x = (3 * rng.standard_normal((530, 261))).astype(dtype)
+    layers = [fp.Dense(70, activation=activation(kind)), fp.Dropout(0.5), fp.Dense(33), fp.Activation(activation(kind))]
+    model = fp.Sequential([fp.Input((261,)), *layers, fp.Dense(7, activation="softmax")], seed=1, dtype=dtype)
+    assert model.backend == "native"
+    fp.set_num_threads(2)
+    whole = model.predict(x)
+    assert np.isfinite(whole).all()
+    cuts = [(i, i + 1) for i in (*range(40), 299, 529)]
+    cuts += [tuple(sorted(rng.integers(0, 531, 2))) for _ in range(20)] + [(0, 0), (7, 24), (256, 512), (1, 530)]
+    for i, j in cuts:
+        assert model.predict(x[i:j]).tobytes() == whole[i:j].tobytes(), (i, j)
+    assert model.predict(x[::-3]).tobytes() == whole[::-3].tobytes()
+    assert model.predict(np.asfortranarray(x)).tobytes() == whole.tobytes()
+
+
+def test_large_predictions_equal_single_rows() -> None:
+    x, _ = labelled(20000, 40, 2)
+    model = classifier((300, 3), "gelu")
+    model.build((40,))
+    fp.set_num_threads(2)
+    whole = model.predict(x)
+    for i in range(0, 20000, 1237):
+        assert model.predict(x[i : i + 1]).tobytes() == whole[i : i + 1].tobytes(), i
+
+
+# -- C: the instruction set ------------------------------------------------------------------------------------------
+
+PAIR = tuple(name for name in ("avx2", "avx512") if name in instruction_sets())
+needs_pair = pytest.mark.skipif(len(PAIR) < 2, reason="this CPU has not both AVX2 and AVX-512")
+
+
+def _program(kind: str, loss: str, dtype: str) -> Program:
+    """37-29-19-w with the activation after each product; the last brings the output into the loss's domain."""
+    last = "linear"
+    if loss in ("binary_cross_entropy", "categorical_cross_entropy", "sparse_categorical_cross_entropy"):
+        last = "softmax"
+    widths, parameters, operations = [37], [], []
+    for units in (29, 19, 6):
+        first = len(parameters)
+        parameters += [Parameter(f"d{first}/kernel", (widths[-1], units)), Parameter(f"d{first}/bias", (units,))]
+        act = kind if units != 6 else "linear"
+        fused = act if act != "softmax" else "linear"
+        widths.append(units)
+        operations.append(
+            Operation(
+                "dense",
+                (len(widths) - 2,),
+                len(widths) - 1,
+                f"d{first}",
+                (first, first + 1),
+                activation=fused,
+                alpha=ALPHA.get(fused, 0.0),
+            )
+        )
+        for extra in [act] if act == "softmax" else ["dropout"] if units == 19 else []:
+            widths.append(units)
+            values = (len(widths) - 2,), len(widths) - 1
+            if extra == "dropout":
+                operations.append(Operation("dropout", *values, "drop", rate=0.3, stream=1))
+            else:
+                operations.append(Operation("activation", *values, "soft", activation="softmax"))
+    if last != "linear":
+        widths.append(6)
+        operations.append(
+            Operation("activation", (len(widths) - 2,), len(widths) - 1, "last", activation=last)
+        )
+    return Program(dtype, tuple(widths), tuple(parameters), tuple(operations), len(widths) - 1)
+
+
+def _run(isa: str, kind: str, loss: str, dtype: str, steps: int) -> list[np.ndarray]:
+    """Parameters and losses after so many steps, trained on this instruction set."""
+    rng = np.random.default_rng(11)
+    program = _program(kind, loss, dtype)
+    x = rng.standard_normal((75, 37)).astype(dtype)
+    y = targets_for(loss, rng, 75, 6, dtype)
+    weights = rng.random(75).astype(dtype)
+    with forced(isa) as native:
+        network = native.Network(program)
+        for i, parameter in enumerate(program.parameters):
+            value = rng.standard_normal(parameter.shape) / (6 if len(parameter.shape) == 2 else 10)
+            network.set_parameter(i, value.astype(dtype))
+        network.key = 77
+        network.set_loss(loss, 0.7)
+        network.set_optimizer("sgd", {"learning_rate": 0.05, "momentum": 0.9, "nesterov": 1.0})
+        network.set_metrics([("mean_absolute_error", 0.0)] if not loss.startswith("sparse") else [])
+        network.set_threads(1)
+        done = 0
+        while done < steps:
+            # 75 rows: two batches of 32 and a remainder.
+            assert network.train_steps(x, y, weights, None, 32, 0, 75, 60.0) == 75
+            done += 3
+        return [*(network.get_parameter(i) for i in range(len(program.parameters))), *network.get_metrics()]
+
+
+@needs_pair
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_avx2_equals_avx512(loss: str, dtype: str) -> None:
+    for kind in ACTIVATIONS:
+        a, b = (_run(isa, kind, loss, dtype, STEPS if kind == "gelu" else 30) for isa in PAIR)
+        for left, right in zip(a, b, strict=True):
+            assert np.isfinite(left).all(), kind
+            assert left.tobytes() == right.tobytes(), kind
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", [k for k in ELEMENTWISE if k != "step"])
+def test_generic_is_close(kind: str, dtype: str) -> None:
+    """It multiplies, then adds: after 30 steps the roundings differ, and each step makes earlier differences a little larger."""
+    best = instruction_sets()[0]
+    tolerance = {"float32": 2e-3, "float64": 1e-11}[dtype]
+    for loss in ("mean_squared_error", "sparse_categorical_cross_entropy_logits"):
+        for left, right in zip(*(_run(isa, kind, loss, dtype, 30) for isa in ("generic", best)), strict=True):
+            np.testing.assert_allclose(left, right, rtol=tolerance, atol=tolerance)
+
+
+@needs_pair
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_stateless_functions_on_avx2_equal_avx512(dtype: str) -> None:
+    rng = np.random.default_rng(2)
+    x = (4 * rng.standard_normal((41, 300))).astype(dtype)
+    w = rng.standard_normal((300, 45)).astype(dtype)
+
+    def everything(native: Any) -> list[np.ndarray]:
+        found = [native.dense_forward(x, w, None, "linear", 0.0, None), native.dense_backward_bias(x, None)]
+        for kind in ACTIVATIONS:
+            y = native.activation_forward(kind, ALPHA.get(kind, 0.0), x, None)
+            found += [y, native.activation_backward(kind, ALPHA.get(kind, 0.0), x, y, None)]
+        for loss in LOSSES:
+            r = np.random.default_rng(3)
+            target, prediction = targets_for(loss, r, 41, 9, dtype), predictions_for(loss, r, 41, 9, dtype)
+            found.append(native.loss_forward(loss, 0.6, target, prediction))
+            found.append(native.loss_backward(loss, 0.6, target, prediction, None, 0.1, None))
+        return found
+
+    results = []
+    for isa in PAIR:
+        with forced(isa) as native:
+            results.append([a.tobytes() for a in everything(native)])
+    assert results[0] == results[1]
+
+
+FORCED = """
+import fastperceptron as fp, promises
+x, y = promises.labelled(90, 24, 5)
+model = promises.classifier((17, 5), "mish", dropout=0.2)
+model.fit(x, y, epochs=5, verbose=0)
+print(fp.config.get_config()["instruction_set"], promises.digest(model))
+"""
+
+
+@needs_pair
+def test_environment_chooses_the_instruction_set(tmp_path: Path) -> None:
+    printed = [run_script(tmp_path / "forced.py", FORCED, FASTPERCEPTRON_ISA=isa).split() for isa in PAIR]
+    assert [name for name, _ in printed] == list(PAIR)
+    assert printed[0][1] == printed[1][1]
+
+
+@pytest.mark.parametrize("name", ["neon", "avx512", "avx2", "sse9", "AVX512 ", "\u00e9"])
+def test_an_instruction_set_that_cannot_be_had_is_an_error(name: str, tmp_path: Path) -> None:
+    usable = instruction_sets()
+    if name in usable:
+        pytest.skip(f"{name} can be had here")
+    code = """
+import sys
+import fastperceptron as fp
+try:
+    fp.Sequential([fp.Dense(2)], backend=sys.argv[1])
+except fp.BackendUnavailableError as error:
+    print(error)
+"""
+    for backend in ("native", "auto"):
+        message = run_script(tmp_path / "wrong.py", code, backend, FASTPERCEPTRON_ISA=name, PYTHONUTF8="1")
+        assert name.strip() in message
+        assert all(isa in message for isa in usable)
+    core = importlib.import_module("fastperceptron._core")
+    before = core.instruction_set()
+    with pytest.raises((fp.BackendUnavailableError, ValueError)) as caught:
+        core.set_instruction_set(name)
+    assert name in str(caught.value)
+    assert core.instruction_set() == before
+
+
+def test_changing_the_instruction_set_keeps_a_model_usable() -> None:
+    """Buffers made for one instruction set are not used with another."""
+    x, y = labelled(200, 30, 4)
+    model = classifier((50, 4))
+    model.fit(x, y, verbose=0)
+    expected = model.predict(x)
+    for isa in (*instruction_sets(), "auto"):
+        with forced(isa):
+            np.testing.assert_allclose(model.predict(x), expected, rtol=1e-4, atol=1e-5)
+            model.copy().fit(x, y, batch_size=64, verbose=0)
+    assert os.environ.get("FASTPERCEPTRON_ISA") or model.predict(x).tobytes() == expected.tobytes()

@@ -1,0 +1,201 @@
+"""Forked and spawned processes after, and while, the parent trains with threads: no hang, the same bits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from parity import BACKENDS
+from promises import run_script
+
+pytestmark = pytest.mark.parametrize("backend", BACKENDS)
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+#: Trains on more threads than the arithmetic can ignore; `finish` reports from a child without running exit handlers.
+PRELUDE = """
+import os, sys, threading, time, traceback
+import numpy as np
+import fastperceptron as fp
+from promises import classifier, digest, labelled
+
+BACKEND = os.environ["BACKEND"]
+fp.set_num_threads(4)
+x, y = labelled(640, 64, 10)
+
+def new():
+    return classifier((128, 10), "tanh", dropout=0.1, backend=BACKEND)
+
+def train(model=None, epochs=2):
+    model = new() if model is None else model
+    model.fit(x, y, batch_size=320, epochs=epochs, verbose=0)
+    return digest(model)
+
+def child(work):
+    "Forks; the child's status is 0 when work() is true."
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        ok = work()
+    except BaseException:
+        traceback.print_exc()
+        ok = False
+    finally:
+        sys.stderr.flush()
+        os._exit(0 if ok else 3)
+
+def wait(pid):
+    end = time.monotonic() + 40
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            assert os.waitstatus_to_exitcode(status) == 0, os.waitstatus_to_exitcode(status)
+            return
+        time.sleep(0.002)
+    os.kill(pid, 9)
+    raise AssertionError("the child hangs")
+"""
+
+
+def run(tmp_path: Path, code: str, backend: str, *arguments: str) -> None:
+    assert run_script(tmp_path / "forks.py", PRELUDE + code, *arguments, timeout=100, BACKEND=backend) == "done\n"
+
+
+@needs_fork
+def test_fork_after_training(backend: str, tmp_path: Path) -> None:
+    code = """
+expected = train()
+model = new()
+train(model)
+prediction = model.predict(x).tobytes()
+continued = train(model.copy())
+for _ in range(10):
+    def work():
+        mine = model.predict(x).tobytes() == prediction and train(model) == continued
+        return mine and train() == expected
+    wait(child(work))
+    assert model.predict(x).tobytes() == prediction
+assert train(model) == continued
+print("done")
+"""
+    run(tmp_path, code, backend)
+
+
+@needs_fork
+def test_fork_of_a_fork(backend: str, tmp_path: Path) -> None:
+    code = """
+expected = train()
+
+def work():
+    if train() != expected:
+        return False
+    wait(child(lambda: train() == expected))
+    return train() == expected
+
+wait(child(work))
+assert train() == expected
+print("done")
+"""
+    run(tmp_path, code, backend)
+
+
+@needs_fork
+def test_fork_while_another_thread_trains(backend: str, tmp_path: Path) -> None:
+    """The child may use the model that was in training, and train others."""
+    code = """
+expected = train()
+busy = new()
+busy.fit(x, y, verbose=0)
+stop = threading.Event()
+rounds = 0
+
+def work():
+    global rounds
+    while not stop.is_set():
+        busy.fit(x, y, batch_size=64, verbose=0)
+        rounds += 1
+
+thread = threading.Thread(target=work)
+thread.start()
+try:
+    for _ in range(15):
+        def in_child():
+            busy.predict(x)
+            busy.fit(x, y, batch_size=64, verbose=0)
+            return bool(np.isfinite(busy.predict(x)).all()) and train() == expected
+        wait(child(in_child))
+        assert train() == expected
+finally:
+    stop.set()
+    thread.join()
+assert rounds > 0
+print("done")
+"""
+    run(tmp_path, code, backend)
+
+
+@needs_fork
+def test_fork_inside_a_callback(backend: str, tmp_path: Path) -> None:
+    """In the thread that trains: the child has the model as of that batch, and may go on with it."""
+    code = """
+expected = train()
+model = new()
+
+class Forks(fp.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        wait(child(lambda: self.model.predict(x).shape == (640, 10) and train() == expected))
+
+model.fit(x, y, batch_size=320, epochs=2, verbose=0, callbacks=[Forks()])
+assert digest(model) == expected
+print("done")
+"""
+    run(tmp_path, code, backend)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing(method: str, backend: str, tmp_path: Path) -> None:
+    import multiprocessing
+
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system has no {method}")
+    code = """
+import multiprocessing
+
+def task(given):
+    model, _ = given
+    return train(), digest(model), train(model)
+
+if __name__ == "__main__":
+    expected = train()
+    model = new()
+    train(model)
+    before, after = digest(model), train(model.copy())
+    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+        found = pool.map_async(task, [(model, i) for i in range(4)], 1).get(60)
+    assert found == [(expected, before, after)] * 4
+    assert train() == expected
+    print("done")
+"""
+    run(tmp_path, code, backend, method)
+
+
+def test_loky(backend: str, tmp_path: Path) -> None:
+    pytest.importorskip("joblib")
+    code = """
+import joblib
+
+def task(model):
+    return train(), digest(model), train(model)
+
+if __name__ == "__main__":
+    expected = train()
+    model = new()
+    train(model)
+    before, after = digest(model), train(model.copy())
+    found = joblib.Parallel(n_jobs=2, backend="loky", timeout=60)(joblib.delayed(task)(model) for _ in range(4))
+    assert found == [(expected, before, after)] * 4
+    assert train() == expected
+    print("done")
+"""
+    run(tmp_path, code, backend)
