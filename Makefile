@@ -30,14 +30,14 @@ MODEL := digits.fp.safetensors
 BUILD := SKBUILD_BUILD_DIR=build/native SKBUILD_CMAKE_DEFINE=FASTPERCEPTRON_WERROR=ON
 INSTALL := $(PIP_INSTALL) --no-deps --no-build-isolation --force-reinstall
 
-.PHONY: help demo test check native-test pure-test docs-test bench bench-floor wheel pure-wheel neon asan tsan fuzz soak clean
+.PHONY: help demo test check native-test pure-test docs-test bench bench-floor wheel pure-wheel kernel-test neon asan tsan fuzz soak clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: $(VENV)/.installed  ## train a network on handwritten digits, test it, save it
-	$(VENV)/bin/fastperceptron train digits --hidden 128,64 --dropout 0.2 --epochs 40 --save $(MODEL)
+	$(VENV)/bin/fastperceptron train digits --backend native --hidden 128,64 --dropout 0.2 --epochs 40 --save $(MODEL)
 
 test: check native-test pure-test  ## everything CI runs: linters, types, warnings as errors, tests on both backends
 
@@ -56,11 +56,10 @@ pure-test: $(VENV)-pure/.installed  ## the tests of the wheel without the extens
 	FASTPERCEPTRON_PURE=1 $(PURE_PY) -m pytest -m 'not slow'
 
 docs-test: $(VENV)/.installed $(VENV)/.test-tools  ## the examples in docstrings and documents
-	$(PY) -m pytest --doctest-modules --pyargs fastperceptron
-	$(PY) -m pytest tests/test_docs.py
+	$(PY) -m pytest tests/test_docs.py tests/test_docstrings.py
 
 bench: $(VENV)/.installed $(VENV)/.test-tools  ## all benchmarks
-	$(PY) -m pytest benchmarks --benchmark-only
+	$(PY) -m pytest benchmarks --benchmark-max-time=0.5
 
 bench-floor: $(VENV)/.installed $(VENV)/.test-tools  ## a training step against hand-written NumPy
 	$(PY) benchmarks/floor.py
@@ -107,15 +106,27 @@ $(VENV)-pure/.installed: $(VENV)/.build-tools pyproject.toml README.md LICENSE $
 NEON_CXX ?= aarch64-linux-gnu-g++
 QEMU ?= qemu-aarch64
 NEON_ROOT ?= /usr/aarch64-linux-gnu
+KERNEL_TEST := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake -S tests/native -G Ninja
 
-neon: $(VENV)/.build-tools  ## the kernels' tests, cross-compiled for AArch64 and run under qemu-user
+kernel-test: $(VENV)/.build-tools  ## the kernels' tests without Python, for every instruction set of this machine
+	$(KERNEL_TEST) -B build/kernel-test
+	$(VENV)/bin/cmake --build build/kernel-test
+	build/kernel-test/kernel_test | tee build/kernel-test/output
+	grep -q ' 0 failures$$' build/kernel-test/output
+
+neon: kernel-test  ## the same, cross-compiled for AArch64 and run under qemu-user; results must be the same bits
 	@command -v $(NEON_CXX) >/dev/null && command -v $(QEMU) >/dev/null || { \
 	  echo 'missing: $(NEON_CXX) or $(QEMU). Debian, Ubuntu: apt-get install g++-aarch64-linux-gnu qemu-user' >&2; exit 1; }
-	env -u CXX PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake -S tests/native -B build/neon -G Ninja \
-	  -DCMAKE_TOOLCHAIN_FILE="$(CURDIR)/cmake/toolchain-aarch64.cmake" -DCMAKE_CXX_COMPILER=$(NEON_CXX) \
-	  -DCMAKE_CROSSCOMPILING_EMULATOR="$(QEMU);-L;$(NEON_ROOT)"
+	env -u CXX $(KERNEL_TEST) -B build/neon -DCMAKE_TOOLCHAIN_FILE="$(CURDIR)/cmake/toolchain-aarch64.cmake" \
+	  -DCMAKE_CXX_COMPILER=$(NEON_CXX)
 	$(VENV)/bin/cmake --build build/neon
-	$(VENV)/bin/ctest --test-dir build/neon --output-on-failure --no-tests=error
+	$(QEMU) -L $(NEON_ROOT) build/neon/kernel_test | tee build/neon/output
+	grep -q ' 0 failures$$' build/neon/output
+	@for isa in avx2 avx512; do \
+	  digest=$$(sed -n "s/^digest $$isa //p" build/kernel-test/output); \
+	  test -z "$$digest" || grep -q "^digest neon $$digest$$" build/neon/output || { \
+	    echo "neon's results are not those of $$isa" >&2; exit 1; }; \
+	done
 
 # A sanitizer's runtime has to be in the process before Python is.
 SANITIZER_CXX := $(if $(CXX),$(CXX),g++)

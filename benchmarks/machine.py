@@ -62,7 +62,7 @@ def _processor() -> str:
 def blas_in_use() -> str:
     """NumPy's BLAS with its kernel and thread count, as far as it can be told; call it after importing NumPy."""
     try:
-        from threadpoolctl import threadpool_info
+        from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
     except ImportError:
         import numpy as np
 

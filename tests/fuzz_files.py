@@ -95,7 +95,7 @@ def damage_model(rng: random.Random, raw: bytes) -> bytes:
     return len(head).to_bytes(8, "little") + head + data
 
 
-def check_model(path: str, reference: dict[str, Any]) -> str:
+def check_model(path: str, reference: dict[str, Any], config: Any) -> str:
     try:
         model = fp.load_model(path)
     except fp.ModelFormatError:
@@ -105,7 +105,8 @@ def check_model(path: str, reference: dict[str, Any]) -> str:
         np.asarray(array).sum()
     if model.built and model.input_shape == (64,):
         model.predict(np.zeros((3, 64), np.float32), verbose=0)
-    same = set(state) == set(reference) and all(np.array_equal(state[k], reference[k]) for k in state)
+    same = model.get_config() == config and set(state) == set(reference)
+    same = same and all(np.array_equal(state[k], reference[k]) for k in state)
     return "as saved" if same else "another model"
 
 
@@ -122,7 +123,8 @@ def main() -> None:
         path = golden(folder)
         with open(path, "rb") as file:
             raw = file.read()
-        reference = fp.load_model(path).get_state()
+        saved = fp.load_model(path)
+        reference, config = saved.get_state(), saved.get_config()
         table = b"a,b,kind\n" + b"".join(b'%d,%d.5,"k%d"\n' % (i, i, i % 3) for i in range(30))
         end = time.monotonic() + arguments.seconds
         target = os.path.join(folder, "damaged")
@@ -140,7 +142,7 @@ def main() -> None:
                     except CSVError:
                         pass
                 else:
-                    outcome = check_model(target, reference)
+                    outcome = check_model(target, reference, config)
                     # Below the checksum another model is a legal outcome; above it only the saved one is.
                     if kind == "bytes" and outcome == "another model":
                         raise AssertionError("a damaged file gave another model")

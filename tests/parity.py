@@ -44,7 +44,7 @@ def load_backend(name: str) -> Any:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Those that the extension can run here; when it is missing, one name so that the tests fail instead of vanishing."""
+    """Those that the extension can run here; when it is missing, one name, so that the tests fail, not vanish."""
     if PURE:
         return ()
     try:
@@ -84,7 +84,9 @@ def strided(a: np.ndarray, how: str) -> np.ndarray:
             wide[..., 2 : 2 + a.shape[-1]] = a
             return wide[..., 2 : 2 + a.shape[-1]]
         case "negative":
-            return np.ascontiguousarray(a[::-1])[::-1] if a.ndim == 1 else np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1]
+            return (
+                np.ascontiguousarray(a[::-1])[::-1] if a.ndim == 1 else np.ascontiguousarray(a[::-1, ::-1])[::-1, ::-1]
+            )
         case "misaligned":
             raw = np.zeros(a.nbytes + 1, np.uint8)
             view = raw[1:].view(a.dtype).reshape(a.shape)
@@ -156,9 +158,7 @@ class Builder:
     def activation(self, x: int, activation: str) -> int:
         y = self._value(self.widths[x])
         self.operations.append(
-            Operation(
-                "activation", (x,), y, f"activation{y}", activation=activation, alpha=ALPHA.get(activation, 0.0)
-            )
+            Operation("activation", (x,), y, f"activation{y}", activation=activation, alpha=ALPHA.get(activation, 0.0))
         )
         return y
 

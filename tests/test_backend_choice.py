@@ -74,7 +74,7 @@ def break_extension(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None
     real = importlib.import_module
 
     def import_module(name: str, package: str | None = None) -> object:
-        if name == "fastperceptron.backends.native":
+        if name == "fastperceptron._core":
             raise failure
         return real(name, package)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import os
 import pkgutil
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -122,8 +124,9 @@ def test_attribute_types_are_the_stubs() -> None:
 
 
 def test_versions_agree() -> None:
-    metadata = importlib.import_module("importlib.metadata")
-    versions = {"__version__": fastperceptron.__version__, "metadata": metadata.version("fastperceptron")}
+    versions = {"__version__": fastperceptron.__version__}
+    with contextlib.suppress(metadata.PackageNotFoundError):  # run from the source tree
+        versions["metadata"] = metadata.version("fastperceptron")
     if (ROOT / "pyproject.toml").is_file():
         versions["pyproject"] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
             "version"

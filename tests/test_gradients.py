@@ -1,7 +1,8 @@
 """Gradients of whole networks against central differences, in float64, on every backend.
 
-The difference quotient (f(w + h) - f(w - h)) / 2h with h = 1e-5 errs by h^2 f''' / 6, about 1e-10, and by rounding, eps f / h,
-about 1e-11; so 1e-6 of the largest gradient of an array, plus 1e-9, is a bound with room that no wrong formula meets.
+The difference quotient (f(w + h) - f(w - h)) / 2h with h = 1e-5 errs by h^2 f''' / 6, about 1e-10, and by rounding,
+eps f / h, about 1e-11; so 1e-6 of the largest gradient of an array, plus 1e-9, is a bound with room that no wrong
+formula meets.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def check(backend: Any, program: Program, kind: str, seed: int, weighted: bool) 
         np.testing.assert_allclose(gradient, oracle, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("weighted", (False, True), ids=("plain", "weighted"))
+@pytest.mark.parametrize("weighted", [False, True], ids=("plain", "weighted"))
 @pytest.mark.parametrize("kind", LOSSES)
 def test_every_loss_in_random_networks(backend: Any, kind: str, weighted: bool) -> None:
     for seed in range(3):
@@ -180,27 +181,33 @@ def test_a_shared_kernel_gets_the_sum_of_both_paths(backend: Any) -> None:
     assert network.get_gradient(0)[0, 0] == pytest.approx(2 * (4.5 - 1) * 2 * 1.5 * 2)
 
 
-@pytest.mark.parametrize("name", ("gelu", "tanh", "relu"))
-def test_a_value_used_twice_gets_the_sum_of_both_paths(backend: Any, name: str) -> None:
-    """h feeds two heads; the loss judges one, a gradient written from outside pulls at the other."""
+@pytest.mark.parametrize("follower", ["dense", "activation", "dropout"])
+@pytest.mark.parametrize("name", ["gelu", "tanh", "relu"])
+def test_a_value_with_two_paths_gets_the_sum_of_both(backend: Any, name: str, follower: str) -> None:
+    """The loss sees h through the rest of the network; a gradient written from outside pulls at h itself."""
     b = parity.Builder(3)
     h = b.dense(0, 5, name)
-    side = b.dense(h, 2, "tanh")
-    also = b.activation(h, "silu")
-    program = b.program(b.dense(also, 4))
+    match follower:
+        case "dense":
+            x_next = b.dense(h, 6, "tanh")
+        case "activation":
+            x_next = b.activation(h, "silu")
+        case _:
+            x_next = b.dropout(h, 0.3, 16)
+    program = b.program(b.dense(x_next, 4))
     parameters, x, y, _ = draw(program, "mean_squared_error", 3, False)
-    pull = np.random.default_rng(0).normal(size=(N, 2))
+    pull = np.random.default_rng(0).normal(size=(N, 5))
     network = parity.make_network(backend, program, parameters)
     network.set_loss("mean_squared_error", 0.0)
     network.load_batch(x, y, None, None, 0, N)
     operations = len(program.operations)
     network.forward(0, operations, True)
     network.loss(True)
-    network.set_value_gradient(side, pull)
+    network.set_value_gradient(h, pull)
     network.backward(0, operations)
     gradients = [network.get_gradient(i) for i in range(len(parameters))]
     quotients = central_differences(
-        network, program, parameters, lambda: network.loss(False) + float((pull * network.get_value(side)).sum())
+        network, program, parameters, lambda: network.loss(False) + float((pull * network.get_value(h)).sum())
     )
     for gradient, quotient in zip(gradients, quotients, strict=True):
         assert_close(gradient, quotient)

@@ -33,7 +33,9 @@ def test_passes_of_built_in_layers_match_central_differences(backend: str, activ
         moved = [x.copy(), x.copy()]
         for copy, sign in zip(moved, (1, -1), strict=True):
             copy[row, column] += sign * step
-        numeric = sum(sign * (layer.forward(c, True)[0] * direction).sum() for c, sign in zip(moved, (1, -1), strict=True))
+        numeric = sum(
+            sign * (layer.forward(c, True)[0] * direction).sum() for c, sign in zip(moved, (1, -1), strict=True)
+        )
         np.testing.assert_allclose(dx[row, column], numeric / (2 * step), rtol=1e-6, atol=1e-9)
     assert [g.shape for g in grads] == [(4, 3), (3,)]
 

@@ -30,7 +30,7 @@ def test_ten_lines(backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert again.predict(x / 16).tobytes() == model.predict(x / 16).tobytes()
     assert model.backend == backend
     output = capsys.readouterr().out
-    assert output.count("\n") == 30 + 11
+    assert output.count("\n") == 30 + 12
     assert "4,810" in output
 
 
@@ -39,7 +39,9 @@ def test_backends_agree_on_a_whole_run(backend: str) -> None:
     x, y = fp.datasets.load_digits()
     runs = []
     for name in ("numpy", backend):
-        model = fp.Sequential([fp.Dense(16, "tanh"), fp.Dropout(0.2), fp.Dense(10)], seed=3, dtype="float64", backend=name)
+        model = fp.Sequential(
+            [fp.Dense(16, "tanh"), fp.Dropout(0.2), fp.Dense(10)], seed=3, dtype="float64", backend=name
+        )
         model.compile(fp.SGD(0.1, momentum=0.9), fp.losses.SparseCategoricalCrossentropy(from_logits=True), "accuracy")
         history = model.fit(x[:640] / 16, y[:640], epochs=3, verbose=0, validation_split=0.1)
         runs.append((model.get_weights(), history.history))

@@ -58,7 +58,9 @@ def test_products_write_into_out() -> None:
 
 
 # Ordinary values, both tails, and small ones of either sign.
-POINTS = np.concatenate([np.linspace(-6, 6, 97), [-37.0, -30.0, -20.0, -12.0, 12.0, 20.0, 30.0], [1e-3, -1e-3, 1e-8, -1e-8]])
+POINTS = np.concatenate(
+    [np.linspace(-6, 6, 97), [-37.0, -30.0, -20.0, -12.0, 12.0, 20.0, 30.0], [1e-3, -1e-3, 1e-8, -1e-8]]
+)
 
 
 @pytest.mark.parametrize("name", parity.ELEMENTWISE)
@@ -93,7 +95,7 @@ def test_derivative(name: str) -> None:
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=3e-6)
 
 
-@pytest.mark.parametrize("name", ("gelu", "gelu_tanh", "silu", "mish", "softplus", "sigmoid"))
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "mish", "softplus", "sigmoid"])
 def test_derivative_keeps_the_negative_tail(name: str) -> None:
     z = np.linspace(-10 if name == "gelu_tanh" else -25, -5, 41)[:, None]  # gelu_tanh reaches 0 near -20
     saved = z if name in NEEDS_Z else backend.activation_forward(name, 0.0, z)
@@ -157,7 +159,7 @@ def test_activation_in_place(name: str) -> None:
     np.testing.assert_array_equal(same, dz)
 
 
-@pytest.mark.parametrize("shape", ((), (3,), (2, 3, 4), (0, 4), (4, 0)))
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4), (0, 4), (4, 0)])
 def test_activation_takes_any_shape(shape: tuple[int, ...]) -> None:
     z = np.ones(shape, np.float32)
     for name in ACTIVATIONS:
@@ -169,7 +171,7 @@ def test_activation_takes_any_shape(shape: tuple[int, ...]) -> None:
         assert backend.activation_backward(name, 0.5, z, z).shape == shape
 
 
-@pytest.mark.parametrize("width", (1, 2, 10, 33))
+@pytest.mark.parametrize("width", [1, 2, 10, 33])
 def test_softmax(width: int) -> None:
     rng = np.random.default_rng(width)
     z, dy = 3 * rng.normal(size=(5, width)), rng.normal(size=(5, width))
@@ -184,7 +186,7 @@ def test_softmax_of_large_logits() -> None:
     np.testing.assert_allclose(y, [[1 / (1 + math.e), math.e / (1 + math.e)]], rtol=1e-15)
 
 
-@pytest.mark.parametrize("weighted", (False, True))
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", LOSSES)
 def test_loss(kind: str, dtype: type, weighted: bool) -> None:
@@ -200,7 +202,8 @@ def test_loss(kind: str, dtype: type, weighted: bool) -> None:
         expected = np.array([reference.loss(kind, 0.7, t[i], p[i]) for i in range(n)])
         factors = [0.25 * (1.0 if weights is None else float(weights[i])) for i in range(n)]
         gradient = [
-            [f * g for g in reference.loss_gradient(kind, 0.7, t[i], p[i])] for i, f in zip(range(n), factors, strict=True)
+            [f * g for g in reference.loss_gradient(kind, 0.7, t[i], p[i])]
+            for i, f in zip(range(n), factors, strict=True)
         ]
         assert parity.difference(losses, expected) < TOLERANCE[dtype]
         assert parity.difference(dy, np.array(gradient).reshape(n, width)) < TOLERANCE[dtype]
@@ -214,8 +217,12 @@ def test_losses_by_hand() -> None:
     assert backend.loss_forward("hinge", 0, np.array([[1.0, -1.0]]), p)[0] == pytest.approx((0.5 + 3.0) / 2)
     assert backend.loss_forward("perceptron", 0, np.array([[1.0, -1.0]]), p)[0] == pytest.approx(1.0)
     q = np.array([[0.25, 0.75]])
-    assert backend.loss_forward("binary_cross_entropy", 0, np.array([[0.0, 1.0]]), q)[0] == pytest.approx(-math.log(0.75))
-    assert backend.loss_forward("sparse_categorical_cross_entropy", 0, np.array([0]), q)[0] == pytest.approx(math.log(4))
+    assert backend.loss_forward("binary_cross_entropy", 0, np.array([[0.0, 1.0]]), q)[0] == pytest.approx(
+        -math.log(0.75)
+    )
+    assert backend.loss_forward("sparse_categorical_cross_entropy", 0, np.array([0]), q)[0] == pytest.approx(
+        math.log(4)
+    )
     z = np.array([[0.0, math.log(3.0)]])
     kind = "sparse_categorical_cross_entropy_logits"
     assert backend.loss_forward(kind, 0, np.array([0]), z)[0] == pytest.approx(math.log(4))
@@ -245,12 +252,16 @@ def test_cross_entropy_of_extreme_logits() -> None:
     assert backend.loss_forward(kind, 0, np.array([1, 0]), z).tolist() == [1e4, 0.0]
     assert backend.loss_backward(kind, 0, np.array([1, 0]), z, None, 1.0).tolist() == [[1.0, -1.0], [0.0, 0.0]]
     # The gap to the largest logit survives: 1e8 + log(2) would round it away in float32.
-    assert backend.loss_forward(kind, 0, np.array([0]), np.array([[1e8, 1e8]], np.float32))[0] == pytest.approx(math.log(2))
-    bce = backend.loss_forward("binary_cross_entropy_logits", 0, np.array([[1.0], [0.0]]), np.array([[800.0], [-800.0]]))
+    assert backend.loss_forward(kind, 0, np.array([0]), np.array([[1e8, 1e8]], np.float32))[0] == pytest.approx(
+        math.log(2)
+    )
+    bce = backend.loss_forward(
+        "binary_cross_entropy_logits", 0, np.array([[1.0], [0.0]]), np.array([[800.0], [-800.0]])
+    )
     assert bce.tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("bad", (-1, 3))
+@pytest.mark.parametrize("bad", [-1, 3])
 @pytest.mark.parametrize("kind", [k for k in LOSSES if k.startswith("sparse_")])
 def test_labels_out_of_range(kind: str, bad: int) -> None:
     p, labels = np.full((4, 3), 1 / 3), np.array([0, 2, bad, 1])
@@ -261,7 +272,7 @@ def test_labels_out_of_range(kind: str, bad: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("momentum", "nesterov"), ((0.0, False), (0.9, False), (0.9, True)))
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 def test_sgd(momentum: float, nesterov: bool, dtype: type) -> None:
     rng = np.random.default_rng(0)
     w, g, v = (rng.normal(size=(5, 7)).astype(dtype) for _ in range(3))
@@ -284,12 +295,19 @@ def test_sgd_by_hand() -> None:
     assert (w[0], v[0]) == (-0.5625, -0.625)
 
 
-@pytest.mark.parametrize("width", (0, 1, 3, 4, 5, 17))
+@pytest.mark.parametrize("width", [0, 1, 3, 4, 5, 17])
 def test_dropout(width: int) -> None:
     x = np.arange(1.0, 6 * width + 1).reshape(6, width)
     key, step = 0xFEDCBA9876543210, 2**40 + 5
     y = backend.dropout_forward(x, 0.3, key, 17, step)
     np.testing.assert_allclose(y, reference.dropout(x, 0.3, key, 17, step), rtol=1e-15)
+
+
+def test_a_word_at_the_threshold_is_kept() -> None:
+    word = reference.philox_words(7, 16, 0, 1)[0]
+    one = np.ones((1, 1))
+    assert backend.dropout_forward(one, word / 2**32, 7, 16, 0)[0, 0] == pytest.approx(1 / (1 - word / 2**32))
+    assert backend.dropout_forward(one, (word + 1) / 2**32, 7, 16, 0)[0, 0] == 0
 
 
 def test_dropout_keeps_its_share_and_the_mean() -> None:
@@ -316,7 +334,7 @@ def graph(dtype: str = "float64") -> parity.Builder:
     return b
 
 
-@pytest.mark.parametrize("nesterov", (False, True))
+@pytest.mark.parametrize("nesterov", [False, True])
 def test_training_steps_against_the_oracle(nesterov: bool) -> None:
     b = graph()
     program = b.program(len(b.widths) - 1)
@@ -367,7 +385,7 @@ def simple(dtype: str = "float32") -> tuple[object, list[np.ndarray]]:
 
 
 @pytest.mark.parametrize("layout", parity.LAYOUTS)
-@pytest.mark.parametrize("x_dtype", (np.uint8, np.int64, np.bool_, np.float16, np.float32, np.float64))
+@pytest.mark.parametrize("x_dtype", [np.uint8, np.int64, np.bool_, np.float16, np.float32, np.float64])
 def test_rows_of_any_kind(layout: str, x_dtype: type) -> None:
     program, parameters = simple()
     rng = np.random.default_rng(0)
@@ -441,18 +459,26 @@ def test_an_interrupted_update_leaves_a_whole_step() -> None:
     network.set_loss("mean_squared_error", 0.0)
     network.set_optimizer("sgd", {"learning_rate": 0.1, "momentum": 0.9})
 
-    class Interrupting(np.ndarray):
-        def __rmul__(self, other: object) -> np.ndarray:
-            raise KeyboardInterrupt
+    class Interrupted:
+        """Gradients whose last part cannot be read."""
+
+        def __init__(self, gradients: np.ndarray) -> None:
+            self.gradients = gradients
+
+        def __getitem__(self, span: slice) -> np.ndarray:
+            if span.stop == len(self.gradients):
+                raise KeyboardInterrupt
+            return self.gradients[span]
 
     x, y = np.ones((4, 4)), np.ones((4, 3))
     network.train_steps(x, y, None, None, 4, 0, 4, 1e9)
     before = [network.get_parameter(i) for i in range(4)] + [network.get_slot("momentum", i) for i in range(4)]
-    gradients = network._gradients.arrays
-    network._gradients.arrays = [*gradients[:2], gradients[2].view(Interrupting), gradients[3]]
+    network.set_trainable([True, False, True, True])  # three spans: the last one is interrupted
+    gradients = network._flat_gradients
+    network._flat_gradients = Interrupted(gradients)
     with pytest.raises(KeyboardInterrupt):
         network.update()
-    network._gradients.arrays = gradients
+    network._flat_gradients = gradients
     after = [network.get_parameter(i) for i in range(4)] + [network.get_slot("momentum", i) for i in range(4)]
     for a, b in zip(after, before, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -462,22 +488,27 @@ def test_an_interrupted_update_leaves_a_whole_step() -> None:
 
 
 def test_no_work_below_the_lowest_trainable_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastperceptron.backends import numpy_workspace
+    from fastperceptron.backends.numpy_workspace import Workspace
 
     calls = []
-    real = numpy_workspace.dense_backward_input
-    monkeypatch.setattr(numpy_workspace, "dense_backward_input", lambda *a: calls.append(a) or real(*a))
+    real = Workspace.begin_value_gradient
+    monkeypatch.setattr(Workspace, "begin_value_gradient", lambda self, value: calls.append(value) or real(self, value))
     b = parity.Builder(4)
     program = b.program(b.dense(b.dense(b.dense(0, 5, "tanh"), 6, "tanh"), 3))
     network = parity.make_network(backend, program, parity.random_parameters(program, np.random.default_rng(0)))
     network.set_loss("mean_squared_error", 0.0)
     network.set_optimizer("sgd", {"learning_rate": 0.1})
     x, y = np.ones((4, 4)), np.ones((4, 3))
-    for flags, products in (([True] * 6, 2), ([False] * 3 + [True] * 3, 1), ([False] * 4 + [True] * 2, 0), ([False] * 6, 0)):
+    for flags, values in (
+        ([True] * 6, [3, 2, 1]),
+        ([False] * 3 + [True] * 3, [3, 2]),
+        ([False] * 4 + [True] * 2, [3]),
+        ([False] * 6, [3]),
+    ):
         calls.clear()
         network.set_trainable(flags)
         network.train_steps(x, y, None, None, 4, 0, 4, 1e9)
-        assert len(calls) == products, flags
+        assert calls == values, flags
 
 
 def test_frozen_parameters_and_their_momentum_stay() -> None:
@@ -546,6 +577,11 @@ def test_metrics_by_hand() -> None:
     np.testing.assert_allclose(squared, [0.025 + 2 * 0.36 + 3 * 0.25, 6])
     np.testing.assert_allclose(absolute, [0.15 + 2 * 0.6 + 3 * 0.5, 6])
     np.testing.assert_allclose(r2, [[6, 6], [3, 3], [3, 3], [0.01 + 0.72 + 0.75, 0.04 + 0.72 + 0.75]])
+    network.set_metrics([("binary_accuracy", 0.5)])
+    network.load_batch(np.array([[0.5, 0.4]]), np.array([[0.5, 0.5]]), None, None, 0, 1)
+    network.forward(0, 1, False)
+    network.loss(False)
+    assert network.get_metrics()[1].tolist() == [1, 1]  # one half is not above one half, on either side
     network.set_metrics([("sparse_categorical_accuracy", 0.0)])
     network.load_batch(p, np.array([0, 1, 1]), None, None, 0, 3)
     network.forward(0, 1, False)
@@ -580,6 +616,24 @@ def test_pieces_make_the_same_step() -> None:
     assert pieces.step == 1
     pieces.advance()
     assert pieces.step == 2
+
+
+def test_backward_after_inference_is_that_of_inference() -> None:
+    b = graph()
+    program = b.program(len(b.widths) - 1)
+    rng = np.random.default_rng(6)
+    parameters = parity.random_parameters(program, rng)
+    x, y = rng.normal(size=(8, 5)), rng.normal(size=(8, 3))
+    network = parity.make_network(backend, program, parameters, key=7)
+    network.set_loss("mean_squared_error", 0.0)
+    network.load_batch(x, y, None, None, 0, 8)
+    network.forward(0, len(program.operations), False)
+    network.loss(True)
+    network.backward(0, len(program.operations))
+    kind = "mean_squared_error"
+    expected = reference.train_step(program, parameters, parameters, x, y, None, kind=kind, training=False)
+    for i, gradient in enumerate(expected.gradients):
+        np.testing.assert_allclose(network.get_gradient(i), gradient, rtol=0, atol=1e-13)
 
 
 def test_value_gradients_replace_then_add() -> None:

@@ -9,7 +9,8 @@ import pytest
 from parity import BACKENDS
 from promises import run_script
 
-pytestmark = pytest.mark.parametrize("backend", BACKENDS)
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+one_backend = pytest.mark.parametrize("backend", BACKENDS[-1:])  # the native one where there is one
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 #: Trains on more threads than the arithmetic can ignore; `finish` reports from a child without running exit handlers.
@@ -20,6 +21,7 @@ import fastperceptron as fp
 from promises import classifier, digest, labelled
 
 BACKEND = os.environ["BACKEND"]
+ROUNDS = 12 if BACKEND == "native" else 3
 fp.set_num_threads(4)
 x, y = labelled(640, 64, 10)
 
@@ -62,6 +64,7 @@ def run(tmp_path: Path, code: str, backend: str, *arguments: str) -> None:
     assert run_script(tmp_path / "forks.py", PRELUDE + code, *arguments, timeout=100, BACKEND=backend) == "done\n"
 
 
+@each_backend
 @needs_fork
 def test_fork_after_training(backend: str, tmp_path: Path) -> None:
     code = """
@@ -70,7 +73,7 @@ model = new()
 train(model)
 prediction = model.predict(x).tobytes()
 continued = train(model.copy())
-for _ in range(10):
+for _ in range(ROUNDS):
     def work():
         mine = model.predict(x).tobytes() == prediction and train(model) == continued
         return mine and train() == expected
@@ -82,6 +85,7 @@ print("done")
     run(tmp_path, code, backend)
 
 
+@one_backend
 @needs_fork
 def test_fork_of_a_fork(backend: str, tmp_path: Path) -> None:
     code = """
@@ -100,6 +104,7 @@ print("done")
     run(tmp_path, code, backend)
 
 
+@each_backend
 @needs_fork
 def test_fork_while_another_thread_trains(backend: str, tmp_path: Path) -> None:
     """The child may use the model that was in training, and train others."""
@@ -119,7 +124,7 @@ def work():
 thread = threading.Thread(target=work)
 thread.start()
 try:
-    for _ in range(15):
+    for _ in range(ROUNDS):
         def in_child():
             busy.predict(x)
             busy.fit(x, y, batch_size=64, verbose=0)
@@ -135,6 +140,7 @@ print("done")
     run(tmp_path, code, backend)
 
 
+@each_backend
 @needs_fork
 def test_fork_inside_a_callback(backend: str, tmp_path: Path) -> None:
     """In the thread that trains: the child has the model as of that batch, and may go on with it."""
@@ -153,6 +159,7 @@ print("done")
     run(tmp_path, code, backend)
 
 
+@one_backend
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing(method: str, backend: str, tmp_path: Path) -> None:
     import multiprocessing
@@ -180,6 +187,7 @@ if __name__ == "__main__":
     run(tmp_path, code, backend, method)
 
 
+@one_backend
 def test_loky(backend: str, tmp_path: Path) -> None:
     pytest.importorskip("joblib")
     code = """

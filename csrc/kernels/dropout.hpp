@@ -29,7 +29,7 @@ FP_INLINE Words words_repeat(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
 // A Philox block stays in one group of four words: a round multiplies words 0 and 2, and the products, in reverse word
 // order, are the next counter but for the exclusive-or with words 1 and 3 and the key.
 struct Philox {
-  static constexpr int rounds = 10, chains = 4, words = chains * kWordLanes;
+  static constexpr int rounds = 10;
   Words key[rounds];
 
   FP_INLINE_MEMBER explicit Philox(uint64_t seed) {
@@ -38,14 +38,14 @@ struct Philox {
                             uint32_t(seed >> 32) + uint32_t(i) * 0xBB67AE85u, 0);
   }
 
-  // The blocks with word 0 = block, block + 1, ... and the other words of `counter`.
+  // `chains` registers of blocks, `block` and following: independent work for the multiplier's latency. `counter` holds
+  // words 1 to 3, and in word 0 the numbers of the blocks within a register.
+  template <int chains>
   FP_INLINE_MEMBER void generate(Words counter, uint32_t block, uint32_t* out) const {
     const Words factor = words_repeat(0xD2511F53u, 0, 0xCD9E8D57u, 0);
     Words c[chains];
-    for (int i = 0; i < chains; ++i) {
-      c[i] = counter;
-      for (int k = 0; k < kWordLanes; k += 4) c[i][k] = block + uint32_t((i * kWordLanes + k) / 4);
-    }
+    for (int i = 0; i < chains; ++i)
+      c[i] = counter + (words_repeat(~0u, 0, 0, 0) & (block + uint32_t(i * kWordLanes / 4) - Words{}));
     for (int r = 0; r < rounds; ++r)
       for (int i = 0; i < chains; ++i) {
         const Words odd = (Words)((Pairs)c[i] >> 32);
@@ -70,15 +70,24 @@ static void dropout_rows(const DropoutArgs<T>& a) {
   constexpr int lanes = Vec<T>::lanes;
   const Philox philox(a.key);
   const Vec<T> scale = broadcast(a.scale);
-  uint32_t words[Philox::words];
+  constexpr int64_t chunk = 4 * kWordLanes;
+  uint32_t words[chunk];
+  Words block_numbers = words_repeat(0, 0, uint32_t(a.step), (a.stream << 16) | uint32_t(a.step >> 32 & 0xffff));
+  for (int k = 4; k < kWordLanes; k += 4) block_numbers[k] = uint32_t(k / 4);
   for (int64_t i = 0; i < a.n; ++i) {
     const T* x = a.x + i * a.x_row;
     T* y = a.y + i * a.y_row;
-    const Words counter =
-        words_repeat(0, uint32_t(a.row0 + i), uint32_t(a.step), (a.stream << 16) | uint32_t(a.step >> 32 & 0xffff));
-    for (int64_t j = 0; j < a.width; j += Philox::words) {
-      philox.generate(counter, uint32_t(j / 4), words);
-      const int64_t end = a.width - j < Philox::words ? a.width - j : Philox::words;
+    const Words counter = block_numbers + (words_repeat(0, ~0u, 0, 0) & (uint32_t(a.row0 + i) - Words{}));
+    for (int64_t j = 0, end; j < a.width; j += end) {
+      // Rows end in single registers, so that narrow ones cost no more than they need.
+      const int64_t left = a.width - j;
+      if (left > 2 * kWordLanes) {
+        philox.generate<4>(counter, uint32_t(j / 4), words);
+        end = left < chunk ? left : chunk;
+      } else {
+        philox.generate<1>(counter, uint32_t(j / 4), words);
+        end = left < kWordLanes ? left : kWordLanes;
+      }
       for (int64_t k = 0; k < end; k += lanes) {
         const auto keep = words_at_least<T>(words + k, a.threshold);
         if (int64_t n = end - k; n >= lanes) {

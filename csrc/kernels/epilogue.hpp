@@ -40,6 +40,7 @@ struct Tiles {
   int64_t b_row;
   int64_t safe;
   const T* tail;
+  T* packed;  // where the packing tile copies b to: (k, width)
   int64_t k;
   T* total;            // (rows, width): the sums of finished blocks
   int64_t total_next;  // from one tile's total to the next one's; 0: shared, as it is not needed for long
@@ -146,6 +147,7 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t) {
   const GemmArgs<T>& g = *t.g;
   const Epilogue<T>& e = g.epilogue;
   const int64_t last = t.cols - (vectors - 1) * Vec<T>::lanes;
+  if (rows == 1 && e.kind != EpilogueKind::store && e.kind != EpilogueKind::forward) return false;
   // A load from a line that a masked store has just changed waits for it, so an update goes by whole rows.
   if (last < Vec<T>::lanes && (!kCheapParts || e.kind == EpilogueKind::sgd)) return false;
   T* c = g.c + t.i * g.c_row + t.j;

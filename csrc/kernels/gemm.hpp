@@ -11,9 +11,10 @@ namespace fp::FP_ISA_NAMESPACE {
 // A single row has only its columns to keep the multipliers busy.
 inline constexpr int kRowVectors = 8;
 
-// Packing: b's panel is copied, kChunk rows at a time, where at least kPackRows rows of c use it and b is larger than
-// kPackElements. Sums longer than kChunk keep the totals of up to kGroupRows rows in scratch meanwhile.
-inline constexpr int64_t kPackRows = 64, kPackBytes = 64 * 1024, kChunk = 4 * kBlock, kGroupRows = 480;
+// Packing: the first tile of a panel copies the part of b it reads, kChunk rows at most, to where it lies together for
+// the others. That takes many rows of c, and a b that does not fit the inner caches, to be worth it. Sums longer than
+// kChunk keep the totals of up to kGroupRows rows in scratch meanwhile.
+inline constexpr int64_t kPackRows = 64, kPackBytes = 512 * 1024, kChunk = 4 * kBlock, kGroupRows = 480;
 
 // A strided a is fetched kAhead indices ahead: its lines lie far apart, out of reach of hardware prefetchers. What the
 // epilogue touches is fetched for sums of kPrefetch and more; shorter ones cannot hide the extra instructions.
@@ -22,18 +23,21 @@ inline constexpr int64_t kAhead = 16, kPrefetch = 192;
 template <class T>
 inline constexpr int64_t kPanel = kTileVectors* Vec<T>::lanes;
 
-// acc[i][v] += a[i] b[v], one index of the sum.
-template <class T, int rows, int vectors>
-FP_INLINE void gemm_step(Vec<T> (&acc)[rows][vectors], const T* a, int64_t a_row, const T* b) {
+// acc[i][v] += a[i] b[v], one index of the sum. b is copied to packed when pack says so.
+template <bool pack, class T, int rows, int vectors>
+FP_INLINE void gemm_step(Vec<T> (&acc)[rows][vectors], const T* a, int64_t a_row, const T* b, T* packed) {
   Vec<T> bv[vectors];
   FP_UNROLL for (int v = 0; v < vectors; ++v) bv[v] = load(b + v * Vec<T>::lanes);
+  if constexpr (pack) {
+    FP_UNROLL for (int v = 0; v < vectors; ++v) store(packed + v * Vec<T>::lanes, bv[v]);
+  }
   FP_UNROLL for (int i = 0; i < rows; ++i) {
     Vec<T> x = broadcast(a[i * a_row]);
     FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] = fma(x, bv[v], acc[i][v]);
   }
 }
 
-template <class T, int rows, int vectors>
+template <class T, int rows, int vectors, bool pack = false>
 void gemm_tiles(Tiles<T>& t) {
   constexpr int lanes = Vec<T>::lanes, width = vectors * lanes;
   const int64_t a_row = t.g->a_row, a_col = t.g->a_col, ahead = a_row == 1 ? kAhead * a_col : 0;
@@ -54,7 +58,11 @@ void gemm_tiles(Tiles<T>& t) {
         const int64_t stop = in_b && t.safe < block_end ? t.safe : block_end;
         for (; p < stop; ++p) {
           __builtin_prefetch(a + ahead);
-          gemm_step(acc, a, a_row, b);
+          if (pack) {
+            FP_UNROLL for (int v = 0; v < width * int(sizeof(T)); v += 64)
+                __builtin_prefetch(reinterpret_cast<const char*>(b + kAhead * b_row) + v);
+          }
+          gemm_step<pack>(acc, a, a_row, b, pack ? t.packed + p * width : nullptr);
           a += a_col;
           b += b_row;
         }
@@ -64,8 +72,8 @@ void gemm_tiles(Tiles<T>& t) {
             add(load(t.total + i * width + v * lanes), acc[i][v]);
       }
       const bool done = p >= t.k;
-      // Tiles of other heights are too rare to be worth their code here.
-      if constexpr (rows == kTileRows || rows == 1) {
+      // Other tiles are too rare to be worth the code.
+      if constexpr ((rows == kTileRows && !pack) || rows == 1) {
         if (done && t.finish && tile_finish(acc, t)) break;
       }
       tile_store(acc, t.total);
@@ -84,6 +92,7 @@ using TileFunction = void (*)(Tiles<T>&);
 template <class T>
 struct TileTable {
   TileFunction<T> tile[kTileRows][kTileVectors] = {};  // [rows - 1][vectors - 1]
+  TileFunction<T> pack[kTileVectors] = {};             // kTileRows rows and a copy of b, [vectors - 1]
   TileFunction<T> row[kRowVectors] = {};               // one row, [vectors - 1]
   constexpr TileTable() {
     fill_tiles<kTileRows, kTileVectors>();
@@ -92,6 +101,7 @@ struct TileTable {
   template <int rows, int vectors>
   constexpr void fill_tiles() {
     tile[rows - 1][vectors - 1] = gemm_tiles<T, rows, vectors>;
+    if constexpr (rows == kTileRows) pack[vectors - 1] = gemm_tiles<T, rows, vectors, true>;
     if constexpr (vectors > 1) fill_tiles<rows, vectors - 1>();
     if constexpr (vectors == 1 && rows > 1) fill_tiles<rows - 1, kTileVectors>();
   }
@@ -132,6 +142,16 @@ __attribute__((noinline)) void gemm_rows(Tiles<T>& t, int64_t vectors, int64_t i
     if (t.count == 0) continue;
     t.rows = rows;
     t.total_next = totals ? rows * t.width : 0;
+    if (t.packed && rows == kTileRows) {
+      const int64_t others = t.count - 1;
+      t.count = 1;
+      kTiles<T>.pack[vectors - 1](t);
+      t.b = t.packed;
+      t.b_row = t.width;
+      t.safe = t.k;
+      t.packed = nullptr;
+      t.count = others;
+    }
     (g.m == 1 ? kTiles<T>.row[vectors - 1] : kTiles<T>.tile[rows - 1][vectors - 1])(t);
   }
 }
@@ -159,6 +179,17 @@ void gemm(const GemmArgs<T>& given) {
   if (g.epilogue.kind != EpilogueKind::sgd) g.epilogue.velocity = nullptr;
   alignas(64) T total[kTileRows * kPanel<T>];
   alignas(64) T tail[(lanes > kRowVectors ? lanes : kRowVectors) * lanes];
+  if (g.n == 1 && g.m > 1 && g.a_row == 1 && g.c_row == 1 &&
+      (g.epilogue.kind == EpilogueKind::store || g.epilogue.kind == EpilogueKind::sgd)) {
+    // A column of c from a transposed a: as a row of c it fills the registers.
+    g.n = g.c_row = given.m;
+    g.m = 1;
+    g.a = given.b;
+    g.a_row = 0;
+    g.a_col = given.b_row;
+    g.b = given.a;
+    g.b_row = given.a_col;
+  }
   const bool pack = g.scratch && gemm_packs<T>(g.m, g.n, g.k);
   const int64_t registers = (g.n + lanes - 1) / lanes, most = g.m == 1 ? kRowVectors : kTileVectors;
   const int64_t panels = (registers + most - 1) / most;
@@ -173,31 +204,24 @@ void gemm(const GemmArgs<T>& given) {
     t.cols = g.n - j0 < width ? g.n - j0 : width;
     t.total = total;
     t.tail = tail;
-    if (!pack) {
-      t.b = g.b + j0;
-      t.b_row = g.b_row;
-      t.k = t.safe = g.k;
-      if (t.cols < width && g.k > 0) {
-        // Whole registers are read past the end of a row as long as that stays within b; the last rows are copied.
-        const int64_t over = width - t.cols, rows = g.b_row > 0 ? (over + g.b_row - 1) / g.b_row : g.k;
-        t.safe = g.k > rows ? g.k - rows : 0;
-        gemm_pack(t.b + t.safe * g.b_row, g.b_row, g.k - t.safe, t.cols, width, tail);
-      }
-      t.finish = true;
-      gemm_rows(t, vectors, 0, g.m, 0, static_cast<T*>(nullptr));
-    } else {
-      T* totals = g.k > kChunk ? g.scratch + kChunk * kPanel<T> : nullptr;
-      const int64_t group = totals ? kGroupRows : g.m;
-      t.b = g.scratch;
-      t.b_row = width;
-      for (int64_t i = 0; i < g.m; i += group) {
-        for (int64_t p = 0; p < g.k; p += kChunk) {
-          t.k = t.safe = g.k - p < kChunk ? g.k - p : kChunk;
-          gemm_pack(g.b + p * g.b_row + j0, g.b_row, t.k, t.cols, width, g.scratch);
-          t.finish = p + t.k == g.k;
-          gemm_rows(t, vectors, i, g.m - i < group ? g.m : i + group, p, totals);
-        }
-      }
+    // Whole registers are read past the end of a row where that stays within b; the last rows are copied.
+    const int64_t over = width - t.cols, unsafe = over > 0 && g.b_row > 0 ? (over + g.b_row - 1) / g.b_row : 0;
+    const int64_t safe = g.k > unsafe ? g.k - unsafe : 0;
+    if (g.k > safe) gemm_pack(g.b + safe * g.b_row + j0, g.b_row, g.k - safe, t.cols, width, tail);
+    T* totals = pack && g.k > kChunk ? g.scratch + kChunk * kPanel<T> : nullptr;
+    const int64_t group = totals ? kGroupRows : g.m, chunk = pack ? kChunk : g.k;
+    for (int64_t i = 0; i < g.m; i += group) {
+      int64_t p = 0;
+      do {
+        t.k = g.k - p < chunk ? g.k - p : chunk;
+        t.b = g.b + p * g.b_row + j0;
+        t.b_row = g.b_row;
+        t.safe = safe - p < t.k ? safe - p : t.k;
+        t.packed = pack ? g.scratch : nullptr;
+        t.finish = p + t.k == g.k;
+        gemm_rows(t, vectors, i, g.m - i < group ? g.m : i + group, p, totals);
+        p += t.k;
+      } while (p < g.k);
     }
     j0 += width;
   }

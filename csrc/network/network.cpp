@@ -158,14 +158,16 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     Run<T> run;
     int64_t batch_size, end, reached;
     bool training, done = false;
+    // Rank 0 looks at the interrupt before a barrier, all read the answer after it: nobody may decide otherwise.
+    bool stop = false, stop_before_update = false;
     double budget;
     Interrupt::Clock::time_point start;
     std::vector<char> fused, apart, none;
     bool any_apart = false;
   };
   Interrupt interrupt(limits.poll, limits.context);
-  Context job{this,  run(space, interrupt, training), batch_size, end, begin, training, false, limits.budget,
-            Interrupt::Clock::now(), {}, {}, {}};
+  Context job{this,  run(space, interrupt, training), batch_size, end, begin, training, false, false, false,
+              limits.budget, Interrupt::Clock::now(), {}, {}, {}};
   job.run.sources = sources;
   const int team_size = Run<T>::useful_threads(program, batch_size, training, threads());
 
@@ -202,13 +204,15 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
           run.forward(team, 0, ops);
           run.judge(team, net.loss_ ? &*net.loss_ : nullptr, static_cast<T>(net.loss_parameter_), net.metrics_);
           if (c.training) run.backward_values(team, 0, ops);
+          if (team.rank == 0) c.stop = run.interrupt.stopped();
           if (team.size > 1) team.barrier();
-          bool give_up = run.interrupt.stopped() || run.bad_position.load() != INT64_MAX;
+          bool give_up = c.stop || run.bad_position.load() != INT64_MAX;
           if (c.training && !give_up) {
             if (c.any_apart) {
               run.backward_weights(team, 0, ops, c.apart, c.none);
+              if (team.rank == 0) c.stop_before_update = run.interrupt.stopped();
               if (team.size > 1) team.barrier();
-              give_up = run.interrupt.stopped();
+              give_up = c.stop_before_update;
               if (!give_up) run.update(team, c.apart);
             }
             if (!give_up) run.backward_and_update(team, c.fused);

@@ -118,7 +118,4 @@ class Network {
   Occupancy occupancy_;
 };
 
-extern template class Network<float>;
-extern template class Network<double>;
-
 }  // namespace fp

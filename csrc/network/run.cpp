@@ -10,6 +10,9 @@ namespace {
 constexpr double kFlopPerThread = 1.5e6;
 // A product is run in pieces of about this much arithmetic, with a look at the interrupt in between.
 constexpr double kFlopPerPiece = 6e8;
+// The same for elementwise work, in elements; and what an element's epilogue counts for in a product.
+constexpr int64_t kElementsPerSlab = int64_t(1) << 21;
+constexpr double kFlopPerEpilogue = 64;
 // With fewer rows than this per thread, packing the weights anew on each thread is no longer cheap.
 constexpr int64_t kRowsPerThread = 96;
 
@@ -75,10 +78,10 @@ void Run<T>::choose_way(int size) {
 
 template <class T>
 template <class F>
-void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, F&& f) {
+void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, F&& f) {
   if (rows.size() <= 0 || cols.size() <= 0) return;
   // Columns are cut first: rows share the packed weights.
-  const double per_output = 2.0 * static_cast<double>(std::max<int64_t>(depth, 1));
+  const double per_output = 2.0 * static_cast<double>(std::max<int64_t>(depth, 1)) + kFlopPerEpilogue;
   auto cut = [](double most, int64_t grain) {
     return std::max(grain, static_cast<int64_t>(std::min(most, 1e15)) / grain * grain);
   };
@@ -86,10 +89,24 @@ void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, F&& f) {
   const int64_t tall = cut(kFlopPerPiece / per_output / static_cast<double>(std::min(wide, cols.size())), 96);
   for (int64_t c = cols.begin; c < cols.end; c += wide)
     for (int64_t r = rows.begin; r < rows.end; r += tall) {
-      if (interrupt.stopped()) return;
+      if (may_stop && interrupt.stopped()) return;
       f(Range{r, std::min(r + tall, rows.end)}, Range{c, std::min(c + wide, cols.end)});
       interrupt.check(team);
     }
+}
+
+template <class T>
+template <class F>
+void Run<T>::slabs(Team& team, Range range, int64_t width, F&& f) {
+  const int64_t most = std::max<int64_t>(16, kElementsPerSlab / std::max<int64_t>(width, 1) / 16 * 16);
+  if (range.size() <= most) {
+    if (range.size() > 0) f(range);
+    return;
+  }
+  for (int64_t at = range.begin; at < range.end && !interrupt.stopped(); at += most) {
+    f(Range{at, std::min(at + most, range.end)});
+    interrupt.check(team);
+  }
 }
 
 template <class T>
@@ -99,28 +116,38 @@ void Run<T>::report_bad(int64_t position) {
   }
 }
 
-// Row numbers are checked where they are used: they lie in memory that others can write to.
 template <class T>
-bool Run<T>::rows_exist(Range r) {
-  if (!sources.index) return true;
-  for (int64_t i = begin + r.begin; i < begin + r.end; ++i)
-    if (sources.index[i] < 0 || sources.index[i] >= sources.x->rows) {
-      report_bad(i);
-      return false;
-    }
-  return true;
+void Run<T>::gather(Team& team) {
+  const int64_t width = program.widths[0] + (sources.y && !sources.labels ? program.widths[program.output] : 1);
+  slabs(team, rows_of(team), width, [&](Range r) { gather_rows(r); });
+  settle(team);
 }
 
 template <class T>
-void Run<T>::gather(Team& team) {
-  const Range r = rows_of(team);
-  if (r.size() <= 0) return settle(team);
-  if (!rows_exist(r)) return settle(team);
+void Run<T>::gather_rows(Range r) {
+  if (!sources.index) return gather_part(r, nullptr, begin + r.begin);
+  // Row numbers lie in memory that others can write to: each is read once, and the copy is checked and used.
+  constexpr int64_t most = 512;
+  int64_t numbers[most];
+  const volatile int64_t* given = sources.index + begin;
+  for (int64_t at = r.begin; at < r.end; at += most) {
+    const Range part{at, std::min(at + most, r.end)};
+    for (int64_t i = 0; i < part.size(); ++i) {
+      numbers[i] = given[at + i];
+      if (numbers[i] < 0 || numbers[i] >= sources.x->rows) return report_bad(begin + at + i);
+    }
+    gather_part(part, numbers, 0);
+  }
+}
+
+// Rows r of the batch from index[from], ..., or from, ... when index is nullptr.
+template <class T>
+void Run<T>::gather_part(Range r, const int64_t* index, int64_t from) {
   const View x = value(0);
-  sources.x->gather(sources.index, begin + r.begin, r.size(), x.data + r.begin * x.row, x.row);
+  sources.x->gather(index, from, r.size(), x.data + r.begin * x.row, x.row);
   if (sources.y && sources.labels) {
     int64_t* label = space.label.data();
-    sources.y->gather(sources.index, begin + r.begin, r.size(), label + r.begin, 1);
+    sources.y->gather(index, from, r.size(), label + r.begin, 1);
     const int64_t classes = program.widths[program.output];
     for (int64_t i = r.begin; i < r.end; ++i) {
       if (label[i] >= 0 && label[i] < classes) continue;
@@ -129,11 +156,9 @@ void Run<T>::gather(Team& team) {
       report_bad(begin + i);
     }
   } else if (sources.y) {
-    sources.y->gather(sources.index, begin + r.begin, r.size(), space.target.data + r.begin * space.target.row,
-                      space.target.row);
+    sources.y->gather(index, from, r.size(), space.target.data + r.begin * space.target.row, space.target.row);
   }
-  if (sources.weights) sources.weights->gather(sources.index, begin + r.begin, r.size(), space.weights.data() + r.begin, 1);
-  settle(team);
+  if (sources.weights) sources.weights->gather(index, from, r.size(), space.weights.data() + r.begin, 1);
 }
 
 template <class T>
@@ -155,7 +180,7 @@ void Run<T>::forward_operation(Team& team, int i) {
       Grid g{r, {0, width}};
       if (!by_rows) g = grid(team, n, width, kernels.tile_rows, kLine<T>);
       T* z = training ? space.pre[i].data : nullptr;
-      pieces(team, g.rows, g.cols, in, [&](Range rows, Range cols) {
+      pieces(team, g.rows, g.cols, in, true, [&](Range rows, Range cols) {
         ops::dense_forward<T>(kernels, {x.data, n, in, x.row}, instance.weights(op.weights), instance.vector(op.bias),
                               op.activation, alpha, z, space.pre[i].row, {y.data, n, width, y.row}, rows, cols,
                               space.thread_scratch(team.rank));
@@ -163,19 +188,22 @@ void Run<T>::forward_operation(Team& team, int i) {
       break;
     }
     case OperationKind::activation:
-      if (r.size() <= 0) break;
-      if (op.activation == Activation::softmax) {
-        kernels.softmax_forward(r.size(), width, x.data + r.begin * x.row, x.row, y.data + r.begin * y.row, y.row);
-      } else {
-        for (int64_t k = r.begin; k < r.end; ++k)
-          kernels.activation_forward(op.activation, alpha, width, x.data + k * x.row, y.data + k * y.row);
-      }
+      slabs(team, r, width, [&](Range s) {
+        if (op.activation == Activation::softmax) {
+          kernels.softmax_forward(s.size(), width, x.data + s.begin * x.row, x.row, y.data + s.begin * y.row, y.row);
+        } else {
+          for (int64_t k = s.begin; k < s.end; ++k)
+            kernels.activation_forward(op.activation, alpha, width, x.data + k * x.row, y.data + k * y.row);
+        }
+      });
       break;
     case OperationKind::dropout:
-      if (!training || r.size() <= 0) break;
-      kernels.dropout({r.size(), width, r.begin, x.data + r.begin * x.row, x.row, y.data + r.begin * y.row, y.row,
-                       static_cast<uint32_t>(op.rate * 4294967296.0), static_cast<T>(1.0 / (1.0 - op.rate)), key, step,
-                       op.stream});
+      if (!training) break;
+      slabs(team, r, width, [&](Range s) {
+        kernels.dropout({s.size(), width, s.begin, x.data + s.begin * x.row, x.row, y.data + s.begin * y.row, y.row,
+                         static_cast<uint32_t>(op.rate * 4294967296.0), static_cast<T>(1.0 / (1.0 - op.rate)), key,
+                         step, op.stream});
+      });
       break;
     case OperationKind::python:
       break;
@@ -197,37 +225,40 @@ Judged<T> Run<T>::judged() const {
 
 template <class T>
 void Run<T>::judge(Team& team, const Loss* loss, T parameter, std::vector<Metric>& metrics) {
-  const Range r = rows_of(team);
+  slabs(team, rows_of(team), program.widths[program.output],
+        [&](Range r) { judge_rows(r, loss, parameter, metrics); });
+  settle(team);
+}
+
+template <class T>
+void Run<T>::judge_rows(Range r, const Loss* loss, T parameter, std::vector<Metric>& metrics) {
   const View p = value(program.output);
   const int64_t width = program.widths[program.output];
   const bool labels = sources.labels;
-  if (r.size() > 0) {
-    if (loss) {
-      LossArgs<T> a{};
-      a.kind = *loss;
-      a.parameter = parameter;
-      a.n = r.size();
-      a.width = width;
-      a.prediction = p.data + r.begin * p.row;
-      a.prediction_row = p.row;
-      a.target = labels ? nullptr : space.target.data + r.begin * space.target.row;
-      a.target_row = space.target.row;
-      a.label = labels ? space.label.data() + r.begin : nullptr;
-      a.weights = sources.weights ? space.weights.data() + r.begin : nullptr;
-      a.scale = static_cast<T>(1.0 / static_cast<double>(n));
-      a.losses = space.losses.data() + r.begin;
-      if (training) {
-        const View g = gradient(program.output);
-        a.gradient = g.data + r.begin * g.row;
-        a.gradient_row = g.row;
-      }
-      kernels.loss(a);
+  if (loss) {
+    LossArgs<T> a{};
+    a.kind = *loss;
+    a.parameter = parameter;
+    a.n = r.size();
+    a.width = width;
+    a.prediction = p.data + r.begin * p.row;
+    a.prediction_row = p.row;
+    a.target = labels ? nullptr : space.target.data + r.begin * space.target.row;
+    a.target_row = space.target.row;
+    a.label = labels ? space.label.data() + r.begin : nullptr;
+    a.weights = sources.weights ? space.weights.data() + r.begin : nullptr;
+    a.scale = static_cast<T>(1.0 / static_cast<double>(n));
+    a.losses = space.losses.data() + r.begin;
+    if (training) {
+      const View g = gradient(program.output);
+      a.gradient = g.data + r.begin * g.row;
+      a.gradient_row = g.row;
     }
-    const Judged<T> rows = judged();
-    for (std::size_t m = 0; m < metrics.size(); ++m)
-      metric_rows(metrics[m], rows, r.begin, r.end, space.metric_values[m].data());
+    kernels.loss(a);
   }
-  settle(team);
+  const Judged<T> rows = judged();
+  for (std::size_t m = 0; m < metrics.size(); ++m)
+    metric_rows(metrics[m], rows, r.begin, r.end, space.metric_values[m].data());
 }
 
 template <class T>
@@ -250,9 +281,11 @@ void Run<T>::backward_operation(Team& team, int i) {
   if (op.kind == OperationKind::dense) {
     if (op.activation != Activation::linear && !plan.derivative_fused[op.output]) {
       const View saved = derivative_needs_z(op.activation) ? View{space.pre[i].data, space.pre[i].row} : y;
-      for (int64_t k = r.begin; k < r.end; ++k)
-        kernels.activation_backward(op.activation, alpha, width, dy.data + k * dy.row, saved.data + k * saved.row,
-                                    dy.data + k * dy.row);
+      slabs(team, r, width, [&](Range s) {
+        for (int64_t k = s.begin; k < s.end; ++k)
+          kernels.activation_backward(op.activation, alpha, width, dy.data + k * dy.row, saved.data + k * saved.row,
+                                      dy.data + k * dy.row);
+      });
       settle(team);
     }
     if (!input_needed) return;
@@ -271,7 +304,7 @@ void Run<T>::backward_operation(Team& team, int i) {
     Grid g{r, {0, in}};
     if (!by_rows) g = grid(team, n, in, kernels.tile_rows, kLine<T>);
     const bool add = plan.accumulate[i];
-    pieces(team, g.rows, g.cols, width, [&](Range rows, Range cols) {
+    pieces(team, g.rows, g.cols, width, true, [&](Range rows, Range cols) {
       ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, instance.transposed(op.weights), saved,
                                    saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, cols,
                                    space.thread_scratch(team.rank));
@@ -281,20 +314,22 @@ void Run<T>::backward_operation(Team& team, int i) {
   }
 
   if (!input_needed) return;
-  for (int64_t k = r.begin; k < r.end; ++k) {
-    T* to = plan.accumulate[i] ? spare : dx.data + k * dx.row;
-    const T* from = dy.data + k * dy.row;
-    if (op.kind == OperationKind::dropout) {
-      kernels.dropout({1, width, k, from, dy.row, to, dx.row, static_cast<uint32_t>(op.rate * 4294967296.0),
-                       static_cast<T>(1.0 / (1.0 - op.rate)), key, step, op.stream});
-    } else if (op.activation == Activation::softmax) {
-      kernels.softmax_backward(1, width, from, dy.row, y.data + k * y.row, y.row, to, dx.row);
-    } else {
-      const View saved = derivative_needs_z(op.activation) ? x : y;
-      kernels.activation_backward(op.activation, alpha, width, from, saved.data + k * saved.row, to);
+  slabs(team, r, width, [&](Range s) {
+    for (int64_t k = s.begin; k < s.end; ++k) {
+      T* to = plan.accumulate[i] ? spare : dx.data + k * dx.row;
+      const T* from = dy.data + k * dy.row;
+      if (op.kind == OperationKind::dropout) {
+        kernels.dropout({1, width, k, from, dy.row, to, dx.row, static_cast<uint32_t>(op.rate * 4294967296.0),
+                         static_cast<T>(1.0 / (1.0 - op.rate)), key, step, op.stream});
+      } else if (op.activation == Activation::softmax) {
+        kernels.softmax_backward(1, width, from, dy.row, y.data + k * y.row, y.row, to, dx.row);
+      } else {
+        const View saved = derivative_needs_z(op.activation) ? x : y;
+        kernels.activation_backward(op.activation, alpha, width, from, saved.data + k * saved.row, to);
+      }
+      if (plan.accumulate[i]) kernels.add(width, spare, dx.data + k * dx.row);
     }
-    if (plan.accumulate[i]) kernels.add(width, spare, dx.data + k * dx.row);
-  }
+  });
   settle(team);
 }
 
@@ -314,7 +349,8 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse) {
     if (instance.sgd.momentum != 0) e.velocity = instance.at(instance.momentum, p);
   }
   T* dw = instance.at(fuse ? instance.parameters : instance.gradients, p);
-  pieces(team, g.rows, g.cols, n, [&](Range inputs, Range outputs) {
+  // An update that has begun is finished.
+  pieces(team, g.rows, g.cols, n, !fuse, [&](Range inputs, Range outputs) {
     ops::dense_backward_weights<T>(kernels, {x.data, n, s.rows, x.row}, {dz.data, n, s.cols, dz.row},
                                    {dw, s.rows, s.cols, s.row}, accumulate, e, inputs, outputs,
                                    space.thread_scratch(team.rank));

@@ -22,7 +22,7 @@ class Interrupt {
   using Clock = std::chrono::steady_clock;
   Interrupt(bool (*poll)(void*), void* context) : poll_(poll), context_(context), next_(Clock::now() + kEvery) {}
   void check(const Team& team) {
-    if (team.rank != 0 || !poll_) return;
+    if (team.rank != 0 || !poll_ || stopped()) return;
     const auto now = Clock::now();
     if (now < next_) return;
     next_ = now + kEvery;
@@ -100,9 +100,14 @@ struct Run {
     if (!by_rows) team.barrier();
   }
   void report_bad(int64_t position);
-  bool rows_exist(Range r);
+  void gather_rows(Range r);
+  void gather_part(Range r, const int64_t* index, int64_t from);
+  void judge_rows(Range r, const Loss* loss, T parameter, std::vector<Metric>& metrics);
+  // Calls f on parts of a product, or of a range of rows of `width` elements, with a look at the interrupt in between.
   template <class F>
-  void pieces(Team& team, Range rows, Range cols, int64_t depth, F&& f);
+  void pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, F&& f);
+  template <class F>
+  void slabs(Team& team, Range range, int64_t width, F&& f);
   void forward_operation(Team& team, int i);
   void backward_operation(Team& team, int i);
   void weights_of(Team& team, int i, bool accumulate, bool fuse);

@@ -55,8 +55,8 @@ void dense_forward(const Kernels<T>& kernels, Matrix<const T> x, Matrix<const T>
 // accumulate (and no saved) the product is added to dx.
 template <class T>
 void dense_backward_input(const Kernels<T>& kernels, Matrix<const T> dz, Matrix<const T> wt, const T* saved,
-                          int64_t saved_row, Activation act, T alpha, bool accumulate, Matrix<T> dx, Range rows, Range cols,
-                          T* scratch) {
+                          int64_t saved_row, Activation act, T alpha, bool accumulate, Matrix<T> dx, Range rows,
+                          Range cols, T* scratch) {
   if (rows.size() <= 0 || cols.size() <= 0) return;
   GemmArgs<T> g{};
   g.m = rows.size();

@@ -7,7 +7,7 @@ namespace {
 
 // Elements one thread should have before another is worth waking: arithmetic of a few cycles each (exp and kin),
 // and one that only moves memory.
-constexpr double kLeastArithmetic = 16e3;
+constexpr double kLeastArithmetic = 32e3;
 constexpr double kLeastMoved = 64e3;
 
 constexpr int64_t kGrain = 64;  // elements: whole vectors on every instruction set, whole cache lines

@@ -31,9 +31,11 @@ class Callback:
     params: dict[str, Any]
 
     def set_model(self, model: Trainer) -> None:
+        """Called before training; makes ``self.model``."""
         self.model = model
 
     def set_params(self, params: dict[str, Any]) -> None:
+        """Called before training; makes ``self.params``."""
         self.params = params
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -98,6 +100,7 @@ class CallbackList:
         return any(callback_defines(callback, hook) for callback in self.callbacks for hook in hooks)
 
     def call(self, hook: str, *arguments: Any) -> None:
+        """Calls that hook of every callback."""
         for callback in self.callbacks:
             getattr(callback, hook)(*arguments)
 

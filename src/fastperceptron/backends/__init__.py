@@ -29,8 +29,12 @@ def _check(operation: str, name: str) -> str:
     return name
 
 
+def _is_absent(failure: Exception) -> bool:
+    return isinstance(failure, ModuleNotFoundError) and failure.name == "fastperceptron._core"
+
+
 def _explain(failure: Exception) -> str:
-    if isinstance(failure, ModuleNotFoundError) and (failure.name or "").endswith("fastperceptron._core"):
+    if _is_absent(failure):
         return "this installation has no native extension (a pure wheel)"
     return f"the native extension cannot be loaded ({type(failure).__name__}: {failure})"
 
@@ -40,10 +44,11 @@ def native_failure() -> str | None:
     global _failure
     if _failure is None and "native" not in _loaded:
         try:
+            importlib.import_module("fastperceptron._core")
             importlib.import_module("fastperceptron.backends.native")
         except Exception as failure:  # whatever a broken shared library raises
             _failure = failure
-            if not isinstance(failure, ModuleNotFoundError):
+            if not _is_absent(failure):
                 warnings.warn(f"fastperceptron: {_explain(failure)}", RuntimeWarning, stacklevel=2)
     return None if _failure is None else _explain(_failure)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..program import NEEDS_Z
 
-__all__ = ["activation_backward", "activation_forward", "normal_cdf"]
+__all__ = ["BACKWARD", "FORWARD", "activation_backward", "activation_forward", "normal_cdf"]
 
 Array = NDArray[Any]
 
@@ -79,16 +79,17 @@ def _clip(z: Array, bound: float) -> Any:
     return np.clip(z, -bound, bound)
 
 
-def _tanh_softplus(z: Array) -> Any:
-    """tanh(log(1 + exp(z))) as a quotient of polynomials in exp(-|z|), without cancellation."""
+def _tanh_softplus(z: Array) -> tuple[Any, Any]:
+    """w = tanh(log(1 + exp(z))) and 1 - w, as quotients of polynomials in exp(-|z|), without cancellation."""
     e = np.exp(-np.abs(z))
-    positive, negative = 1 + 2 * e, e * (e + 2)
-    return np.where(z >= 0, positive / (positive + 2 * e * e), negative / (negative + 2))
+    w = np.where(z >= 0, 1 + 2 * e, e * (e + 2))
+    rest = np.where(z >= 0, 2 * e * e, z.dtype.type(2))
+    return w / (w + rest), rest / (w + rest)
 
 
-def _gelu_tanh_gate(z: Array) -> Any:
-    """(1 + tanh u) / 2 = sigmoid(2 u), u = sqrt(2 / pi) (z + 0.044715 z^3)."""
-    return _sigmoid(2 * _SQRT_2_OVER_PI * (z + 0.044715 * z * z * z))
+def _gelu_tanh_argument(z: Array) -> Any:
+    """v with (1 + tanh(v / 2)) / 2 = sigmoid(v) as the gate: 2 sqrt(2 / pi) (z + 0.044715 z^3)."""
+    return 2 * _SQRT_2_OVER_PI * (z + 0.044715 * z * z * z)
 
 
 # -- forward: (z, alpha, out) ------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ def _gelu(z: Array, alpha: float, out: Array) -> None:
 
 
 def _gelu_tanh(z: Array, alpha: float, out: Array) -> None:
-    np.multiply(np.maximum(z, -50), _gelu_tanh_gate(_clip(z, 50)), out=out)
+    np.multiply(np.maximum(z, -50), _sigmoid(_gelu_tanh_argument(_clip(z, 50))), out=out)
 
 
 def _silu(z: Array, alpha: float, out: Array) -> None:
@@ -128,7 +129,7 @@ def _silu(z: Array, alpha: float, out: Array) -> None:
 
 
 def _mish(z: Array, alpha: float, out: Array) -> None:
-    np.multiply(np.maximum(z, -1000), _tanh_softplus(z), out=out)
+    np.multiply(np.maximum(z, -1000), _tanh_softplus(z)[0], out=out)
 
 
 def _softplus(z: Array, alpha: float, out: Array) -> None:
@@ -189,19 +190,18 @@ def _d_gelu(dy: Array, z: Array, alpha: float, out: Array) -> None:
 
 def _d_gelu_tanh(dy: Array, z: Array, alpha: float, out: Array) -> None:
     c = _clip(z, 50)
-    s = _gelu_tanh_gate(c)
-    du = 2 * _SQRT_2_OVER_PI * (1 + 3 * 0.044715 * c * c)
-    np.multiply(dy, s + c * (s * (1 - s) * du), out=out)
+    v = _gelu_tanh_argument(c)
+    slope = 2 * _SQRT_2_OVER_PI * (1 + 3 * 0.044715 * c * c)
+    np.multiply(dy, _sigmoid(v) * (1 + c * slope * _sigmoid(-v)), out=out)
 
 
 def _d_silu(dy: Array, z: Array, alpha: float, out: Array) -> None:
-    s = _sigmoid(z)
-    np.multiply(dy, s * (1 + _clip(z, 1000) * (1 - s)), out=out)
+    np.multiply(dy, _sigmoid(z) * (1 + _clip(z, 1000) * _sigmoid(-z)), out=out)
 
 
 def _d_mish(dy: Array, z: Array, alpha: float, out: Array) -> None:
-    w = _tanh_softplus(z)
-    np.multiply(dy, w + _clip(z, 1000) * ((1 - w * w) * _sigmoid(z)), out=out)
+    w, rest = _tanh_softplus(z)
+    np.multiply(dy, w + _clip(z, 1000) * (rest * (1 + w) * _sigmoid(z)), out=out)
 
 
 def _d_softplus(dy: Array, z: Array, alpha: float, out: Array) -> None:
@@ -228,7 +228,8 @@ def _d_softmax(dy: Array, y: Array, alpha: float, out: Array) -> None:
     np.multiply(y, dy - (dy * y).sum(axis=-1, keepdims=True), out=out)
 
 
-_FORWARD: dict[str, Callable[[Array, float, Array], None]] = {
+#: act(z) by name: (z, alpha, out). Callers silence NumPy's floating-point warnings.
+FORWARD: dict[str, Callable[[Array, float, Array], None]] = {
     "linear": _linear,
     "relu": _relu,
     "leaky_relu": _leaky_relu,
@@ -246,7 +247,8 @@ _FORWARD: dict[str, Callable[[Array, float, Array], None]] = {
     "softmax": _softmax,
 }
 
-_BACKWARD: dict[str, Callable[[Array, Array, float, Array], None]] = {
+#: dy act'(saved) by name: (dy, saved, alpha, out).
+BACKWARD: dict[str, Callable[[Array, Array, float, Array], None]] = {
     "linear": _d_linear,
     "relu": _d_relu,
     "leaky_relu": _d_leaky_relu,
@@ -264,14 +266,14 @@ _BACKWARD: dict[str, Callable[[Array, Array, float, Array], None]] = {
     "softmax": _d_softmax,
 }
 
-assert set(_FORWARD) == set(_BACKWARD) >= NEEDS_Z
+assert set(FORWARD) == set(BACKWARD) >= NEEDS_Z
 
 
 def activation_forward(activation: str, alpha: float, z: Array, out: Array | None = None) -> Array:
     """y = act(z), elementwise; softmax over the last axis."""
     y = np.empty(z.shape, z.dtype) if out is None else out
     with np.errstate(all="ignore"):  # infinities and NaN follow IEEE 754, silently
-        _FORWARD[activation](z, alpha, y)
+        FORWARD[activation](z, alpha, y)
     return y
 
 
@@ -279,5 +281,5 @@ def activation_backward(activation: str, alpha: float, dy: Array, saved: Array, 
     """dz = dy act'(saved); saved is z for the activations of NEEDS_Z, else y. ``out`` may be ``dy``."""
     dz = np.empty(dy.shape, dy.dtype) if out is None else out
     with np.errstate(all="ignore"):
-        _BACKWARD[activation](dy, saved, alpha, dz)
+        BACKWARD[activation](dy, saved, alpha, dz)
     return dz

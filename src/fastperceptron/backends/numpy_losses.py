@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["check_labels", "loss_backward", "loss_forward", "takes_labels"]
+__all__ = ["check_labels", "gradient_of", "loss_backward", "loss_forward", "losses_of", "takes_labels"]
 
 Array = NDArray[Any]
 
@@ -22,9 +22,8 @@ def takes_labels(kind: str | None) -> bool:
 
 def check_labels(operation: str, labels: Array, width: int, rows: NDArray[np.int64] | None = None) -> None:
     """Raise unless every label lies in [0, width). ``rows`` gives the caller's row numbers for the message."""
-    bad = np.flatnonzero((labels < 0) | (labels >= width))
-    if bad.size:
-        first = int(bad[0])
+    if labels.size and (labels.min() < 0 or labels.max() >= width):
+        first = int(np.flatnonzero((labels < 0) | (labels >= width))[0])
         row = first if rows is None else int(rows[first])
         raise ValueError(f"{operation}: labels must lie in [0, {width}); received {labels[first]} in row {row}")
 
@@ -53,7 +52,7 @@ def _log_softmax(z: Array) -> Any:
 
 
 def _pick(p: Array, labels: Array) -> Any:
-    return np.take_along_axis(p, labels.astype(np.int64, copy=False)[:, None], axis=1)
+    return p[np.arange(len(p)), labels]
 
 
 # -- forward: (t, p, parameter) -> (n,) ------------------------------------------------------------------------
@@ -90,11 +89,11 @@ def _categorical_cross_entropy_logits(t: Array, z: Array, delta: float) -> Any:
 
 
 def _sparse_categorical_cross_entropy(t: Array, p: Array, delta: float) -> Any:
-    return -np.log(_clip(_pick(p, t)))[:, 0].astype(np.float64)
+    return -np.log(_clip(_pick(p, t))).astype(np.float64)
 
 
 def _sparse_categorical_cross_entropy_logits(t: Array, z: Array, delta: float) -> Any:
-    return -_pick(_log_softmax(z), t)[:, 0].astype(np.float64)
+    return -_pick(_log_softmax(z), t).astype(np.float64)
 
 
 def _hinge(t: Array, p: Array, delta: float) -> Any:
@@ -141,7 +140,7 @@ def _d_categorical_cross_entropy_logits(t: Array, z: Array, delta: float) -> Any
 def _d_sparse_categorical_cross_entropy(t: Array, p: Array, delta: float) -> Any:
     picked = _pick(p, t)
     dp = np.zeros(p.shape, p.dtype)
-    dp[np.arange(len(p)), t] = np.where(_outside(picked), p.dtype.type(0), -1 / _clip(picked))[:, 0]
+    dp[np.arange(len(p)), t] = np.where(_outside(picked), p.dtype.type(0), -1 / _clip(picked))
     return dp
 
 
@@ -191,13 +190,30 @@ _LOSSES: dict[str, tuple[_Rule, _Rule, bool]] = {
 }
 
 
+def losses_of(kind: str, parameter: float, y_true: Array, y_pred: Array) -> NDArray[np.float64]:
+    """loss_forward without checks; callers silence NumPy's floating-point warnings."""
+    losses: NDArray[np.float64] = _LOSSES[kind][0](y_true, y_pred, parameter)
+    return losses
+
+
+def gradient_of(
+    kind: str, parameter: float, y_true: Array, y_pred: Array, weights: Array | None, scale: float, out: Array
+) -> None:
+    """loss_backward without checks."""
+    _, derivative, is_mean = _LOSSES[kind]
+    if is_mean:
+        scale /= max(y_pred.shape[1], 1)
+    np.multiply(derivative(y_true, y_pred, parameter), scale, out=out)
+    if weights is not None:
+        out *= weights[:, None]
+
+
 def loss_forward(kind: str, parameter: float, y_true: Array, y_pred: Array) -> NDArray[np.float64]:
     """The unweighted loss of every row."""
     if takes_labels(kind):
         check_labels("loss_forward", y_true, y_pred.shape[1])
     with np.errstate(all="ignore"):
-        losses: NDArray[np.float64] = _LOSSES[kind][0](y_true, y_pred, parameter)
-    return losses
+        return losses_of(kind, parameter, y_true, y_pred)
 
 
 def loss_backward(
@@ -212,12 +228,7 @@ def loss_backward(
     """dy[i] = scale * weights[i] * d losses[i] / d y_pred[i]."""
     if takes_labels(kind):
         check_labels("loss_backward", y_true, y_pred.shape[1])
-    _, derivative, is_mean = _LOSSES[kind]
     dy = np.empty(y_pred.shape, y_pred.dtype) if out is None else out
-    if is_mean:
-        scale /= max(y_pred.shape[1], 1)
     with np.errstate(all="ignore"):
-        np.multiply(derivative(y_true, y_pred, parameter), scale, out=dy)
-        if weights is not None:
-            dy *= weights[:, None]
+        gradient_of(kind, parameter, y_true, y_pred, weights, scale, dy)
     return dy

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import ShapeError
 from ..program import LOSSES, Program
-from .numpy_losses import check_labels, loss_backward, loss_forward, takes_labels
+from .numpy_losses import check_labels, gradient_of, losses_of, takes_labels
 from .numpy_metrics import METRICS, metric_add, metric_zeros
 from .numpy_workspace import Gradients, Workspace
 
@@ -60,6 +60,19 @@ def _views(program: Program, flat: Array) -> list[Array]:
     return views
 
 
+def _spans(program: Program, trainable: Sequence[bool]) -> list[tuple[slice, bool]]:
+    """The longest runs of parameters that are all trainable, or all frozen, as slices of a vector."""
+    spans: list[tuple[slice, bool]] = []
+    at = 0
+    for p, flag in zip(program.parameters, trainable, strict=True):
+        begin, at = at, at + _size(p.shape)
+        if spans and spans[-1][1] == flag:
+            spans[-1] = (slice(spans[-1][0].start, at), flag)
+        else:
+            spans.append((slice(begin, at), flag))
+    return spans
+
+
 def _assign(operation: str, target: Array, value: Array) -> None:
     if np.shape(value) != target.shape:
         raise ShapeError(f"{operation}: expected shape {target.shape}; received {np.shape(value)}")
@@ -80,7 +93,8 @@ class Network:
         self.program = program
         self.key = 0
         self._pair = (_State(program), _State(program))  # current, spare
-        self._gradients = Gradients(_views(program, _vector(program)))
+        self._flat_gradients = _vector(program)
+        self._gradients = Gradients(_views(program, self._flat_gradients))
         self._needed: list[bool] = []
         self._optimizer: str | None = None
         self._hyper = dict(_SGD_HYPER)
@@ -140,6 +154,7 @@ class Network:
         if len(flags) != len(self.program.parameters):
             raise ValueError(f"set_trainable: expected {len(self.program.parameters)} flags; received {len(flags)}")
         trainable = self._gradients.trainable = [bool(flag) for flag in flags]
+        self._spans = _spans(self.program, trainable)
         needed = self._needed = [False] * len(self.program.widths)
         for op in self.program.operations:
             needed[op.output] = any(needed[v] for v in op.inputs) or any(trainable[p] for p in op.parameters)
@@ -307,26 +322,20 @@ class Network:
         with np.errstate(all="ignore"):
             if self._loss is not None:
                 targets = self._targets(batch, self._loss)
-                losses = loss_forward(self._loss, self._loss_parameter, targets, output)
+                losses = losses_of(self._loss, self._loss_parameter, targets, output)
                 total = float(losses.sum() if batch.weights is None else batch.weights.astype(np.float64) @ losses)
                 cost = total / max(batch.n, 1)
                 self._sums[0][0] += total
             self._sums[0][1] += batch.n
             for sums, (kind, parameter) in zip(self._sums[1:], self._metrics, strict=True):
                 metric_add(sums, kind, parameter, self._targets(batch, kind), output, batch.weights)
-        if training:
-            batch.clear_gradients()
-            self._gradients.clear()
-            if self._loss is not None:
-                loss_backward(
-                    self._loss,
-                    self._loss_parameter,
-                    targets,
-                    output,
-                    batch.weights,
-                    1 / max(batch.n, 1),
-                    batch.begin_value_gradient(self.program.output),
-                )
+            if training:
+                batch.clear_gradients()
+                self._gradients.clear()
+                if self._loss is not None:
+                    gradient = batch.begin_value_gradient(self.program.output)
+                    scale = 1 / max(batch.n, 1)
+                    gradient_of(self._loss, self._loss_parameter, targets, output, batch.weights, scale, gradient)
         return cost
 
     def _check_targets(self, batch: Workspace, output: Array) -> None:
@@ -374,18 +383,18 @@ class Network:
         self._gradients.settle()
         rate, momentum, nesterov = (self._hyper[name] for name in _SGD_HYPER)
         with np.errstate(all="ignore"):
-            for i, g in enumerate(self._gradients.arrays):
-                w, new = current.parameters[i], spare.parameters[i]
-                if not self._gradients.trainable[i]:
+            for span, trainable in self._spans:
+                w, new = current.flat[span], spare.flat[span]
+                if not trainable:
                     np.copyto(new, w)
-                    if current.momentum:
-                        np.copyto(spare.momentum[i], current.momentum[i])
+                    if current.flat_momentum is not None and spare.flat_momentum is not None:
+                        np.copyto(spare.flat_momentum[span], current.flat_momentum[span])
                     continue
-                step = rate * g
-                if not current.momentum:
+                step = rate * self._flat_gradients[span]
+                if current.flat_momentum is None or spare.flat_momentum is None:
                     np.subtract(w, step, out=new)
                     continue
-                v = np.multiply(current.momentum[i], momentum, out=spare.momentum[i])
+                v = np.multiply(current.flat_momentum[span], momentum, out=spare.flat_momentum[span])
                 v -= step
                 np.add(w, momentum * v - step if nesterov else v, out=new)
         spare.step = current.step + 1

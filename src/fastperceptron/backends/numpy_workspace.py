@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..program import NEEDS_Z, Operation, Program
-from .numpy_activations import activation_backward, activation_forward
-from .numpy_kernels import dense_backward_bias, dense_backward_input, dense_backward_weights, dropout_forward
+from .numpy_activations import BACKWARD, FORWARD
+from .numpy_kernels import dropout_forward
 
 __all__ = ["Gradients", "Workspace"]
 
@@ -38,7 +38,10 @@ class Gradients:
 
 
 class Workspace:
-    """Values of n rows and, for training, what the backward pass needs: pre-activations and value gradients."""
+    """Values of n rows and, for training, what the backward pass needs: pre-activations and value gradients.
+
+    Callers silence NumPy's floating-point warnings around ``forward`` and ``backward``.
+    """
 
     def __init__(self, program: Program, n: int, keep: bool = True) -> None:
         self.program = program
@@ -69,9 +72,9 @@ class Workspace:
                 if len(op.parameters) > 1:
                     z += parameters[op.parameters[1]]
                 if op.activation != "linear":
-                    activation_forward(op.activation, op.alpha, z, y)
+                    FORWARD[op.activation](z, op.alpha, y)
             elif op.kind == "activation":
-                activation_forward(op.activation, op.alpha, x, y)
+                FORWARD[op.activation](x, op.alpha, y)
             elif op.kind == "dropout":
                 if training:
                     dropout_forward(x, op.rate, key, op.stream, step, y)
@@ -140,14 +143,14 @@ class Workspace:
             dy = self._gradients[op.output]
             if op.kind == "dense":
                 saved = self._z[i] if op.activation in NEEDS_Z else self.values[op.output]
-                dz = dy if op.activation == "linear" else activation_backward(op.activation, op.alpha, dy, saved)
+                dz = dy if op.activation == "linear" else self._derivative(op, dy, saved)
                 self._dense_parameters(op, dz, gradients)
                 if needed[source]:
                     w = parameters[op.parameters[0]]
                     if self._has_gradient[source]:
-                        self._gradients[source] += dense_backward_input(dz, w)
+                        self._gradients[source] += dz @ w.T
                     else:
-                        dense_backward_input(dz, w, self.begin_value_gradient(source))
+                        np.matmul(dz, w.T, out=self.begin_value_gradient(source))
             elif needed[source]:
                 self.add_value_gradient(source, self._elementwise_backward(op, dy, key, step))
 
@@ -157,15 +160,21 @@ class Workspace:
             if not gradients.trainable[p]:
                 continue
             if gradients.written[p]:
-                gradients.arrays[p][...] += dense_backward_bias(dz) if place else dense_backward_weights(x, dz)
+                gradients.arrays[p][...] += dz.sum(axis=0) if place else x.T @ dz
             elif place:
-                dense_backward_bias(dz, gradients.arrays[p])
+                np.add.reduce(dz, axis=0, out=gradients.arrays[p])
             else:
-                dense_backward_weights(x, dz, gradients.arrays[p])
+                np.matmul(x.T, dz, out=gradients.arrays[p])
             gradients.written[p] = True
 
     def _elementwise_backward(self, op: Operation, dy: Array, key: int, step: int) -> Array:
         if op.kind == "dropout":
             return dropout_forward(dy, op.rate, key, op.stream, step) if self.training else dy
         saved = self.values[op.inputs[0] if op.activation in NEEDS_Z else op.output]
-        return activation_backward(op.activation, op.alpha, dy, saved)
+        return self._derivative(op, dy, saved)
+
+    @staticmethod
+    def _derivative(op: Operation, dy: Array, saved: Array) -> Array:
+        dz = np.empty_like(dy)
+        BACKWARD[op.activation](dy, saved, op.alpha, dz)
+        return dz

@@ -1,0 +1,161 @@
+"""Models from configurations and files, and back.
+
+Structure comes first, and is compared with the arrays that are offered; only then is anything allocated.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from . import backends, random
+from .errors import ModelFormatError
+from .graph import Graph
+from .layers import Layer, checked_shape
+from .models import Model, Sequential
+from .serialization import deserialize, public_classes
+from .state import check_state, expected_state, set_state
+from .training import Trainer
+
+__all__ = ["from_config", "load_model", "rebuild", "without_given_values"]
+
+Array = NDArray[Any]
+Classes = Mapping[str, type[Any]]
+
+
+def load_model(
+    path: str | os.PathLike[str], *, backend: str | None = None, custom_objects: Classes | None = None
+) -> Model:
+    """The model that ``save`` wrote, with its whole state.
+
+    Parameters
+    ----------
+    backend : where it shall run; None for the backend in force
+    custom_objects : {name: class} of layers, losses, metrics and optimizers of one's own
+
+    Raises
+    ------
+    ModelFormatError
+        The file is damaged, not a model, or names a class that is not known.
+    """
+    from .modelfile import read_model_file
+
+    backends.resolve(backend)  # an error here is not the file's
+    made: list[tuple[Model, Graph, Any]] = []
+
+    def check(config: dict[str, Any], described: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+        parts = _parts(config, custom_objects or {}, backend)
+        model, graph, compiled = parts
+        if graph is None:
+            raise ModelFormatError("expected a built model; received one without an input shape")
+        check_state(described, expected_state(graph, compiled[0] if compiled is not None else None), "load_model")
+        made.append((model, graph, compiled))
+
+    _, tensors = read_model_file(path, check)
+    model, graph, compiled = made[0]
+    if min(int(tensors["counters/step"]), int(tensors["counters/epoch"])) < 0:
+        raise ModelFormatError(f"load_model: {os.fspath(path)}: counters must not be negative")
+    _finish(model, graph, compiled, tensors)
+    return model
+
+
+def without_given_values(config: Any) -> Any:
+    """Arrays given to initializers have done their work: a file holds the weights."""
+    if isinstance(config, list):
+        return [without_given_values(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    if config.get("class") == "Given" and "config" in config:
+        return {"class": "Given", "config": {"values": None}}
+    return {name: without_given_values(item) for name, item in config.items()}
+
+
+def from_config(config: Any, custom_objects: Classes, backend: str | None) -> tuple[Model, Graph | None]:
+    """The model and its structure, without weights. Nothing large is allocated whatever the configuration says."""
+    wanted = {"class": str, "name": str, "dtype": str, "layers": list, "calls": list}
+    for field, kind in wanted.items():
+        if not isinstance(config, Mapping) or not isinstance(config.get(field), kind):
+            raise ValueError(f"from_config: expected a model's configuration with {field!r}; received {config!r:.80}")
+    if config["class"] not in ("Model", "Sequential"):
+        raise ValueError(f"from_config: expected the class Model or Sequential; received {config['class']!r}")
+    classes = {**public_classes("layer"), **custom_objects}
+    layers = [_layer_from_entry(entry, classes) for entry in config["layers"]]
+    calls = config["calls"]
+    if not all(type(call) is int and 0 <= call < len(layers) for call in calls) or len(set(calls)) != len(layers):
+        raise ValueError(f"from_config: calls must use each of the {len(layers)} layers; received {calls!r:.80}")
+    model = Sequential([layers[call] for call in calls], dtype=config["dtype"], backend=backend, name=config["name"])
+    if config.get("seed") is not None:
+        model._seed = int(config["seed"])
+        model._key = random.make_key(model._seed)
+    graph = None
+    if config.get("input_shape") is not None and calls:
+        shape = checked_shape(config["input_shape"], "from_config")
+        known = {
+            number: checked_shape(entry["output_shape"], "from_config")
+            for number, call in enumerate(calls)
+            if "output_shape" in (entry := config["layers"][call])
+        }
+        graph = model._chain_graph(shape, known)
+    if config["class"] == "Sequential":
+        return model, graph
+    if graph is None:
+        raise ValueError("from_config: expected a Model's input shape and layers; received none")
+    functional = Model.__new__(Model)
+    functional._prepare(model._seed, model.dtype, backend, model.name)
+    return functional, graph
+
+
+def _layer_from_entry(entry: Any, classes: Classes) -> Layer:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+        raise ValueError(f"from_config: expected a layer's class, name and config; received {entry!r:.80}")
+    layer = deserialize({"class": entry.get("class"), "config": entry.get("config", {})}, classes, "layer")
+    if not isinstance(layer, Layer):
+        raise ValueError(f"from_config: expected a layer; received {entry.get('class')!r:.80}")
+    Layer.__init__(layer, name=entry["name"], trainable=bool(entry.get("trainable", True)))
+    return layer
+
+
+def _parts(config: Any, custom_objects: Classes, backend: str | None) -> tuple[Model, Graph | None, Any]:
+    """Model, structure, and (optimizer, loss, metrics) or None, from what ``save`` stored."""
+    if not isinstance(config, Mapping) or not isinstance(config.get("metadata", {}), dict):
+        raise ValueError("from_config: expected a model's configuration with metadata; received something else")
+    model, graph = from_config(config.get("model"), custom_objects, backend)
+    model.metadata = dict(config.get("metadata", {}))
+    stored = config.get("compile")
+    if stored is None:
+        return model, graph, None
+    if not isinstance(stored, Mapping) or not isinstance(stored.get("metrics"), list):
+        raise ValueError(f"from_config: expected optimizer, loss and metrics; received {stored!r:.80}")
+    found = {
+        kind: deserialize(stored.get(field), {**public_classes(kind), **custom_objects}, kind)
+        for kind, field in (("optimizer", "optimizer"), ("loss", "loss"), ("metric", "metrics"))
+    }
+    Trainer.compile(model, found["optimizer"], found["loss"], found["metric"])
+    assert model._compiled is not None
+    return model, graph, model._compiled
+
+
+def _finish(model: Model, graph: Graph, compiled: Any, state: Mapping[str, Array]) -> None:
+    """Gives the structure its network and its state."""
+    model._compiled = compiled
+    model._adopt(graph, int(state["random/key"]), initialize=False)
+    set_state(model, state)
+
+
+def rebuild(target: Model, saved: Mapping[str, Any]) -> None:
+    """Fills `target`, an empty model, from ``Model.__getstate__``; the same checks as for a file."""
+    model, graph, compiled = _parts(saved["config"], saved["classes"], saved["backend"])
+    if saved["state"] is not None:
+        if graph is None:
+            raise ValueError("Model: expected a configuration with an input shape to go with the state; received none")
+        optimizer = compiled.optimizer if compiled is not None else None
+        described = {name: (array.dtype.newbyteorder("=").name, array.shape) for name, array in saved["state"].items()}
+        check_state(described, expected_state(graph, optimizer), "Model")
+        _finish(model, graph, compiled, saved["state"])
+    target.__dict__.update(model.__dict__)
+    for layer in target.layers:
+        layer._model = weakref.ref(target)

@@ -1,0 +1,148 @@
+"""Training allocates nothing from step to step, and each call of the network opens one parallel region."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from parity import PURE
+from promises import run_script
+
+pytestmark = [
+    pytest.mark.skipif(PURE, reason="NumPy allocates its results"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs LD_PRELOAD and glibc"),
+    pytest.mark.skipif(bool(os.environ.get("FASTPERCEPTRON_SANITIZED")), reason="a sanitizer has an allocator of its own"),
+]
+
+COUNTER = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stddef.h>
+
+void* __libc_malloc(size_t);
+void* __libc_calloc(size_t, size_t);
+void* __libc_realloc(void*, size_t);
+void* __libc_memalign(size_t, size_t);
+
+static atomic_long allocations, regions;
+long count_allocations(void) { return allocations; }
+long count_regions(void) { return regions; }
+
+void* malloc(size_t n) { ++allocations; return __libc_malloc(n); }
+void* calloc(size_t n, size_t m) { ++allocations; return __libc_calloc(n, m); }
+void* realloc(void* p, size_t n) { ++allocations; return __libc_realloc(p, n); }
+void* memalign(size_t a, size_t n) { ++allocations; return __libc_memalign(a, n); }
+void* aligned_alloc(size_t a, size_t n) { ++allocations; return __libc_memalign(a, n); }
+int posix_memalign(void** p, size_t a, size_t n) {
+  ++allocations;
+  *p = __libc_memalign(a, n);
+  return *p ? 0 : ENOMEM;
+}
+
+/* GCC's runtime; a module linked with it calls this for every region. */
+void GOMP_parallel(void (*f)(void*), void* data, unsigned threads, unsigned flags) {
+  static void (*real)(void (*)(void*), void*, unsigned, unsigned);
+  if (!real) real = dlsym(RTLD_NEXT, "GOMP_parallel");
+  ++regions;
+  real(f, data, threads, flags);
+}
+"""
+
+SCRIPT = """
+import ctypes, json, sys
+import numpy as np
+from parity import Builder, load_backend, make_network, random_parameters
+from promises import labelled
+
+counter = ctypes.CDLL(None)
+for name in ("count_allocations", "count_regions"):
+    getattr(counter, name).restype = ctypes.c_long
+allocations, regions = counter.count_allocations, counter.count_regions
+kind, threads, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+native = load_backend("native")
+builder = Builder(64, "float32")
+value = builder.dense(0, 128, "gelu")
+value = builder.dropout(value, 0.2, 1)
+if kind == "shared":
+    square = builder.weights(128, 128)
+    value = builder.dense(builder.dense(value, 128, "tanh", parameters=square), 128, "relu", parameters=square)
+value = builder.activation(builder.dense(value, 10), "linear" if kind == "labels" else "softmax")
+program = builder.program(value)
+network = make_network(native, program, random_parameters(program, np.random.default_rng(0)))
+network.set_optimizer("sgd", {"learning_rate": 0.001, "momentum": 0.9, "nesterov": 1.0})
+rows, steps = 50 * batch + 7, 1020
+x, y = labelled(rows, 64, 10)
+if kind == "labels":
+    network.set_loss("sparse_categorical_cross_entropy_logits", 0.0)
+    network.set_metrics([("sparse_categorical_accuracy", 0.0)])
+else:
+    network.set_loss("categorical_cross_entropy", 0.0)
+    network.set_metrics([("categorical_accuracy", 0.0), ("r2", 0.0)])
+    y = np.eye(10)[y]
+network.set_threads(threads)
+weights = np.ones(rows, np.float32)
+order = np.random.default_rng(1).permutation(np.resize(np.arange(rows), rows * steps // 51))
+x = np.asfortranarray(x.astype(np.float64))  # converted while gathered
+
+def count(run, end):
+    a, r = allocations(), regions()
+    reached = run(x, y, weights, order, batch, 0, end, 1e9)
+    a, r = allocations() - a, regions() - r
+    assert reached == end, reached
+    return a, r
+
+found = {}
+for name, run in (("train", network.train_steps), ("evaluate", network.evaluate_steps)):
+    count(run, batch)
+    count(run, len(order))
+    few, many = count(run, batch), count(run, len(order))
+    found[name] = [many[0] - few[0], few[1], many[1], -(-len(order) // batch)]
+out = np.empty((rows, 10), np.float32)
+first = regions()
+network.predict(x, out, 0, rows, 1e9)
+found["predict"] = [0, 0, regions() - first, 0]
+a = allocations()
+np.empty(100_000)
+assert allocations() > a, "the counter does not count"
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    assert compiler is not None, "a C compiler is needed: the extension was built with one"
+    folder = tmp_path_factory.mktemp("counter")
+    (folder / "counter.c").write_text(COUNTER)
+    command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(folder / "counter.so"), str(folder / "counter.c"), "-ldl"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "counter.so"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", ["labels", "targets", "shared"])
+def test_a_thousand_steps_allocate_no_more_than_one(kind: str, threads: int, counter: Path, tmp_path: Path) -> None:
+    batch = 96
+    printed = run_script(
+        tmp_path / "count.py", SCRIPT, kind, str(threads), str(batch), LD_PRELOAD=str(counter), PYTHONMALLOC="malloc"
+    )
+    found = json.loads(printed)
+    for name in ("train", "evaluate"):
+        extra, few_regions, many_regions, steps = found[name]
+        assert steps >= 1000
+        assert extra == 0, f"{name}: {extra} allocations in {steps} steps"
+    runtime = importlib.import_module("fastperceptron._core").openmp_runtime()
+    if not runtime.startswith("libgomp"):
+        return
+    # Evaluation is a third of the work; whether that is worth a second thread is the network's affair.
+    assert found["train"][1] == found["train"][2] == (1 if threads > 1 else 0)
+    assert found["evaluate"][2] == found["evaluate"][1] <= threads - 1
+    assert found["predict"][2] <= threads - 1

@@ -1,0 +1,171 @@
+"""Which hooks run, when, and with what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from api_examples import WorstError, classification, classifier, regression, same_state
+
+import fastperceptron as fp
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+HOOKS = [name for name in dir(fp.Callback) if name.startswith("on_")]
+
+
+class Recorder(fp.Callback):
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.logs: dict[str, Any] = {}
+
+
+def _recording(hook: str) -> Any:
+    def method(self: Recorder, *arguments: Any) -> None:
+        self.calls.append((hook, arguments[0] if len(arguments) == 2 else None))
+        self.logs[hook] = dict(arguments[-1])
+
+    return method
+
+
+for _hook in HOOKS:
+    setattr(Recorder, _hook, _recording(_hook))
+
+
+def test_all_hooks_of_keras_are_there() -> None:
+    kinds = ["train", "test", "predict"]
+    expected = {f"on_{kind}{part}_{end}" for kind in kinds for part in ("", "_batch") for end in ("begin", "end")}
+    assert set(HOOKS) == expected | {"on_epoch_begin", "on_epoch_end"}
+
+
+def test_order_and_logs() -> None:
+    x, y = classification(20)
+    model = classifier()
+    recorder = Recorder()
+    model.fit(x, y, batch_size=10, epochs=2, validation_data=(x[:5], y[:5]), verbose=0, callbacks=[recorder])
+    epoch = [
+        ("on_train_batch_begin", 0),
+        ("on_train_batch_end", 0),
+        ("on_train_batch_begin", 1),
+        ("on_train_batch_end", 1),
+        ("on_test_begin", None),
+        ("on_test_batch_begin", 0),
+        ("on_test_batch_end", 0),
+        ("on_test_end", None),
+    ]
+    expected = [("on_train_begin", None)]
+    for number in range(2):
+        expected += [("on_epoch_begin", number), *epoch, ("on_epoch_end", number)]
+    assert recorder.calls == [*expected, ("on_train_end", None)]
+    assert set(recorder.logs["on_epoch_end"]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert recorder.logs["on_train_end"] == recorder.logs["on_epoch_end"]
+    assert set(recorder.logs["on_train_batch_end"]) == {"loss", "accuracy"}
+    assert recorder.logs["on_test_end"]["loss"] == recorder.logs["on_epoch_end"]["val_loss"]
+    assert recorder.params == {"epochs": 2, "steps": 2, "verbose": 0}
+    recorder.calls.clear()
+    model.evaluate(x, y, batch_size=20, callbacks=recorder)
+    model.predict(x, batch_size=20, callbacks=recorder)
+    assert [name for name, _ in recorder.calls] == [
+        "on_test_begin",
+        "on_test_batch_begin",
+        "on_test_batch_end",
+        "on_test_end",
+        "on_predict_begin",
+        "on_predict_batch_begin",
+        "on_predict_batch_end",
+        "on_predict_end",
+    ]
+    assert recorder.logs["on_predict_batch_end"]["outputs"].shape == (20, 3)
+
+
+def test_callbacks_do_not_change_the_numbers() -> None:
+    x, y = classification()
+    plain, watched = classifier(), classifier()
+    first = plain.fit(x, y, epochs=2, validation_split=0.2, verbose=0).history
+    second = watched.fit(x, y, epochs=2, validation_split=0.2, verbose=0, callbacks=Recorder()).history
+    assert same_state(plain, watched)
+    assert first == second
+
+
+def test_using_the_model_inside_a_batch_hook_leaves_the_logs_alone() -> None:
+    x, y = regression()
+
+    def model() -> fp.Sequential:
+        made = fp.Sequential([fp.Dense(4, "tanh"), fp.Dense(1)], seed=2)
+        made.compile(fp.SGD(0.05), "mse", metrics=["mae", WorstError()])
+        return made
+
+    class Nosy(fp.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.model.evaluate(x[:7], y[:7])
+            self.model.predict(x)
+
+        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.model.predict(x[:3])
+
+    plain, nosy = model(), model()
+    first = plain.fit(x, y, epochs=2, verbose=0, validation_split=0.5).history
+    second = nosy.fit(x, y, epochs=2, verbose=0, validation_split=0.5, callbacks=Nosy()).history
+    assert same_state(plain, nosy)
+    for name, values in first.items():
+        np.testing.assert_allclose(values, second[name], rtol=1e-12)
+
+
+def test_stop_training_in_a_batch_and_in_an_epoch() -> None:
+    x, y = classification()
+    model = classifier()
+
+    class Stop(fp.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.model.stop_training = batch == 1
+
+    history = model.fit(x, y, epochs=5, verbose=0, callbacks=Stop())
+    assert len(history.epoch) == 1
+    assert int(model.get_state()["counters/step"]) == 2
+    halt = fp.LambdaCallback(on_epoch_end=lambda epoch, logs: setattr(model, "stop_training", epoch == 2))
+    assert model.fit(x, y, epochs=5, verbose=0, callbacks=halt).epoch == [0, 1, 2]
+
+
+def test_early_stopping_restores_the_best() -> None:
+    x, y = classification()
+    model = classifier()
+    weights: list[Any] = []
+
+    class Worsen(fp.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            logs["watched"] = [3.0, 1.0, 2.0, 1.5, 0.5][epoch]
+            weights.append(self.model.get_weights())
+
+    stopping = fp.EarlyStopping("watched", patience=2, restore_best_weights=True)
+    history = model.fit(x, y, epochs=5, verbose=0, callbacks=[Worsen(), stopping])
+    assert history.history["watched"] == [3.0, 1.0, 2.0, 1.5]
+    assert (stopping.best, stopping.best_epoch, stopping.stopped_epoch) == (1.0, 1, 3)
+    assert all((a == b).all() for a, b in zip(model.get_weights(), weights[1], strict=True))
+    assert fp.EarlyStopping("val_accuracy").larger_is_better
+    assert not fp.EarlyStopping("val_loss").larger_is_better
+    with pytest.raises(ValueError, match="monitor must be one of loss, accuracy; received 'val_loss'"):
+        model.fit(x, y, verbose=0, callbacks=fp.EarlyStopping())
+    with pytest.raises(ValueError, match="received 'up'"):
+        fp.EarlyStopping(mode="up")
+
+
+def test_errors() -> None:
+    x, y = classification()
+    with pytest.raises(TypeError, match="expected Callback objects; received function"):
+        classifier().fit(x, y, verbose=0, callbacks=[lambda: None])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="expected names of hooks; received 'on_epoch'"):
+        fp.LambdaCallback(on_epoch=print)
+
+
+def test_an_error_in_a_callback_frees_the_model() -> None:
+    x, y = classification()
+    model = classifier()
+
+    def fail(epoch: int, logs: Any) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        model.fit(x, y, verbose=0, callbacks=fp.LambdaCallback(on_epoch_end=fail))
+    model.fit(x, y, verbose=0)
+    assert int(model.get_state()["counters/epoch"]) == 2

@@ -1,0 +1,112 @@
+"""Arrays of every kind that NumPy can make: a result or a clear error, and the caller's arrays as they were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+import fastperceptron as fp
+from fastperceptron import data
+
+QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+ANY_DTYPE = st.one_of(
+    hnp.boolean_dtypes(),
+    hnp.integer_dtypes(endianness="?"),
+    hnp.unsigned_integer_dtypes(endianness="?"),
+    hnp.floating_dtypes(endianness="?"),
+    hnp.complex_number_dtypes(),
+    hnp.datetime64_dtypes(),
+    hnp.unicode_string_dtypes(),
+    st.just(np.dtype(object)),
+)
+
+
+@st.composite
+def strange_arrays(draw: Any) -> Any:
+    """Any dtype, up to four axes, empty ones included; perhaps strided, reversed, or a view of one row."""
+    dtype = draw(ANY_DTYPE)
+    shape = draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
+    array = np.full(shape, None) if dtype.kind == "O" else draw(hnp.arrays(dtype, shape))
+    for axis in range(array.ndim):
+        step = draw(st.sampled_from([1, 1, 2, -1]))
+        array = array[(slice(None),) * axis + (slice(None, None, step),)]
+    if array.ndim and array.shape[0] and draw(st.booleans()):
+        array = np.broadcast_to(array[:1], array.shape)
+    return array
+
+
+def model() -> fp.Sequential:
+    made = fp.Sequential([fp.Input((3,)), fp.Dense(2, "relu")], seed=0)
+    made.compile("sgd", "mse")
+    return made
+
+
+@QUICK
+@given(x=strange_arrays())
+def test_predict_takes_or_refuses(backend: str, x: Any) -> None:
+    before = x.copy()
+    good = x.ndim == 2 and x.shape[1] == 3 and x.dtype.kind in "biuf"
+    if good:
+        y = model().predict(x)
+        assert y.shape == (x.shape[0], 2)
+        assert y.tobytes() == model().predict(np.ascontiguousarray(x)).tobytes()
+    else:
+        with pytest.raises((fp.ShapeError, fp.DTypeError)):
+            model().predict(x)
+    assert x.tobytes() == before.tobytes()
+
+
+@QUICK
+@given(y=strange_arrays(), labels=st.booleans())
+@pytest.mark.filterwarnings("ignore::fastperceptron.DivergenceWarning")
+def test_fit_takes_or_refuses_targets(backend: str, y: Any, labels: bool) -> None:
+    before = y.copy()
+    made = model()
+    if labels:
+        made.compile("sgd", fp.losses.SparseCategoricalCrossentropy(True))
+    x = np.ones((4, 3))
+    kept = made.get_state()
+    numbers = np.asarray(y, np.float64) if y.dtype.kind in "biuf" else None
+    if labels:
+        good = y.shape in [(4,), (4, 1)] and numbers is not None and bool(np.isin(numbers, [0, 1]).all())
+    else:
+        good = y.shape == (4, 2) and numbers is not None
+    if good:
+        made.fit(x, y, verbose=0)
+        assert int(made.get_state()["counters/step"]) == 1
+    else:
+        with pytest.raises((ValueError, TypeError), match=r"^fit: y must"):
+            made.fit(x, y, verbose=0)
+        after = made.get_state()
+        assert all(kept[key].tobytes() == after[key].tobytes() for key in kept)
+    assert y.tobytes() == before.tobytes()
+
+
+@QUICK
+@given(value=strange_arrays())
+def test_as_real_keeps_the_values(value: Any) -> None:
+    if value.dtype.kind not in "biuf":
+        with pytest.raises(fp.DTypeError, match="test: v must hold real numbers"):
+            data.as_real(value, "test", "v")
+        return
+    array = data.as_real(value, "test", "v")
+    assert array.dtype.isnative
+    assert array.dtype.itemsize <= 8
+    np.testing.assert_array_equal(array, value.astype(array.dtype))
+    if value.dtype.isnative and value.dtype.itemsize <= 8 and value.size:
+        assert np.shares_memory(array, value)
+
+
+def test_nothing_is_copied_on_the_way() -> None:
+    x = np.ones((10, 4, 2), np.float32)
+    assert np.shares_memory(data.flatten(data.as_rows(x, (4, 2), "test")), x)
+    labels = np.zeros(10, np.int64)
+    assert not np.shares_memory(data.as_labels(labels, 10, 2, "test"), labels)
+    weights = np.zeros(10)
+    assert not np.shares_memory(data.as_weights(weights, 10, "test"), weights)

@@ -1,0 +1,375 @@
+"""Structure, weights, state, files, copies and moves of models."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from api_examples import (
+    CUSTOM,
+    MyDense,
+    MyMSE,
+    MySGD,
+    MyTanh,
+    WorstError,
+    classification,
+    classifier,
+    regression,
+    same_state,
+)
+from conftest import BACKENDS
+
+import fastperceptron as fp
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+
+def trained(epochs: int = 2) -> fp.Sequential:
+    x, y = classification()
+    model = classifier()
+    model.fit(x, y, epochs=epochs, verbose=0, validation_split=0.25)
+    return model
+
+
+def custom_model(seed: int = 5) -> fp.Sequential:
+    model = fp.Sequential([fp.Dense(6, "relu"), MyDense(4), MyTanh(), fp.Dense(1)], seed=seed)
+    model.compile(MySGD(0.05), MyMSE(), metrics=[WorstError(), "mae"])
+    x, y = regression()
+    model.fit(x, y, epochs=2, verbose=0)
+    return model
+
+
+# -- structure ---------------------------------------------------------------------------------------------------
+
+
+def test_functional_model_equals_sequential() -> None:
+    x, y = classification()
+    inputs = fp.Input((6,))
+    hidden = fp.Dense(16, activation="relu")(inputs)
+    model = fp.Model(inputs, fp.Dense(3)(fp.Dropout(0.3)(hidden)), seed=0)
+    model.compile(fp.SGD(0.1, momentum=0.9), fp.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
+    chain = classifier()
+    assert model.fit(x, y, epochs=2, verbose=0).history == chain.fit(x, y, epochs=2, verbose=0).history
+    assert same_state(model, chain)
+
+
+def test_shared_layer_counts_once_and_gets_both_gradients() -> None:
+    inputs = fp.Input((3,))
+    shared = fp.Dense(3, "tanh", name="shared")
+    unused = fp.Dense(7)(inputs)
+    model = fp.Model(inputs, shared(shared(inputs)), seed=1, dtype="float64")
+    assert model.count_params() == 12
+    assert unused.shape == (7,)
+    model.compile(fp.SGD(0.5), "mse")
+    x, y = np.eye(3), np.ones((3, 3))
+    trace = model.trace(x, y)
+    total = trace["shared"]["dw"] + trace["shared:2"]["dw"]
+    np.testing.assert_allclose(trace.gradients["shared/kernel"], total, rtol=1e-13)
+    before = model.get_weights()[0]
+    model.train_on_batch(x, y)
+    np.testing.assert_allclose(model.get_weights()[0], before - 0.5 * total, rtol=1e-10)
+
+
+def test_structure_errors() -> None:
+    a, b = fp.Input((3,)), fp.Input((3,))
+    with pytest.raises(ValueError, match="not connected"):
+        fp.Model(a, fp.Dense(1)(b))
+    with pytest.raises(ValueError, match="at least one layer"):
+        fp.Model(a, a)
+    with pytest.raises(TypeError, match="an Input and a value"):
+        fp.Model([a], fp.Dense(1)(a))
+    with pytest.raises(TypeError, match="expected layers; received str"):
+        fp.Sequential(["relu"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="only be the first"):
+        fp.Sequential([fp.Dense(1), fp.Input((3,))])
+    with pytest.raises(ValueError, match="dtype must be one of float32, float64; received 'float16'"):
+        fp.Sequential(dtype="float16")
+    layer = fp.Dense(2)
+    layer(a)
+    with pytest.raises(fp.ShapeError, match=r"built for rows of shape \(3,\); received \(4,\)"):
+        layer(fp.Input((4,)))
+    model = fp.Sequential([fp.Input((2,)), fp.Dense(1)])
+    with pytest.raises(ValueError, match="belongs to sequential"):
+        fp.Sequential([model.layers[0]])
+    with pytest.raises(ValueError, match="expected one of dense; received 'x'"):
+        model.get_layer("x")
+    assert model.get_layer("dense") is model.layers[0]
+
+
+def test_unbuilt_models_say_so() -> None:
+    model = fp.Sequential([fp.Dense(1)])
+    model.compile("sgd", "mse")
+    for call in (
+        lambda: model.predict([[1.0]]),
+        lambda: model.evaluate([[1.0]], [[1.0]]),
+        model.summary,
+        model.get_weights,
+        model.get_state,
+        model.count_params,
+        lambda: model.save("nowhere"),
+        lambda: model.input_shape,
+    ):
+        with pytest.raises(fp.NotBuiltError, match="expected a model with weights"):
+            call()
+    assert not model.built
+    model.build((None, 3))
+    assert model.built
+    assert model.count_params() == 4
+    model.build(3)
+    with pytest.raises(ValueError, match=r"built for samples of shape \(3,\); received \(4,\)"):
+        model.build(4)
+
+
+def test_add_and_pop_keep_weights() -> None:
+    x, y = classification()
+    model = trained()
+    kept = model.get_weights()[:2]
+    step = int(model.get_state()["counters/step"])
+    head = model.pop()
+    model.add(fp.Dense(5, name="head"))
+    assert model.predict(x).shape == (120, 5)
+    assert all((a == b).all() for a, b in zip(kept, model.get_weights()[:2], strict=True))
+    assert int(model.get_state()["counters/step"]) == step
+    assert head.get_weights()[0].shape == (16, 3)
+    assert fp.Sequential([fp.Input((16,)), head]).get_weights()[0].tobytes() == head.get_weights()[0].tobytes()
+    model.fit(x, y, epochs=1, verbose=0)
+    with pytest.raises(fp.ShapeError, match="Given"):
+        model.add(fp.Dense(2, kernel_initializer=np.ones((3, 3))))
+    assert model.predict(x).shape == (120, 5)
+    model.fit(x, y, epochs=1, verbose=0)
+
+
+def test_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = fp.Input((4,))
+    shared = fp.Dense(4)
+    model = fp.Model(inputs, fp.Dense(1, name="out")(fp.Dropout(0.5)(shared(shared(inputs)))))
+    shared.trainable = False
+    model.summary()
+    text = capsys.readouterr().out
+    assert "dense (Dense)      (n, 4)                20  no" in text
+    assert "dense (Dense)      (n, 4)          (shared)\n" in text
+    assert "Parameters in total: 25 (100 bytes)\nTrainable: 5\nNot trainable: 20\n" in text
+    lines: list[str] = []
+    model.summary(print_fn=lines.append)
+    assert lines[0] + "\n" == text
+
+
+# -- weights and state -------------------------------------------------------------------------------------------
+
+
+def test_seed_decides_everything() -> None:
+    x, y = classification()
+    runs = []
+    for seed in (3, 3, 4, np.random.default_rng(3), np.random.default_rng(3)):
+        model = classifier(seed=seed)
+        model.fit(x, y, epochs=2, verbose=0)
+        runs.append(model)
+    assert same_state(runs[0], runs[1])
+    assert not same_state(runs[0], runs[2])
+    assert same_state(runs[3], runs[4])
+
+
+def test_set_weights_changes_all_or_nothing() -> None:
+    model = trained()
+    before = model.get_weights()
+    bad = [*(w + 1 for w in before[:-1]), np.ones(4)]
+    with pytest.raises(fp.ShapeError, match=r"dense_1/bias must have shape \(3,\); received \(4,\)"):
+        model.set_weights(bad)
+    assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+    model.set_weights([w.astype(np.float64) + 1 for w in before])
+    np.testing.assert_allclose(model.get_weights()[0], before[0] + 1, rtol=1e-6)
+
+
+def test_state_tree_names_and_types() -> None:
+    state = trained().get_state()
+    weights = ["dense/kernel", "dense/bias", "dense_1/kernel", "dense_1/bias"]
+    assert list(state) == [
+        *(f"params/{name}" for name in weights),
+        *(f"slots/momentum/{name}" for name in weights),
+        "counters/step",
+        "counters/epoch",
+        "random/key",
+    ]
+    assert state["counters/epoch"].shape == ()
+    assert int(state["counters/epoch"]) == 2
+    assert int(state["counters/step"]) == 2 * 3
+    assert state["random/key"].dtype == np.dtype("<u8")
+    assert all(array.dtype.byteorder in "<=|" for array in state.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("params/dense/bias", np.ones(3, np.float32), r"params/dense/bias must have shape \(16,\); received \(3,\)"),
+        ("params/dense/bias", np.ones(16), "params/dense/bias must have dtype float32; received float64"),
+        ("counters/step", np.array(-1), "counters/step must not be negative; received -1"),
+        ("surplus", np.ones(1), "expected the 11 arrays of this model; received a state with surplus"),
+        ("random/key", None, "received a state without random/key"),
+    ],
+)
+def test_set_state_checks_before_it_changes(name: str, value: Any, message: str) -> None:
+    model = trained()
+    before = model.get_state()
+    state = {key: array + np.ones((), array.dtype) for key, array in before.items()} | {name: value}
+    if value is None:
+        del state[name]
+    with pytest.raises((ValueError, TypeError), match=message):
+        model.set_state(state)
+    after = model.get_state()
+    assert all(before[key].tobytes() == after[key].tobytes() for key in before)
+
+
+def test_frozen_layers_stay() -> None:
+    x, y = classification()
+    model = trained()
+    model.layers[0].trainable = False
+    before = model.get_weights()
+    model.fit(x, y, epochs=1, verbose=0)
+    changed = [not (a == b).all() for a, b in zip(before, model.get_weights(), strict=True)]
+    assert changed == [False, False, True, True]
+
+
+# -- files, copies, moves ----------------------------------------------------------------------------------------
+
+
+def test_resume_from_a_file_bit_for_bit(tmp_path: Path) -> None:
+    x, y = classification()
+    options: dict[str, Any] = {"batch_size": 16, "verbose": 0, "validation_split": 0.2}
+    whole, part = classifier(), classifier()
+    long = whole.fit(x, y, epochs=5, **options).history
+    first = part.fit(x, y, epochs=2, **options).history
+    part.save(tmp_path / "m")
+    again = fp.load_model(tmp_path / "m")
+    second = again.fit(x, y, epochs=3, **options).history
+    assert same_state(whole, again)
+    assert {name: first[name] + second[name] for name in first} == long
+    assert type(again) is fp.Sequential
+
+
+def test_every_way_of_copying_gives_the_same_future(tmp_path: Path) -> None:
+    x, y = classification()
+    model = trained()
+    model.metadata["classes"] = ["a", "b", "c"]
+    model.save(tmp_path / "m")
+    copies = [
+        model.copy(),
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        fp.load_model(tmp_path / "m"),
+        fp.Model.load(tmp_path / "m"),
+    ]
+    frozen = model.get_state()
+    for twin in copies:
+        assert same_state(model, twin)
+        assert twin.metadata == {"classes": ["a", "b", "c"]}
+        twin.fit(x, y, epochs=1, verbose=0)
+    assert all(frozen[key].tobytes() == value.tobytes() for key, value in model.get_state().items())
+    model.fit(x, y, epochs=1, verbose=0)
+    assert all(same_state(model, twin) for twin in copies)
+
+
+def test_functional_models_survive_files(tmp_path: Path) -> None:
+    inputs = fp.Input((2, 2))
+    shared = fp.Dense(4, fp.activations.leaky_relu.with_alpha(0.3), name="s", use_bias=False)
+    model = fp.Model(inputs, fp.Dense(1)(shared(shared(fp.Flatten()(inputs)))), seed=9, dtype="float64", name="f")
+    shared.trainable = False
+    model.save(tmp_path / "m")
+    again = fp.load_model(tmp_path / "m")
+    assert type(again) is fp.Model
+    assert (again.name, again.dtype, again.input_shape) == ("f", "float64", (2, 2))
+    assert again.get_config() == model.get_config()
+    assert again.get_layer("s").trainable is False
+    assert again.get_layer("s").activation.alpha == 0.3  # type: ignore[attr-defined]
+    x = np.random.default_rng(0).normal(size=(5, 2, 2))
+    assert again.predict(x).tobytes() == model.predict(x).tobytes()
+
+
+def test_code_of_ones_own_is_named_not_stored(tmp_path: Path) -> None:
+    x, y = regression()
+    model = custom_model()
+    model.save(tmp_path / "m")
+    with pytest.raises(fp.ModelFormatError, match="custom_objects; received 'MyDense'"):
+        fp.load_model(tmp_path / "m")
+    again = fp.load_model(tmp_path / "m", custom_objects=CUSTOM)
+    twins = [again, model.copy(), pickle.loads(pickle.dumps(model))]
+    model.fit(x, y, epochs=1, verbose=0)
+    for twin in twins:
+        twin.fit(x, y, epochs=1, verbose=0)
+        assert same_state(model, twin)
+    assert "slots/velocity/my_dense/kernel" in model.get_state()
+
+
+def test_given_arrays_are_not_stored_twice(tmp_path: Path) -> None:
+    model = fp.Sequential([fp.Input((100,)), fp.Dense(100, kernel_initializer=np.full((100, 100), 1 / 3))])
+    model.save(tmp_path / "m")
+    assert (tmp_path / "m").stat().st_size < 45_000
+    assert same_state(fp.load_model(tmp_path / "m"), model)
+    fresh = fp.Model.from_config(model.get_config())
+    assert fresh.get_weights()[0].tobytes() == model.get_weights()[0].tobytes()
+
+
+def test_configuration_is_checked_against_the_tensors(tmp_path: Path) -> None:
+    from fastperceptron.modelfile import read_model_file, write_model_file
+
+    trained().save(tmp_path / "m")
+    config, tensors = read_model_file(tmp_path / "m")
+
+    def refused(change: Any, message: str) -> None:
+        altered = copy.deepcopy(config)
+        change(altered)
+        write_model_file(tmp_path / "bad", altered, tensors)
+        with pytest.raises(fp.ModelFormatError, match=message):
+            fp.load_model(tmp_path / "bad")
+
+    def units(c: Any) -> None:
+        c["model"]["layers"][0]["config"]["units"] = 10**15
+
+    refused(units, r"params/dense/kernel must have shape \(6, 1000000000000000\); received \(6, 16\)")
+    refused(lambda c: c["model"].update(layers=[]), "calls must use")
+    refused(lambda c: c["model"].update(calls=[0, 1]), "calls must use")
+    refused(lambda c: c["model"].update(input_shape=None), "without an input shape")
+    refused(lambda c: c["model"].update({"class": "os.system"}), "class Model or Sequential")
+    refused(lambda c: c["model"]["layers"][0].update({"class": "Layer"}), "configuration is not valid")
+    refused(lambda c: c["model"]["layers"][0].update({"class": "HeNormal"}), "expected a layer")
+    refused(lambda c: c.update(compile={"optimizer": None, "loss": "mse", "metrics": []}), "received NoneType")
+    refused(lambda c: c.update(compile=None), "received a state with slots")
+    refused(lambda c: c.update(model=3), "expected a model's configuration")
+    tensors["counters/step"] = np.array(-5)
+    refused(lambda c: None, "negative")
+
+
+def test_from_config_gives_fresh_weights() -> None:
+    model = trained()
+    fresh = fp.Model.from_config(model.get_config())
+    start = classifier()
+    start.build(6)
+    assert fresh.get_config() == model.get_config()
+    assert fresh.get_weights()[0].tobytes() == start.get_weights()[0].tobytes()
+    unbuilt = fp.Sequential([fp.Dense(3, name="only")])
+    assert fp.Model.from_config(unbuilt.get_config()).get_config() == unbuilt.get_config()
+
+
+@pytest.mark.parametrize("target", BACKENDS)
+@pytest.mark.parametrize("make", [trained, custom_model], ids=lambda f: f.__name__)
+def test_moving_takes_the_whole_state(make: Any, target: str) -> None:
+    model = make()
+    before = model.get_state()
+    assert model.to_backend(target) is model
+    assert model.backend == target
+    after = model.get_state()
+    assert list(before) == list(after)
+    assert all(before[key].tobytes() == after[key].tobytes() for key in before)
+    x, y = (regression if make is custom_model else classification)()
+    model.fit(x, y, epochs=1, verbose=0)
+    assert int(model.get_state()["counters/epoch"]) == 3
+
+
+def test_backend_is_chosen_per_model(backend: str) -> None:
+    assert fp.Sequential().backend == backend
+    assert fp.Sequential(backend="numpy").backend == "numpy"
+    with pytest.raises(ValueError, match="received 'cuda'"):
+        fp.Sequential(backend="cuda")

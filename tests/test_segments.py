@@ -1,0 +1,234 @@
+"""Layers, losses, optimizers and metrics written in Python, against the built-in ones they copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from api_examples import MyDense, MyMSE, MySGD, MyTanh, WorstError, regression
+
+import fastperceptron as fp
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+
+def pair(part: str) -> tuple[fp.Sequential, fp.Sequential]:
+    """The same model twice: all built-in, and with a part (or everything) written in Python."""
+    models = []
+    for mine in (False, True):
+        layer = mine and part in ("layer", "all")
+        middle: list[fp.Layer] = (
+            [MyDense(4, name="middle"), MyTanh()] if layer else [fp.Dense(4, "tanh", name="middle")]
+        )
+        model = fp.Sequential(
+            [fp.Dense(6, "gelu", name="first"), *middle, fp.Dropout(0.2), fp.Dense(2, name="last")],
+            seed=3,
+            dtype="float64",
+        )
+        loss: Any = MyMSE() if mine and part in ("loss", "all") else "mse"
+        optimizer = MySGD(0.05) if mine and part in ("optimizer", "all") else fp.SGD(0.05, momentum=0.9)
+        metrics: list[Any] = ["mae"] + ([WorstError()] if mine and part in ("metric", "all") else [])
+        model.compile(optimizer, loss, metrics)
+        models.append(model)
+    return models[0], models[1]
+
+
+@pytest.mark.parametrize("part", ["layer", "loss", "optimizer", "metric", "all"])
+def test_python_parts_train_like_built_in_ones(part: str) -> None:
+    x, y = regression(50)
+    y = np.hstack([y, -y])
+    weights = np.random.default_rng(1).random(50)
+    native, mine = pair(part)
+    options: dict[str, Any] = {"batch_size": 16, "epochs": 3, "verbose": 0, "sample_weight": weights}
+    first = native.fit(x, y, validation_split=0.2, **options).history
+    second = mine.fit(x, y, validation_split=0.2, **options).history
+    # Only the order of sums inside NumPy's and the backend's products differs.
+    for name, values in first.items():
+        np.testing.assert_allclose(values, second[name], rtol=1e-9)
+    for a, b in zip(native.get_weights(), mine.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(native.predict(x), mine.predict(x), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(native.evaluate(x, y)[:2], mine.evaluate(x, y)[:2], rtol=1e-9)
+    if part == "metric":
+        assert mine.evaluate(x, y, return_dict=True)["worst_error"] == np.abs(mine.predict(x) - y).max()
+
+
+class Counter:
+    """Stands before a network and counts the calls."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self.network, name)
+        if not callable(attribute):
+            return attribute
+
+        def counted(*arguments: Any) -> Any:
+            details = arguments[:2] if name in ("forward", "backward") else ()
+            self.calls.append(name + "".join(f" {a}" for a in details))
+            return attribute(*arguments)
+
+        return counted
+
+
+def test_everything_else_stays_native() -> None:
+    x, y = regression(32)
+    model = fp.Sequential([fp.Dense(6, "relu"), fp.Dense(5), MyTanh(), fp.Dense(3), fp.Dense(1)], seed=0)
+    model.compile("sgd", "mse")
+    model.fit(x, y, verbose=0)
+    segments: Any = model._segments
+    segments.network = counter = Counter(model._network)
+    model.fit(x, y, batch_size=16, verbose=0)
+    step = [
+        "load_batch",
+        "forward 0 2",
+        "get_value",
+        "set_value",
+        "forward 3 5",
+        "loss",
+        "backward 3 5",
+        "get_value_gradient",
+        "set_value_gradient",
+        "backward 0 2",
+        "update",
+    ]
+    assert counter.calls == ["reset_metrics", *step, *step, "get_metrics"]
+
+
+def test_built_in_models_never_enter_python() -> None:
+    x, y = regression(32)
+    model = fp.Sequential([fp.Dense(6, "softmax"), fp.Dropout(0.5), fp.Dense(1)], seed=0)
+    model.compile(fp.SGD(0.1, 0.9, True), fp.losses.Huber(), metrics=["mae", "r2"])
+    model.fit(x, y, verbose=0)
+    assert model._segments is None
+    runner: Any = Counter(model._network)
+    model._runner = runner
+    model.fit(x, y, batch_size=1, epochs=1, verbose=0)
+    assert runner.calls.count("train_steps") < 32  # whole stretches of steps, not one call each
+    assert set(runner.calls) == {"reset_metrics", "train_steps", "get_metrics"}
+
+
+def test_below_the_lowest_trainable_layer_nothing_runs_backwards() -> None:
+    x, y = regression(8)
+
+    class NoWayBack(MyTanh):
+        def backward(self, dy: Any, saved: Any) -> Any:
+            raise AssertionError("not needed")
+
+    model = fp.Sequential([fp.Dense(3), NoWayBack(), fp.Dense(1)], seed=0)
+    model.compile("sgd", "mse")
+    model.build(5)
+    model.layers[0].trainable = False
+    kept = model.get_weights()
+    model.fit(x, y, verbose=0)
+    assert (model.get_weights()[0] == kept[0]).all()
+    assert not (model.get_weights()[2] == kept[2]).all()
+
+
+def test_weights_that_are_not_trainable_are_state() -> None:
+    class Average(fp.Layer):
+        def build(self, input_shape: Any) -> None:
+            self.gain = self.add_weight("gain", input_shape, "ones")
+            self.mean = self.add_weight("mean", input_shape, "zeros", trainable=False)
+
+        def forward(self, x: Any, training: bool) -> Any:
+            if training:
+                self.mean.assign(0.5 * self.mean + 0.5 * x.mean(axis=0))
+            return (x - self.mean) * self.gain, x
+
+        def backward(self, dy: Any, x: Any) -> Any:
+            return dy * self.gain, [(dy * (x - self.mean)).sum(axis=0)]
+
+    x, y = regression(16)
+    model = fp.Sequential([Average(), fp.Dense(1)], seed=0, dtype="float64")
+    model.compile(fp.SGD(0.1, momentum=0.5), "mse")
+    model.fit(x, y, batch_size=16, verbose=0)
+    state = model.get_state()
+    np.testing.assert_allclose(state["state/average/mean"], 0.5 * x.mean(axis=0), rtol=1e-12)
+    assert "slots/momentum/average/gain" in state
+    assert "slots/momentum/average/mean" not in state
+    assert model.count_params() == 16
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "message"),
+    [
+        (lambda x: x[:, :-1], None, r"bad.forward: y must have shape \(8, 5\); received \(8, 4\)"),
+        (lambda x: x.astype(object), None, "y must hold real numbers"),
+        (None, lambda dy: (dy[:1], []), r"bad.backward: dx must have shape \(8, 5\); received \(1, 5\)"),
+        (None, lambda dy: (dy, [dy]), "bad.backward: expected 0 gradients, one per weight; received 1"),
+        (None, lambda dy: (dy, {"v": dy}), "grads must name weights of the layer; received v"),
+    ],
+)
+def test_wrong_answers_from_python_change_nothing(forward: Any, backward: Any, message: str) -> None:
+    class Bad(fp.Layer):
+        armed = False
+
+        def forward(self, x: Any, training: bool) -> Any:
+            return (forward(x) if self.armed and forward else x), None
+
+        def backward(self, dy: Any, saved: Any) -> Any:
+            return backward(dy) if backward else (dy, [])
+
+    x, y = regression(8)
+    bad = Bad(name="bad")
+    model = fp.Sequential([fp.Dense(5), bad, fp.Dense(1)], seed=0)
+    model.compile(fp.SGD(0.1, 0.9), "mse")
+    model.build(5)
+    bad.armed = True
+    before = model.get_state()
+    with pytest.raises((ValueError, TypeError), match=message):
+        model.fit(x, y, verbose=0)
+    after = model.get_state()
+    assert all(before[key].tobytes() == after[key].tobytes() for key in before)
+
+
+def test_an_optimizer_that_fails_midway_changes_nothing() -> None:
+    class Fragile(MySGD):
+        seen = 0
+
+        def update(self, param: Any, grad: Any, slots: Any) -> None:
+            super().update(param, grad, slots)
+            self.seen += 1
+            if self.seen == 3:
+                raise ArithmeticError("third parameter")
+
+    x, y = regression(8)
+    model = fp.Sequential([fp.Dense(5), fp.Dense(1)], seed=0)
+    model.compile(Fragile(0.1), "mse")
+    model.build(5)
+    before = model.get_state()
+    with pytest.raises(ArithmeticError):
+        model.fit(x, y, verbose=0)
+    assert all(before[key].tobytes() == value.tobytes() for key, value in model.get_state().items())
+
+
+def test_a_loss_on_labels_and_an_optimizer_that_counts() -> None:
+    class Margin(fp.Loss):
+        takes_labels = True
+
+        def value_and_grad(self, y_true: Any, y_pred: Any, weights: Any) -> Any:
+            n = len(y_true)
+            losses = -y_pred[np.arange(n), y_true]
+            dy = np.zeros_like(y_pred)
+            dy[np.arange(n), y_true] = -weights / n
+            return losses, dy
+
+    class Decaying(fp.Optimizer):
+        def update(self, param: Any, grad: Any, slots: Any) -> None:
+            steps.append(self.iterations)
+            param -= self.learning_rate / (1 + self.iterations) * grad
+
+    steps: list[int] = []
+    x = np.random.default_rng(0).normal(size=(10, 4))
+    y = np.arange(10) % 3
+    model = fp.Sequential([fp.Dense(3, use_bias=False)], seed=0)
+    model.compile(Decaying(0.1), Margin(), metrics=["accuracy"])
+    history = model.fit(x, y, batch_size=5, epochs=2, verbose=0).history
+    assert steps == [0, 1, 2, 3]
+    assert history["loss"][1] < history["loss"][0]
+    with pytest.raises(ValueError, match="labels from 0 to 2"):
+        model.fit(x, y + 1, verbose=0)

@@ -1,0 +1,98 @@
+"""model.trace against the training step it shows, and against central differences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from api_examples import MyDense, MyTanh, classification, regression
+
+import fastperceptron as fp
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "softmax", "softplus", "elu"])
+def test_the_traced_gradients_are_those_of_the_step(activation: str) -> None:
+    x, y = classification(20)
+    layers = [fp.Dense(5, activation), fp.Dropout(0.4), fp.Activation("tanh"), fp.Dense(3, "softmax")]
+    model = fp.Sequential(layers, seed=1, dtype="float64")
+    model.compile(fp.SGD(1.0), "sparse_categorical_crossentropy")
+    weights = np.random.default_rng(2).random(20)
+    model.fit(x, y, batch_size=5, verbose=0)
+    before, state = model.get_weights(), model.get_state()
+    trace = model.trace(x, y, sample_weight=weights)
+    assert all(state[key].tobytes() == value.tobytes() for key, value in model.get_state().items())
+    assert model.train_on_batch(x, y, sample_weight=weights) == pytest.approx(trace.cost, rel=1e-12)
+    for name, old, new in zip(trace.gradients, reversed(before), reversed(model.get_weights()), strict=True):
+        assert name in {"dense/kernel", "dense/bias", "dense_1/kernel", "dense_1/bias"}
+        assert old.shape == new.shape
+    for layer in ("dense", "dense_1"):
+        index = 0 if layer == "dense" else 2
+        np.testing.assert_allclose(before[index] - model.get_weights()[index], trace[layer]["dw"], atol=1e-12)
+        np.testing.assert_allclose(before[index + 1] - model.get_weights()[index + 1], trace[layer]["db"], atol=1e-12)
+
+
+def test_every_intermediate_fits_its_neighbours() -> None:
+    x, y = classification(7)
+    model = fp.Sequential([fp.Dense(4, "sigmoid"), fp.Dense(3)], seed=1, dtype="float64")
+    model.compile("sgd", fp.losses.SparseCategoricalCrossentropy(True))
+    model.fit(x, y, verbose=0)
+    trace = model.trace(x, y)
+    first, last = trace["dense"], trace["dense_1"]
+    assert list(first) == ["x", "w", "b", "z", "y", "dy", "dz", "dw", "db", "dx"]
+    np.testing.assert_allclose(first["z"], x @ first["w"] + first["b"], rtol=1e-12)
+    np.testing.assert_allclose(first["y"], 1 / (1 + np.exp(-first["z"])), rtol=1e-12)
+    np.testing.assert_array_equal(first["y"], last["x"])
+    np.testing.assert_array_equal(last["dx"], first["dy"])
+    np.testing.assert_allclose(first["dz"], first["dy"] * first["y"] * (1 - first["y"]), rtol=1e-12)
+    np.testing.assert_allclose(first["dw"], x.T @ first["dz"], rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(first["db"], first["dz"].sum(axis=0), rtol=1e-9, atol=1e-15)
+    assert trace.losses is not None
+    assert trace.cost == pytest.approx(trace.losses.mean(), rel=1e-12)
+    assert trace["dense", "dw"] is first["dw"]
+    assert list(trace) == ["dense", "dense_1"]
+    assert len(trace) == 2
+
+
+def test_dx_is_the_derivative_of_the_cost() -> None:
+    x, y = regression(6)
+    model = fp.Sequential([fp.Dense(4, "mish"), MyDense(3), MyTanh(), fp.Dense(1)], seed=1, dtype="float64")
+    model.compile("sgd", fp.losses.Huber(0.3))
+    model.fit(x, y, verbose=0)
+    dx = model.trace(x, y)["dense"]["dx"]
+    for row, column in ((0, 0), (3, 4)):
+        moved = [x.copy(), x.copy()]
+        moved[0][row, column] += 1e-6
+        moved[1][row, column] -= 1e-6
+        costs = [model.trace(copy, y).cost for copy in moved]
+        assert costs[0] is not None
+        assert costs[1] is not None
+        assert dx[row, column] == pytest.approx((costs[0] - costs[1]) / 2e-6, rel=1e-6)
+    names = list(model.trace(x, y)["my_dense"])
+    assert names == ["x", "kernel", "bias", "y", "dy", "dkernel", "dbias", "dx"]
+
+
+def test_forward_only_and_inference() -> None:
+    model = fp.Sequential([fp.Input((3,)), fp.Dense(2), fp.Dropout(0.5)], seed=0)
+    x = np.ones((4, 3))
+    trace = model.trace(x, training=False)
+    assert trace.cost is None
+    assert list(trace["dense"]) == ["x", "w", "b", "z", "y"]
+    np.testing.assert_array_equal(trace["dropout"]["y"], model.predict(x))
+    with pytest.raises(fp.ShapeError, match=r"trace: x must have shape \(n, 3\)"):
+        model.trace(np.ones((4, 2)))
+
+
+def test_table() -> None:
+    model = fp.Sequential([fp.Input((1,)), fp.Dense(1, kernel_initializer=np.array([[2.0]]))])
+    model.compile("sgd", "mse")
+    trace: Any = model.trace([[3.0]], [[5.0]])
+    lines = str(trace).splitlines()
+    assert lines[0] == "dense"
+    assert lines[1].split() == ["x", "(1,", "1)", "3"]
+    names = ["x", "w", "b", "z", "y", "dy", "dz", "dw", "db", "dx", "losses", "cost"]
+    assert [line.split()[0] for line in lines[1:]] == names
+    assert lines[-1] == "cost   1"
+    assert repr(trace) == "<Trace of dense, cost 1>"
