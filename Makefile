@@ -131,6 +131,7 @@ neon: kernel-test  ## the same, cross-compiled for AArch64 and run under qemu-us
 # A sanitizer's runtime has to be in the process before Python is.
 SANITIZER_CXX := $(if $(CXX),$(CXX),g++)
 SANITIZED_TESTS ?= -m 'not slow' -p no:cacheprovider
+comma := ,
 define sanitized
 	rm -rf build/$(1)-site
 	SKBUILD_BUILD_DIR=build/$(1) SKBUILD_CMAKE_BUILD_TYPE=RelWithDebInfo SKBUILD_INSTALL_STRIP=false \
@@ -143,7 +144,7 @@ define sanitized
 endef
 
 asan: $(VENV)/.test-tools  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer (Linux, GCC)
-	$(call sanitized,asan,'address,undefined',libasan.so)
+	$(call sanitized,asan,address$(comma)undefined,libasan.so)
 
 tsan: $(VENV)/.test-tools  ## the tests under ThreadSanitizer (Linux, GCC)
 	$(call sanitized,tsan,thread,libtsan.so)

@@ -1,5 +1,6 @@
-// The dense product in ordered sums (see table.hpp). c is cut into panels of a few registers of columns, a panel into
-// tiles of a few rows; a tile's sums stay in registers for a block of 256, and its total in a buffer of its size.
+// The dense product in ordered sums (see table.hpp; b_row >= n where k > 1). c is cut into panels of a few registers of
+// columns, a panel into tiles of a few rows; a tile's sums stay in registers for a block of 256, and its total in a
+// buffer of its size.
 #pragma once
 
 #include "kernels/epilogue.hpp"
@@ -205,7 +206,7 @@ void gemm(const GemmArgs<T>& given) {
     t.total = total;
     t.tail = tail;
     // Whole registers are read past the end of a row where that stays within b; the last rows are copied.
-    const int64_t over = width - t.cols, unsafe = over > 0 && g.b_row > 0 ? (over + g.b_row - 1) / g.b_row : 0;
+    const int64_t over = width - t.cols, unsafe = g.b_row > 0 ? (over + g.b_row - 1) / g.b_row : 1;
     const int64_t safe = g.k > unsafe ? g.k - unsafe : 0;
     if (g.k > safe) gemm_pack(g.b + safe * g.b_row + j0, g.b_row, g.k - safe, t.cols, width, tail);
     T* totals = pack && g.k > kChunk ? g.scratch + kChunk * kPanel<T> : nullptr;

@@ -1,5 +1,6 @@
 // The floating-point control state of the calling thread while native code runs: round to nearest, no traps,
-// subnormal results and operands are zero. Restored exactly, sticky exception flags included.
+// subnormal results and operands are zero. Restored exactly, sticky exception flags included. Arithmetic belongs into a
+// function called within its lifetime: the compiler may move what stands beside it.
 #pragma once
 
 #include <cstdint>
