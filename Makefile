@@ -30,7 +30,7 @@ MODEL := digits.fp.safetensors
 BUILD := SKBUILD_BUILD_DIR=build/native SKBUILD_CMAKE_DEFINE=FASTPERCEPTRON_WERROR=ON
 INSTALL := $(PIP_INSTALL) --no-deps --no-build-isolation --force-reinstall
 
-.PHONY: help demo test check native-test pure-test docs-test bench bench-floor wheel pure-wheel kernel-test neon asan tsan fuzz soak clean
+.PHONY: help demo test check native-test pure-test docs-test bench bench-floor wheel pure-wheel kernel-test neon asan tsan fuzz kill soak clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -134,13 +134,13 @@ SANITIZED_TESTS ?= -m 'not slow' -p no:cacheprovider
 comma := ,
 define sanitized
 	rm -rf build/$(1)-site
-	SKBUILD_BUILD_DIR=build/$(1) SKBUILD_CMAKE_BUILD_TYPE=RelWithDebInfo SKBUILD_INSTALL_STRIP=false \
+	SKBUILD_BUILD_DIR=build/$(1) SKBUILD_CMAKE_BUILD_TYPE=Debug SKBUILD_INSTALL_STRIP=false \
 	  SKBUILD_CMAKE_DEFINE=FASTPERCEPTRON_SANITIZE=$(2) PATH="$(CURDIR)/$(VENV)/bin:$$PATH" \
 	  CXX=$(SANITIZER_CXX) $(PY) $(INSTALL) --target build/$(1)-site .
 	LD_PRELOAD="$$($(SANITIZER_CXX) -print-file-name=$(3)) $$($(SANITIZER_CXX) -print-file-name=libstdc++.so.6)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
-	  PYTHONPATH="$(CURDIR)/build/$(1)-site" FASTPERCEPTRON_SANITIZED=$(1) $(PY) -m pytest $(SANITIZED_TESTS)
+	  PYTHONPATH="$(CURDIR)/build/$(1)-site" $(PY) -m pytest $(SANITIZED_TESTS)
 endef
 
 asan: $(VENV)/.test-tools  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer (Linux, GCC)
@@ -152,6 +152,10 @@ tsan: $(VENV)/.test-tools  ## the tests under ThreadSanitizer (Linux, GCC)
 FUZZ_SECONDS ?= 60
 fuzz: $(VENV)/.installed  ## damaged model and CSV files for FUZZ_SECONDS (60)
 	$(PY) tests/fuzz_files.py --seconds $(FUZZ_SECONDS)
+
+KILL_SECONDS ?= 60
+kill: $(VENV)/.installed  ## SIGKILL at random while models are saved, for KILL_SECONDS (60)
+	$(PY) tests/kill_saving.py --seconds $(KILL_SECONDS)
 
 soak: $(VENV)/.installed  ## memory stays flat over many steps, models and errors
 	$(PY) tests/soak_memory.py

@@ -1,10 +1,11 @@
-"""Kills a process that saves its model again and again: what is found is always a whole model, never an older one than promised.
+"""Kills a process that saves its model again and again: what is found is a whole model, never older than promised.
 
     python tests/kill_saving.py --seconds 60 [--seed 1]
 
-The child trains, saves over one file after every epoch, and says which epoch is safe after each save. Killed with SIGKILL at a
-random moment, it must leave a file that loads, holds at least the epoch it had called safe, and continues to the same
-bits as a run that was never interrupted. (SIGKILL loses no data that the system has; power cuts need fault injection.)
+The child trains, saves over one file after every epoch, and says which epoch is safe after each save. Killed with
+SIGKILL at a random moment, it must leave a file that loads, holds at least the epoch it had called safe, and continues
+to the same bits as a run that was never interrupted. (What the system has written survives SIGKILL; power cuts need
+fault injection.)
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ def labelled(n: int, width: int, classes: int, seed: int = 0) -> tuple[np.ndarra
 
 
 def run_script(path: Path, code: str, *arguments: str, timeout: float = 60, **environment: str) -> str:
-    """Runs the code as a file of a fresh process, with this folder importable; returns what it printed. A process that hangs,
-    fails or is killed by a signal fails the test."""
+    """Runs the code as a file of a fresh process, with this folder importable; returns what it printed. A process that
+    hangs, fails or is killed by a signal fails the test."""
     path.write_text(code, encoding="utf-8")
     folders = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     result = subprocess.run(

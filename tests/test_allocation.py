@@ -17,7 +17,9 @@ from promises import run_script
 pytestmark = [
     pytest.mark.skipif(PURE, reason="NumPy allocates its results"),
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs LD_PRELOAD and glibc"),
-    pytest.mark.skipif(bool(os.environ.get("FASTPERCEPTRON_SANITIZED")), reason="a sanitizer has an allocator of its own"),
+    pytest.mark.skipif(
+        bool(os.environ.get("FASTPERCEPTRON_SANITIZED")), reason="a sanitizer has an allocator of its own"
+    ),
 ]
 
 COUNTER = r"""
@@ -49,8 +51,8 @@ int posix_memalign(void** p, size_t a, size_t n) {
   return *p ? 0 : ENOMEM;
 }
 
-/* A module linked with GCC's runtime calls this for every region. The runtime was loaded for that module alone, perhaps under
-   another name, so the next symbol is not found by asking for it. */
+/* A module linked with GCC's runtime calls this for every region. The runtime was loaded for that module alone, perhaps
+   under another name, so the next symbol is not found by asking for it. */
 static int find(struct dl_phdr_info* library, size_t size, void* found) {
   if (!strstr(library->dlpi_name, "libgomp")) return 0;
   void* handle = dlopen(library->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
@@ -146,7 +148,7 @@ def test_a_thousand_steps_allocate_no_more_than_one(kind: str, threads: int, cou
     )
     found = json.loads(printed)
     for name in ("train", "evaluate"):
-        extra, few_regions, many_regions, steps = found[name]
+        extra, _, _, steps = found[name]
         assert steps >= 1000
         assert extra == 0, f"{name}: {extra} allocations in {steps} steps"
     runtime = importlib.import_module("fastperceptron._core").openmp_runtime()

@@ -31,8 +31,8 @@ def _default_threads() -> Iterator[None]:
 
 # -- A: the number of threads ----------------------------------------------------------------------------------------
 
-#: Layers, rows, rows per step, dtype, activation, dropout. Each is large enough for all the threads, by rows or by parts of the
-#: weights, unless it says otherwise.
+#: Layers, rows, rows per step, dtype, activation, dropout. Large enough for threads, which share the rows or, where
+#: rows are few, parts of the layers.
 RUNS: dict[str, tuple[tuple[int, ...], int, int, str, str, float]] = {
     "one thread is enough": ((24, 17, 5), 90, 32, "float32", "tanh", 0.2),
     "rows are shared": ((96, 128, 33, 10), 700, 300, "float32", "gelu", 0.25),
@@ -43,7 +43,7 @@ RUNS: dict[str, tuple[tuple[int, ...], int, int, str, str, float]] = {
 }
 
 
-def _trained(run: str, threads: int) -> tuple[str, dict[str, list[float]]]:
+def _trained(run: str, threads: int, *callbacks: fp.Callback) -> tuple[str, dict[str, list[float]]]:
     units, rows, batch, dtype, kind, dropout = RUNS[run]
     x, y = labelled(rows, units[0], units[-1])
     weights = np.random.default_rng(1).random(rows)
@@ -51,7 +51,7 @@ def _trained(run: str, threads: int) -> tuple[str, dict[str, list[float]]]:
     fp.set_num_threads(threads)
     steps_per_epoch = -(-rows // batch)
     epochs = -(-STEPS // steps_per_epoch)
-    history = model.fit(x, y, batch, epochs, verbose=0, sample_weight=weights, validation_split=0.0)
+    history = model.fit(x, y, batch, epochs, verbose=0, callbacks=list(callbacks), sample_weight=weights)
     assert int(model.get_state()["counters/step"]) >= STEPS
     return digest(model), history.history
 
@@ -71,14 +71,37 @@ def test_those_runs_use_threads(run: str, tmp_path: Path) -> None:
         pytest.skip("built without threads")
     code = f"""
 import os
+import fastperceptron as fp
 import test_promises_bits as bits
 bits.STEPS = 2
-before = len(os.listdir("/proc/self/task"))
-bits._trained({run!r}, 16)
-print(len(os.listdir("/proc/self/task")) - before)
+counts = [len(os.listdir("/proc/self/task"))]
+count = fp.LambdaCallback(on_train_batch_end=lambda batch, logs: counts.append(len(os.listdir("/proc/self/task"))))
+bits._trained({run!r}, 16, count)
+print(max(counts) - counts[0])
 """
     # NumPy's own threads are kept out of the count.
     assert int(run_script(tmp_path / "count.py", code, OPENBLAS_NUM_THREADS="1")) >= 15
+
+
+@pytest.mark.parametrize("kind", ["relu", "mish"])
+def test_memory_made_for_large_batches_gives_the_same_bits(kind: str) -> None:
+    """Large batches keep their gradients in less memory. Small steps are taken in it after a large one."""
+    x, y = labelled(6000, 16, 10)
+
+    def trained(threads: int, *, large_first: bool) -> tuple[str, str]:
+        fp.set_num_threads(threads)
+        model = classifier((300, 16, 300, 10), kind, dropout=0.2)
+        model.build((16,))
+        if large_first:
+            model.evaluate(x, y, batch_size=6000)
+        model.fit(x[:400], y[:400], 130, 8, verbose=0)
+        small = digest(model)
+        model.fit(x, y, 5500, 4, verbose=0)
+        return small, digest(model)
+
+    expected = trained(1, large_first=False)
+    for threads in (1, 2, 4, 16):
+        assert trained(threads, large_first=True) == expected, f"{threads} threads"
 
 
 def test_evaluation_does_not_depend_on_the_number_of_threads() -> None:
@@ -162,9 +185,7 @@ def _program(kind: str, loss: str, dtype: str) -> Program:
                 operations.append(Operation("activation", *values, "soft", activation="softmax"))
     if last != "linear":
         widths.append(6)
-        operations.append(
-            Operation("activation", (len(widths) - 2,), len(widths) - 1, "last", activation=last)
-        )
+        operations.append(Operation("activation", (len(widths) - 2,), len(widths) - 1, "last", activation=last))
     return Program(dtype, tuple(widths), tuple(parameters), tuple(operations), len(widths) - 1)
 
 
@@ -207,7 +228,7 @@ def test_avx2_equals_avx512(loss: str, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", [k for k in ELEMENTWISE if k != "step"])
 def test_generic_is_close(kind: str, dtype: str) -> None:
-    """It multiplies, then adds: after 30 steps the roundings differ, and each step makes earlier differences a little larger."""
+    """It multiplies, then adds: roundings differ, and each of 30 steps makes earlier differences a little larger."""
     best = instruction_sets()[0]
     tolerance = {"float32": 2e-3, "float64": 1e-11}[dtype]
     for loss in ("mean_squared_error", "sparse_categorical_cross_entropy_logits"):

@@ -56,7 +56,7 @@ def fit(model: fp.Sequential, x: Any, y: Any, **given: Any) -> tuple[dict[str, l
 @each_dtype
 @each_case
 def test_absurd_learning_rates(case: str, dtype: str, backend: str) -> None:
-    """Whatever happens to the numbers, it is either finite all through or said, once, with the first epoch that is not."""
+    """Whatever happens to the numbers, either all stay finite or it is said, once, with the first epoch that is not."""
     diverged = 0
     for rate in (1e4, 1e20, 1e37, 1e150, 1e300):
         if rate > 1e38 and dtype == "float32":
@@ -73,13 +73,13 @@ def test_absurd_learning_rates(case: str, dtype: str, backend: str) -> None:
         first = 6 if finite.all() else int(np.argmin(finite)) + 1
         assert f"epoch {first}" in messages[0]
         assert "diverged" in messages[0]
-    if "softmax" not in CASES[case] and "sigmoid" not in CASES[case]:
+    if CASES[case][1] == "linear":  # bounded outputs may saturate instead
         assert diverged > 0
 
 
 @each_backend
 def test_the_epoch_is_the_first(backend: str) -> None:
-    """A rate a little too large makes a linear neuron's error grow by a factor per step: it overflows after some epochs."""
+    """A rate a little too large makes a linear neuron's error grow by a factor per step: overflow takes some epochs."""
     _, x, y = case_of("mse", "float32", backend, 0.1)
     model = fp.Sequential([fp.Dense(3)], seed=2, backend=backend)
     model.compile(fp.SGD(4.0), "mse")
@@ -110,7 +110,9 @@ def test_terminate_on_nan_stops(dtype: str, backend: str) -> None:
 
 @each_backend
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("case", ["mse", "binary", "categorical", "sparse logits", "hinge", "perceptron", "mae", "huber"])
+@pytest.mark.parametrize(
+    "case", ["mse", "binary", "categorical", "sparse logits", "hinge", "perceptron", "mae", "huber"]
+)
 def test_rows_that_are_not_finite_are_not_trained_on_in_silence(case: str, bad: float, backend: str) -> None:
     model, x, y = case_of(case, "float32", backend, 0.1)
     x[50, 2] = bad

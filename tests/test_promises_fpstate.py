@@ -1,4 +1,4 @@
-"""The floating-point state of the process (MXCSR, FPCR): as it was after import and after every call, in every thread."""
+"""The floating-point state (MXCSR, FPCR): as it was after import and after every call, in every thread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from parity import BACKENDS
 from promises import run_script
 
 KNOWN = platform.machine().lower() in ("x86_64", "amd64", "aarch64", "arm64")
-pytestmark = pytest.mark.skipif(os.name == "nt" or not KNOWN, reason="the probe is for x86-64 and AArch64 with a C compiler")
+pytestmark = pytest.mark.skipif(os.name == "nt" or not KNOWN, reason="the probe is for x86-64 and AArch64 and cc")
 
 # Without the sticky flags, which NumPy clears.
 PROBE = """

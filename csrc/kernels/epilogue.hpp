@@ -35,7 +35,8 @@ struct Tiles {
   int64_t cols;  // columns in c, (vectors - 1) * lanes < cols <= width
   int64_t rows, width;
   int64_t count;
-  const T* a;  // element (i, p) at a[i * g.a_row + p * g.a_col]
+  const T* a;  // element (i, p) at a[i * a_row + p * a_col]; the next tile's a is a_next further
+  int64_t a_row, a_col, a_next;
   const T* b;  // row p at b + p * b_row for p < safe, else at tail + (p - safe) * width
   int64_t b_row;
   int64_t safe;

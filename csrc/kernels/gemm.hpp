@@ -12,10 +12,14 @@ namespace fp::FP_ISA_NAMESPACE {
 // A single row has only its columns to keep the multipliers busy.
 inline constexpr int kRowVectors = 8;
 
-// Packing: the first tile of a panel copies the part of b it reads, kChunk rows at most, to where it lies together for
-// the others. That takes many rows of c, and a b that does not fit the inner caches, to be worth it. Sums longer than
-// kChunk keep the totals of up to kGroupRows rows in scratch meanwhile.
+// Packing of b: the first tile of a panel copies the part of b it reads, kChunk rows at most, to where it lies together
+// for the others. That takes many rows of c, and a b that does not fit the inner caches, to be worth it. Sums longer
+// than kChunk keep the totals of up to kGroupRows rows in scratch meanwhile.
 inline constexpr int64_t kPackRows = 64, kPackBytes = 512 * 1024, kChunk = 4 * kBlock, kGroupRows = 480;
+
+// Packing of a transposed a: as many rows of c as fit into kPackedBytes, tile by tile. Each tile would otherwise touch
+// one line, often one page, for every index of the sum, in every panel; up to kPackDepth of them stay in the cache.
+inline constexpr int64_t kPackColumns = 256, kPackDepth = 64 * kTileRows, kPackedBytes = 1024 * 1024;
 
 // A strided a is fetched kAhead indices ahead: its lines lie far apart, out of reach of hardware prefetchers. What the
 // epilogue touches is fetched for sums of kPrefetch and more; shorter ones cannot hide the extra instructions.
@@ -41,8 +45,8 @@ FP_INLINE void gemm_step(Vec<T> (&acc)[rows][vectors], const T* a, int64_t a_row
 template <class T, int rows, int vectors, bool pack = false>
 void gemm_tiles(Tiles<T>& t) {
   constexpr int lanes = Vec<T>::lanes, width = vectors * lanes;
-  const int64_t a_row = t.g->a_row, a_col = t.g->a_col, ahead = a_row == 1 ? kAhead * a_col : 0;
-  for (; t.count > 0; --t.count, t.i += rows, t.a += rows * a_row, t.total += t.total_next) {
+  const int64_t a_row = t.a_row, a_col = t.a_col, ahead = a_row == 1 ? kAhead * a_col : 0;
+  for (; t.count > 0; --t.count, t.i += rows, t.a += t.a_next, t.total += t.total_next) {
     if (t.from_c) tile_load(t);
     const T* a = t.a;
     bool resume = t.resume;
@@ -117,7 +121,7 @@ inline constexpr TileTable<T> kTiles;
 
 // Copies rows x cols of b, filling up with zeros to rows of `width`.
 template <class T>
-__attribute__((noinline)) void gemm_pack(const T* b, int64_t b_row, int64_t rows, int64_t cols, int64_t width, T* out) {
+__attribute__((noinline)) void gemm_copy(const T* b, int64_t b_row, int64_t rows, int64_t cols, int64_t width, T* out) {
   constexpr int lanes = Vec<T>::lanes;
   for (int64_t p = 0; p < rows; ++p, b += b_row, out += width) {
     int64_t j = 0;
@@ -126,23 +130,63 @@ __attribute__((noinline)) void gemm_pack(const T* b, int64_t b_row, int64_t rows
   }
 }
 
-// Rows [i0, i1) of one panel of `vectors` registers. totals: nullptr, or a place for each tile's total.
+// Rows cut into tiles: first `longer` tiles of height size + 1, then others of height size. Even heights keep more
+// multiplications in flight than a short last tile.
+struct Heights {
+  int64_t tiles, size, longer;
+  explicit Heights(int64_t rows)
+      : tiles((rows + kTileRows - 1) / kTileRows), size(rows / tiles), longer(rows % tiles) {}
+};
+
+// Copies rows [i, i + rows) of a transposed a tile by tile: tile, index, row.
 template <class T>
-__attribute__((noinline)) void gemm_rows(Tiles<T>& t, int64_t vectors, int64_t i0, int64_t i1, int64_t p0, T* totals) {
+__attribute__((noinline)) void gemm_pack_transposed(const GemmArgs<T>& g, int64_t i, int64_t rows, T* out) {
+  constexpr int64_t line = 64 / sizeof(T), together = line > kTileRows ? line / kTileRows : 1;
+  const Heights h(rows);
+  int64_t height[together];
+  for (int64_t q = 0; q < h.tiles; q += together) {
+    const int64_t end = h.tiles - q < together ? h.tiles - q : together;
+    for (int64_t s = 0; s < end; ++s) height[s] = h.size + (q + s < h.longer);
+    int64_t sum = 0;
+    for (int64_t p = 0; p < g.k; ++p) {
+      const T* from = g.a + i + p * g.a_col;
+      __builtin_prefetch(from + kAhead * g.a_col);
+      T* to = out;
+      sum = 0;
+      for (int64_t s = 0; s < end; ++s) {
+        if (height[s] == kTileRows)
+          __builtin_memcpy(to + p * kTileRows, from + sum, kTileRows * sizeof(T));
+        else
+          for (int64_t r = 0; r < height[s]; ++r) to[p * height[s] + r] = from[sum + r];
+        to += height[s] * g.k;
+        sum += height[s];
+      }
+    }
+    out += sum * g.k;
+    i += sum;
+  }
+}
+
+// Rows [i0, i1) of one panel of `vectors` registers, indices from p0 on. packed_a: these rows of a, or nullptr.
+// totals: a place for each tile's total, or nullptr.
+template <class T>
+__attribute__((noinline)) void gemm_rows(Tiles<T>& t, int64_t vectors, int64_t i0, int64_t i1, int64_t p0,
+                                         const T* packed_a, T* totals) {
   const GemmArgs<T>& g = *t.g;
-  // Even heights keep more multiplications in flight than a short last tile.
-  const int64_t m = i1 - i0, tiles = (m + kTileRows - 1) / kTileRows;
-  const int64_t size = m / tiles, longer = m % tiles;
+  const Heights h(i1 - i0);
   t.i = i0;
-  t.a = g.a + i0 * g.a_row + p0 * g.a_col;
   if (totals) t.total = totals;
   t.from_c = g.accumulate && p0 == 0;
   t.resume = g.accumulate || p0 > 0;
-  for (int64_t rows = size + 1; rows >= size; --rows) {
-    t.count = rows > size ? longer : tiles - longer;
+  for (int64_t rows = h.size + 1; rows >= h.size; --rows) {
+    t.count = rows > h.size ? h.longer : h.tiles - h.longer;
     if (t.count == 0) continue;
     t.rows = rows;
     t.total_next = totals ? rows * t.width : 0;
+    t.a_row = packed_a ? 1 : g.a_row;
+    t.a_col = packed_a ? rows : g.a_col;
+    t.a_next = rows * (packed_a ? g.k : g.a_row);
+    t.a = (packed_a ? packed_a + (t.i - i0) * g.k : g.a + t.i * g.a_row) + p0 * t.a_col;
     if (t.packed && rows == kTileRows) {
       const int64_t others = t.count - 1;
       t.count = 1;
@@ -157,16 +201,25 @@ __attribute__((noinline)) void gemm_rows(Tiles<T>& t, int64_t vectors, int64_t i
   }
 }
 
+// Both conditions hold for a larger product when they hold for a smaller one, so that scratch for the whole suffices
+// for any part.
 template <class T>
-bool gemm_packs(int64_t m, int64_t n, int64_t k) {
+bool gemm_packs_b(int64_t m, int64_t n, int64_t k) {
   return m >= kPackRows && n > 0 && k > 0 && k >= (kPackBytes / int64_t(sizeof(T)) + n - 1) / n;
+}
+template <class T>
+bool gemm_packs_a(int64_t m, int64_t n, int64_t k) {
+  return n >= kPackColumns && k >= kPackDepth && gemm_packs_b<T>(m, m, k);
 }
 
 template <class T>
 int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
-  if (!gemm_packs<T>(m, n, k)) return 0;
-  const int64_t panel = (k < kChunk ? k : kChunk) * kPanel<T>;
-  return k <= kChunk ? panel : panel + (m < kGroupRows ? m : kGroupRows) * kPanel<T>;
+  int64_t elements = gemm_packs_a<T>(m, n, k) ? kPackedBytes / int64_t(sizeof(T)) : 0;
+  if (gemm_packs_b<T>(m, n, k)) {
+    elements += (k < kChunk ? k : kChunk) * kPanel<T>;
+    if (k > kChunk) elements += (m < kGroupRows ? m : kGroupRows) * kPanel<T>;
+  }
+  return elements;
 }
 
 template <class T>
@@ -191,40 +244,49 @@ void gemm(const GemmArgs<T>& given) {
     g.b = given.a;
     g.b_row = given.a_col;
   }
-  const bool pack = g.scratch && gemm_packs<T>(g.m, g.n, g.k);
+  const bool pack = g.scratch && gemm_packs_b<T>(g.m, g.n, g.k);
+  T* scratch = g.scratch;
+  T* packed_a = nullptr;
+  int64_t group = pack && g.k > kChunk ? kGroupRows : g.m;
+  if (g.scratch && g.a_row == 1 && g.a_col > kTileRows && gemm_packs_a<T>(g.m, g.n, g.k)) {
+    const int64_t fit = kPackedBytes / int64_t(sizeof(T)) / g.k / kTileRows * kTileRows;
+    if (fit >= kPackRows) {
+      packed_a = scratch;
+      group = fit < group ? fit : group;
+    }
+    scratch += kPackedBytes / int64_t(sizeof(T));
+  }
+  T* totals = pack && g.k > kChunk ? scratch + kChunk * kPanel<T> : nullptr;
   const int64_t registers = (g.n + lanes - 1) / lanes, most = g.m == 1 ? kRowVectors : kTileVectors;
-  const int64_t panels = (registers + most - 1) / most;
-  const int64_t size = registers / panels, longer = registers % panels;
-  int64_t j0 = 0;
-  for (int64_t q = 0; q < panels; ++q) {
-    const int64_t vectors = size + (q < longer), width = vectors * lanes;
-    Tiles<T> t;
-    t.g = &g;
-    t.j = j0;
-    t.width = width;
-    t.cols = g.n - j0 < width ? g.n - j0 : width;
-    t.total = total;
-    t.tail = tail;
-    // Whole registers are read past the end of a row where that stays within b; the last rows are copied.
-    const int64_t over = width - t.cols, unsafe = g.b_row > 0 ? (over + g.b_row - 1) / g.b_row : 1;
-    const int64_t safe = g.k > unsafe ? g.k - unsafe : 0;
-    if (g.k > safe) gemm_pack(g.b + safe * g.b_row + j0, g.b_row, g.k - safe, t.cols, width, tail);
-    T* totals = pack && g.k > kChunk ? g.scratch + kChunk * kPanel<T> : nullptr;
-    const int64_t group = totals ? kGroupRows : g.m, chunk = pack ? kChunk : g.k;
-    for (int64_t i = 0; i < g.m; i += group) {
+  const int64_t panels = (registers + most - 1) / most, chunk = pack ? kChunk : g.k;
+  Tiles<T> t;
+  t.g = &g;
+  t.total = total;
+  t.tail = tail;
+  for (int64_t i = 0; i < g.m; i += group) {
+    const int64_t end = g.m - i < group ? g.m : i + group;
+    if (packed_a) gemm_pack_transposed(g, i, end - i, packed_a);
+    t.j = 0;
+    for (int64_t q = 0; q < panels; ++q, t.j += t.width) {
+      const int64_t vectors = registers / panels + (q < registers % panels);
+      t.width = vectors * lanes;
+      t.cols = g.n - t.j < t.width ? g.n - t.j : t.width;
+      // Whole registers are read past the end of a row where that stays within b; the last rows are copied.
+      const int64_t over = t.width - t.cols, unsafe = g.b_row > 0 ? (over + g.b_row - 1) / g.b_row : 1;
+      const int64_t safe = g.k > unsafe ? g.k - unsafe : 0;
+      if (g.k > safe) gemm_copy(g.b + safe * g.b_row + t.j, g.b_row, g.k - safe, t.cols, t.width, tail);
       int64_t p = 0;
       do {
         t.k = g.k - p < chunk ? g.k - p : chunk;
-        t.b = g.b + p * g.b_row + j0;
+        t.b = g.b + p * g.b_row + t.j;
         t.b_row = g.b_row;
         t.safe = safe - p < t.k ? safe - p : t.k;
-        t.packed = pack ? g.scratch : nullptr;
+        t.packed = pack ? scratch : nullptr;
         t.finish = p + t.k == g.k;
-        gemm_rows(t, vectors, i, g.m - i < group ? g.m : i + group, p, totals);
+        gemm_rows(t, vectors, i, end, p, packed_a, totals);
         p += t.k;
       } while (p < g.k);
     }
-    j0 += width;
   }
 }
 

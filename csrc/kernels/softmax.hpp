@@ -42,13 +42,11 @@ FP_INLINE Vec<T> wide_fold(Wide<T> w, Combine combine) {
 }
 template <class T>
 FP_INLINE Vec<T> wide_sum(const Wide<T>& w) {
-  return wide_fold(
-      w, [](Vec<T> a, Vec<T> b) __attribute__((always_inline)) { return add(a, b); });
+  return wide_fold(w, [](Vec<T> a, Vec<T> b) __attribute__((always_inline)) { return add(a, b); });
 }
 template <class T>
 FP_INLINE Vec<T> wide_max(const Wide<T>& w) {
-  return wide_fold(
-      w, [](Vec<T> a, Vec<T> b) __attribute__((always_inline)) { return max(a, b); });
+  return wide_fold(w, [](Vec<T> a, Vec<T> b) __attribute__((always_inline)) { return max(a, b); });
 }
 
 template <class T>

@@ -31,8 +31,8 @@ enum class Activation : int32_t {
 
 // Whether the derivative is computed from the pre-activation z (true) or from the output y (false).
 constexpr bool derivative_needs_z(Activation a) {
-  return a == Activation::gelu || a == Activation::gelu_tanh || a == Activation::silu ||
-         a == Activation::mish || a == Activation::softplus;
+  return a == Activation::gelu || a == Activation::gelu_tanh || a == Activation::silu || a == Activation::mish ||
+         a == Activation::softplus;
 }
 
 enum class Loss : int32_t {
@@ -50,8 +50,7 @@ enum class Loss : int32_t {
 };
 
 constexpr bool loss_takes_labels(Loss l) {
-  return l == Loss::sparse_categorical_cross_entropy ||
-         l == Loss::sparse_categorical_cross_entropy_logits;
+  return l == Loss::sparse_categorical_cross_entropy || l == Loss::sparse_categorical_cross_entropy_logits;
 }
 
 // Probabilities are clipped to [epsilon, 1 - epsilon] before a logarithm (as Keras).
@@ -157,8 +156,8 @@ struct Kernels {
   void (*activation_backward)(Activation, T alpha, int64_t count, const T* dy, const T* saved, T* dz);
   // Over each row. y may equal z; dz may equal dy.
   void (*softmax_forward)(int64_t n, int64_t width, const T* z, int64_t z_row, T* y, int64_t y_row);
-  void (*softmax_backward)(int64_t n, int64_t width, const T* dy, int64_t dy_row, const T* y, int64_t y_row,
-                           T* dz, int64_t dz_row);
+  void (*softmax_backward)(int64_t n, int64_t width, const T* dy, int64_t dy_row, const T* y, int64_t y_row, T* dz,
+                           int64_t dz_row);
 
   void (*loss)(const LossArgs<T>&);
   void (*dropout)(const DropoutArgs<T>&);

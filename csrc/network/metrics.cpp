@@ -46,8 +46,7 @@ void metric_rows(const Metric& metric, const Judged<T>& b, int64_t begin, int64_
         value /= static_cast<double>(b.width);
         break;
       case MetricKind::mean_absolute_error:
-        for (int64_t j = 0; j < b.width; ++j)
-          value += std::fabs(static_cast<double>(t[j]) - static_cast<double>(p[j]));
+        for (int64_t j = 0; j < b.width; ++j) value += std::fabs(static_cast<double>(t[j]) - static_cast<double>(p[j]));
         value /= static_cast<double>(b.width);
         break;
       case MetricKind::r2:

@@ -1,5 +1,6 @@
 // Logs accumulated while batches run: the loss and the built-in metrics. Row values are computed by whoever owns the
-// rows; the batch's sums are taken by one thread, in 16 lanes and one fixed tree, so that they do not depend on threads.
+// rows; the batch's sums are taken by one thread, in 16 lanes and one fixed tree, so that they do not depend on
+// threads.
 #pragma once
 
 #include <cstdint>

@@ -105,8 +105,8 @@ void Network<T>::reset_metrics() {
 template <class T>
 Workspace<T>& Network<T>::workspace(int64_t rows) {
   if (!space_ || !space_->fits(rows, threads(), kernels<T>()))
-    space_ = std::make_unique<Workspace<T>>(program, kernels<T>(),
-                                            std::max(rows, space_ ? space_->capacity : 0), threads(), true);
+    space_ = std::make_unique<Workspace<T>>(program, kernels<T>(), std::max(rows, space_ ? space_->capacity : 0),
+                                            threads(), true);
   return *space_;
 }
 
@@ -162,12 +162,14 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     bool stop = false, stop_before_update = false;
     double budget;
     Interrupt::Clock::time_point start;
-    std::vector<char> fused, apart, none;
+    std::vector<Destination> to;
+    std::vector<char> apart, none;
     bool any_apart = false;
+    bool quick = true;  // a backward pass is over soon: it updates as it goes and is not stopped
   };
   Interrupt interrupt(limits.poll, limits.context);
-  Context job{this,  run(space, interrupt, training), batch_size, end, begin, training, false, false, false,
-              limits.budget, Interrupt::Clock::now(), {}, {}, {}};
+  Context job{this,          run(space, interrupt, training), batch_size, end, begin, training, false, false, false,
+              limits.budget, Interrupt::Clock::now(),         {},         {},  {}};
   job.run.sources = sources;
   const int team_size = Run<T>::useful_threads(program, batch_size, training, threads());
 
@@ -175,15 +177,14 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
   double flop = 0;
   for (const Parameter& p : program.parameters) flop += 2.0 * static_cast<double>(p.rows * p.cols);
   flop *= static_cast<double>(batch_size);
-  const bool quick =
-      flop / (team_size * kFlopPerLane * static_cast<double>(kernels<T>().lanes)) < kFusedSeconds;
+  job.quick = flop / (team_size * kFlopPerLane * static_cast<double>(kernels<T>().lanes)) < kFusedSeconds;
   for (int p = 0; p < instance_.count(); ++p) {
-    const bool fuse = quick && trainable_[p] && program.uses(p) == 1;
-    job.fused.push_back(fuse);
-    job.apart.push_back(trainable_[p] && !fuse && program.uses(p) > 0);
+    const bool used = trainable_[p] && program.uses(p) > 0, fuse = job.quick && used && program.uses(p) == 1;
+    job.to.push_back(fuse ? Destination::parameters : used ? Destination::gradients : Destination::nowhere);
+    job.apart.push_back(used && !fuse);
     job.any_apart |= job.apart.back() != 0;
   }
-  job.none.assign(job.fused.size(), 0);
+  job.none.assign(job.to.size(), 0);
 
   parallel_run(
       team_size,
@@ -192,30 +193,29 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
         Network& net = *c.net;
         Run<T>& run = c.run;
         const int ops = static_cast<int>(run.program.operations.size());
+        auto next_batch = [&] {
+          run.begin = c.reached;
+          run.n = std::min(c.batch_size, c.end - c.reached);
+          run.step = net.step;
+          run.choose_way(team.size);
+        };
+        if (team.rank == 0) next_batch();
+        if (team.size > 1) team.barrier();
         for (;;) {
-          if (team.rank == 0) {
-            run.begin = c.reached;
-            run.n = std::min(c.batch_size, c.end - c.reached);
-            run.step = net.step;
-            run.choose_way(team.size);
-          }
-          if (team.size > 1) team.barrier();
           run.gather(team);
           run.forward(team, 0, ops);
           run.judge(team, net.loss_ ? &*net.loss_ : nullptr, static_cast<T>(net.loss_parameter_), net.metrics_);
-          if (c.training) run.backward_values(team, 0, ops);
           if (team.rank == 0) c.stop = run.interrupt.stopped();
           if (team.size > 1) team.barrier();
           bool give_up = c.stop || run.bad_position.load() != INT64_MAX;
           if (c.training && !give_up) {
+            run.backward(team, 0, ops, c.to, c.none, !c.quick);
             if (c.any_apart) {
-              run.backward_weights(team, 0, ops, c.apart, c.none);
-              if (team.rank == 0) c.stop_before_update = run.interrupt.stopped();
+              if (team.rank == 0) c.stop_before_update = !c.quick && run.interrupt.stopped();
               if (team.size > 1) team.barrier();
               give_up = c.stop_before_update;
               if (!give_up) run.update(team, c.apart);
             }
-            if (!give_up) run.backward_and_update(team, c.fused);
           }
           if (team.rank == 0) {
             if (!give_up) {
@@ -229,6 +229,9 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
           }
           if (team.size > 1) team.barrier();
           if (c.done) return;
+          // Only now has everybody done with this batch's sizes.
+          if (team.rank == 0) next_batch();
+          if (team.size > 1) team.barrier();
         }
       },
       &job);
@@ -279,8 +282,7 @@ int64_t Network<T>::predict(const RowSource& x, T* out, int64_t begin, int64_t e
     Interrupt::Clock::time_point start;
   };
   Interrupt interrupt(limits.poll, limits.context);
-  Context job{run(*space, interrupt, false), out,           chunk, end, begin, false,
-            limits.budget,                 Interrupt::Clock::now()};
+  Context job{run(*space, interrupt, false), out, chunk, end, begin, false, limits.budget, Interrupt::Clock::now()};
   job.run.sources.x = &x;
   parallel_run(
       team_size,

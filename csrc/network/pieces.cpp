@@ -170,11 +170,9 @@ void Network<T>::backward(int first, int last) {
   plan.order(program, first, last, value_begun_);
   std::swap(plan, plan_);
   const std::vector<char> begun = parameter_begun_;
-  Call::over(*this, true, [&](Run<T>& run, Team& team) {
-    run.backward_values(team, first, last);
-    if (team.size > 1) team.barrier();
-    run.backward_weights(team, first, last, trainable_, begun);
-  });
+  std::vector<Destination> to;
+  for (char trainable : trainable_) to.push_back(trainable ? Destination::gradients : Destination::nowhere);
+  Call::over(*this, true, [&](Run<T>& run, Team& team) { run.backward(team, first, last, to, begun, true); });
   std::swap(plan, plan_);
   for (int i = first; i < last; ++i) {
     const Operation& op = program.operations[i];
@@ -203,18 +201,18 @@ void Network<T>::advance() {
   ++step;
 }
 
-#define FP_INSTANTIATE(T)                                                        \
-  template void Network<T>::check_operations(int, int) const;                    \
-  template void Network<T>::check_value(int) const;                              \
-  template void Network<T>::load_batch(const Sources&, int64_t, int64_t);        \
-  template void Network<T>::forward(int, int, bool);                             \
-  template void Network<T>::read_value(int, T*);                                 \
-  template void Network<T>::write_value(int, const T*);                          \
-  template double Network<T>::judge(bool);                                       \
-  template void Network<T>::read_value_gradient(int, T*);                        \
-  template void Network<T>::write_value_gradient(int, const T*);                 \
-  template void Network<T>::backward(int, int);                                  \
-  template void Network<T>::update();                                            \
+#define FP_INSTANTIATE(T)                                                 \
+  template void Network<T>::check_operations(int, int) const;             \
+  template void Network<T>::check_value(int) const;                       \
+  template void Network<T>::load_batch(const Sources&, int64_t, int64_t); \
+  template void Network<T>::forward(int, int, bool);                      \
+  template void Network<T>::read_value(int, T*);                          \
+  template void Network<T>::write_value(int, const T*);                   \
+  template double Network<T>::judge(bool);                                \
+  template void Network<T>::read_value_gradient(int, T*);                 \
+  template void Network<T>::write_value_gradient(int, const T*);          \
+  template void Network<T>::backward(int, int);                           \
+  template void Network<T>::update();                                     \
   template void Network<T>::advance();
 FP_INSTANTIATE(float)
 FP_INSTANTIATE(double)

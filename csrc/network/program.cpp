@@ -20,12 +20,12 @@ void Program::validate() const {
   constexpr int64_t most = int64_t(1) << 40;
   if (widths.empty()) throw std::invalid_argument("program: expected at least one value, the input");
   for (int64_t w : widths)
-    if (w < 1 || w >= most) throw std::invalid_argument("program: expected widths from 1, received " + std::to_string(w));
+    if (w < 1 || w >= most)
+      throw std::invalid_argument("program: expected widths from 1, received " + std::to_string(w));
   for (const Parameter& p : parameters)
-    if (p.rows < 0 || p.cols < 0 || p.rows >= most || p.cols >= most ||
-        (p.rows > 0 && p.cols > most / p.rows))
-      throw std::invalid_argument("program: a parameter of " + std::to_string(p.rows) + " x " +
-                                  std::to_string(p.cols) + " elements is too large");
+    if (p.rows < 0 || p.cols < 0 || p.rows >= most || p.cols >= most || (p.rows > 0 && p.cols > most / p.rows))
+      throw std::invalid_argument("program: a parameter of " + std::to_string(p.rows) + " x " + std::to_string(p.cols) +
+                                  " elements is too large");
   std::vector<char> defined(widths.size(), 0);
   defined[0] = 1;
   for (std::size_t i = 0; i < operations.size(); ++i) {
@@ -69,6 +69,15 @@ bool Program::is_native() const {
                       [](const Operation& op) { return op.kind == OperationKind::python; });
 }
 
+bool Program::is_chain() const {
+  int value = 0;
+  for (const Operation& op : operations) {
+    if (op.input != value) return false;
+    value = op.output;
+  }
+  return value == output;
+}
+
 int Program::uses(int parameter) const {
   int n = 0;
   for (const Operation& op : operations) {
@@ -79,8 +88,8 @@ int Program::uses(int parameter) const {
 }
 
 int Program::consumers(int value) const {
-  return static_cast<int>(std::count_if(operations.begin(), operations.end(),
-                                        [value](const Operation& op) { return op.input == value; }));
+  return static_cast<int>(
+      std::count_if(operations.begin(), operations.end(), [value](const Operation& op) { return op.input == value; }));
 }
 
 int Program::producer(int value) const {
@@ -108,8 +117,8 @@ void BackwardPlan::build(const Program& program, const std::vector<char>& traina
   for (const Operation& op : ops) {
     const int made = program.producer(op.input);
     derivative_fused[op.input] = op.kind == OperationKind::dense && made >= 0 && op.input != program.output &&
-                                 ops[made].kind == OperationKind::dense &&
-                                 ops[made].activation != Activation::linear && program.consumers(op.input) == 1;
+                                 ops[made].kind == OperationKind::dense && ops[made].activation != Activation::linear &&
+                                 program.consumers(op.input) == 1;
   }
   std::vector<char> begun(program.widths.size(), 0);
   begun[program.output] = 1;  // by the loss
@@ -121,8 +130,7 @@ void BackwardPlan::order(const Program& program, int first, int last, const std:
   accumulate.assign(ops.size(), 0);
   for (int i = last - 1; i >= first; --i) {
     bool earlier = begun[ops[i].input];
-    for (int j = i + 1; j < last; ++j)
-      earlier |= ops[j].input == ops[i].input && value_needed[ops[j].output];
+    for (int j = i + 1; j < last; ++j) earlier |= ops[j].input == ops[i].input && value_needed[ops[j].output];
     accumulate[i] = earlier;
   }
 }

@@ -38,6 +38,8 @@ struct Program {
   // Throws std::invalid_argument, naming the operation, when the parts do not fit each other.
   void validate() const;
   bool is_native() const;
+  // Each operation reads what the one before it wrote, and the output is the last.
+  bool is_chain() const;
   int uses(int parameter) const;
   int consumers(int value) const;
   // The operation that computes a value; -1 for the input.

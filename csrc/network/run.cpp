@@ -97,13 +97,13 @@ void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_
 
 template <class T>
 template <class F>
-void Run<T>::slabs(Team& team, Range range, int64_t width, F&& f) {
+void Run<T>::slabs(Team& team, Range range, int64_t width, bool may_stop, F&& f) {
   const int64_t most = std::max<int64_t>(16, kElementsPerSlab / std::max<int64_t>(width, 1) / 16 * 16);
   if (range.size() <= most) {
     if (range.size() > 0) f(range);
     return;
   }
-  for (int64_t at = range.begin; at < range.end && !interrupt.stopped(); at += most) {
+  for (int64_t at = range.begin; at < range.end && !(may_stop && interrupt.stopped()); at += most) {
     f(Range{at, std::min(at + most, range.end)});
     interrupt.check(team);
   }
@@ -119,7 +119,7 @@ void Run<T>::report_bad(int64_t position) {
 template <class T>
 void Run<T>::gather(Team& team) {
   const int64_t width = program.widths[0] + (sources.y && !sources.labels ? program.widths[program.output] : 1);
-  slabs(team, rows_of(team), width, [&](Range r) { gather_rows(r); });
+  slabs(team, rows_of(team), width, true, [&](Range r) { gather_rows(r); });
   settle(team);
 }
 
@@ -188,7 +188,7 @@ void Run<T>::forward_operation(Team& team, int i) {
       break;
     }
     case OperationKind::activation:
-      slabs(team, r, width, [&](Range s) {
+      slabs(team, r, width, true, [&](Range s) {
         if (op.activation == Activation::softmax) {
           kernels.softmax_forward(s.size(), width, x.data + s.begin * x.row, x.row, y.data + s.begin * y.row, y.row);
         } else {
@@ -199,7 +199,7 @@ void Run<T>::forward_operation(Team& team, int i) {
       break;
     case OperationKind::dropout:
       if (!training) break;
-      slabs(team, r, width, [&](Range s) {
+      slabs(team, r, width, true, [&](Range s) {
         kernels.dropout({s.size(), width, s.begin, x.data + s.begin * x.row, x.row, y.data + s.begin * y.row, y.row,
                          static_cast<uint32_t>(op.rate * 4294967296.0), static_cast<T>(1.0 / (1.0 - op.rate)), key,
                          step, op.stream});
@@ -225,7 +225,7 @@ Judged<T> Run<T>::judged() const {
 
 template <class T>
 void Run<T>::judge(Team& team, const Loss* loss, T parameter, std::vector<Metric>& metrics) {
-  slabs(team, rows_of(team), program.widths[program.output],
+  slabs(team, rows_of(team), program.widths[program.output], true,
         [&](Range r) { judge_rows(r, loss, parameter, metrics); });
   settle(team);
 }
@@ -262,13 +262,37 @@ void Run<T>::judge_rows(Range r, const Loss* loss, T parameter, std::vector<Metr
 }
 
 template <class T>
-void Run<T>::backward_values(Team& team, int first, int last) {
-  for (int i = last - 1; i >= first; --i)
-    if (plan.value_needed[program.operations[i].output]) backward_operation(team, i);
+void Run<T>::backward(Team& team, int first, int last, const std::vector<Destination>& to,
+                      const std::vector<char>& begun, bool may_stop) {
+  const auto& ops = program.operations;
+  // Uses of one parameter are cut alike, so that each part of its gradient belongs to one thread.
+  auto used_later = [&](int i, int p, int Operation::* role) {
+    for (int j = i + 1; j < last; ++j)
+      if (ops[j].*role == p && plan.value_needed[ops[j].output]) return true;
+    return begun[p] != 0;
+  };
+  for (int i = last - 1; i >= first; --i) {
+    const Operation& op = ops[i];
+    if (!plan.value_needed[op.output]) continue;
+    backward_operation(team, i, may_stop);
+    const Destination w = op.weights < 0 ? Destination::nowhere : to[op.weights];
+    const Destination b = op.bias < 0 ? Destination::nowhere : to[op.bias];
+    if (w == Destination::nowhere && b == Destination::nowhere) {
+      // The next operation's gradient lies, with rows of another length, where this one's is read.
+      if (space.gradients_shared && team.size > 1) team.barrier();
+      continue;
+    }
+    if (team.size > 1) team.barrier();  // all rows of dz are there, and everybody has read these weights
+    if (w != Destination::nowhere)
+      weights_of(team, i, used_later(i, op.weights, &Operation::weights), w == Destination::parameters, may_stop);
+    if (b != Destination::nowhere)
+      bias_of(team, i, used_later(i, op.bias, &Operation::bias), b == Destination::parameters);
+    if (space.gradients_shared && team.size > 1) team.barrier();
+  }
 }
 
 template <class T>
-void Run<T>::backward_operation(Team& team, int i) {
+void Run<T>::backward_operation(Team& team, int i, bool may_stop) {
   const Operation& op = program.operations[i];
   const bool input_needed = op.input != 0 && plan.value_needed[op.input];
   const int64_t width = program.widths[op.output], in = program.widths[op.input];
@@ -281,7 +305,7 @@ void Run<T>::backward_operation(Team& team, int i) {
   if (op.kind == OperationKind::dense) {
     if (op.activation != Activation::linear && !plan.derivative_fused[op.output]) {
       const View saved = derivative_needs_z(op.activation) ? View{space.pre[i].data, space.pre[i].row} : y;
-      slabs(team, r, width, [&](Range s) {
+      slabs(team, r, width, may_stop, [&](Range s) {
         for (int64_t k = s.begin; k < s.end; ++k)
           kernels.activation_backward(op.activation, alpha, width, dy.data + k * dy.row, saved.data + k * saved.row,
                                       dy.data + k * dy.row);
@@ -304,7 +328,7 @@ void Run<T>::backward_operation(Team& team, int i) {
     Grid g{r, {0, in}};
     if (!by_rows) g = grid(team, n, in, kernels.tile_rows, kLine<T>);
     const bool add = plan.accumulate[i];
-    pieces(team, g.rows, g.cols, width, true, [&](Range rows, Range cols) {
+    pieces(team, g.rows, g.cols, width, may_stop, [&](Range rows, Range cols) {
       ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, instance.transposed(op.weights), saved,
                                    saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, cols,
                                    space.thread_scratch(team.rank));
@@ -314,7 +338,7 @@ void Run<T>::backward_operation(Team& team, int i) {
   }
 
   if (!input_needed) return;
-  slabs(team, r, width, [&](Range s) {
+  slabs(team, r, width, may_stop, [&](Range s) {
     for (int64_t k = s.begin; k < s.end; ++k) {
       T* to = plan.accumulate[i] ? spare : dx.data + k * dx.row;
       const T* from = dy.data + k * dy.row;
@@ -334,7 +358,7 @@ void Run<T>::backward_operation(Team& team, int i) {
 }
 
 template <class T>
-void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse) {
+void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop) {
   const Operation& op = program.operations[i];
   const int p = op.weights;
   const auto& s = instance.slice(p);
@@ -349,8 +373,7 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse) {
     if (instance.sgd.momentum != 0) e.velocity = instance.at(instance.momentum, p);
   }
   T* dw = instance.at(fuse ? instance.parameters : instance.gradients, p);
-  // An update that has begun is finished.
-  pieces(team, g.rows, g.cols, n, !fuse, [&](Range inputs, Range outputs) {
+  pieces(team, g.rows, g.cols, n, may_stop, [&](Range inputs, Range outputs) {
     ops::dense_backward_weights<T>(kernels, {x.data, n, s.rows, x.row}, {dz.data, n, s.cols, dz.row},
                                    {dw, s.rows, s.cols, s.row}, accumulate, e, inputs, outputs,
                                    space.thread_scratch(team.rank));
@@ -374,23 +397,6 @@ void Run<T>::bias_of(Team& team, int i, bool accumulate, bool fuse) {
 }
 
 template <class T>
-void Run<T>::backward_weights(Team& team, int first, int last, const std::vector<char>& which,
-                              const std::vector<char>& begun) {
-  // Uses of one parameter are cut alike, so that each part of its gradient belongs to one thread.
-  auto used_later = [&](int i, int p, bool bias) {
-    for (int j = i + 1; j < last; ++j)
-      if ((bias ? program.operations[j].bias : program.operations[j].weights) == p) return true;
-    return begun[p] != 0;
-  };
-  for (int i = last - 1; i >= first; --i) {
-    const Operation& op = program.operations[i];
-    if (op.kind != OperationKind::dense || !plan.value_needed[op.output]) continue;
-    if (which[op.weights]) weights_of(team, i, used_later(i, op.weights, false), false);
-    if (op.bias >= 0 && which[op.bias]) bias_of(team, i, used_later(i, op.bias, true), false);
-  }
-}
-
-template <class T>
 void Run<T>::update(Team& team, const std::vector<char>& which) {
   const Sgd& sgd = instance.sgd;
   for (int p = 0; p < instance.count(); ++p) {
@@ -406,16 +412,6 @@ void Run<T>::update(Team& team, const std::vector<char>& which) {
                          static_cast<T>(sgd.learning_rate), static_cast<T>(sgd.momentum), sgd.nesterov);
     }
     if (instance.has_transposed(p)) instance.transpose_part(kernels, p, g.rows, g.cols);
-  }
-}
-
-template <class T>
-void Run<T>::backward_and_update(Team& team, const std::vector<char>& fused) {
-  for (int i = static_cast<int>(program.operations.size()) - 1; i >= 0; --i) {
-    const Operation& op = program.operations[i];
-    if (op.kind != OperationKind::dense || !plan.value_needed[op.output]) continue;
-    if (fused[op.weights]) weights_of(team, i, false, true);
-    if (op.bias >= 0 && fused[op.bias]) bias_of(team, i, false, true);
   }
 }
 

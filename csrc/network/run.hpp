@@ -47,6 +47,9 @@ struct Sources {
   bool labels = false;
 };
 
+// What becomes of a parameter's gradient.
+enum class Destination : char { nowhere, gradients, parameters };
+
 template <class T>
 struct Run {
   const Program& program;
@@ -83,17 +86,15 @@ struct Run {
   void forward(Team& team, int first, int last);
   // Row losses, the output's gradient when training, and the metrics' row values.
   void judge(Team& team, const Loss* loss, T parameter, std::vector<Metric>& metrics);
-  void backward_values(Team& team, int first, int last);
   // Predictions and targets, as the metrics see them.
   Judged<T> judged() const;
-  // Gradients of weights and biases of operations [first, last) into instance.gradients, for the parameters set in
-  // `which`; one that is set in `begun` too is added to.
-  void backward_weights(Team& team, int first, int last, const std::vector<char>& which,
-                        const std::vector<char>& begun);
+  // From the output's gradient through operations last-1 down to first. After an operation's input gradient its weights
+  // follow at once, while its data are in cache: into instance.gradients (added when `begun`), or straight into
+  // the parameters, the update being the product's epilogue. may_stop: nothing is updated yet.
+  void backward(Team& team, int first, int last, const std::vector<Destination>& to, const std::vector<char>& begun,
+                bool may_stop);
   // The optimizer over instance.gradients.
   void update(Team& team, const std::vector<char>& which);
-  // Both at once where the gradient is needed by nobody else: the update is the product's epilogue.
-  void backward_and_update(Team& team, const std::vector<char>& fused);
 
  private:
   void settle(Team& team) {  // after an operation
@@ -107,10 +108,10 @@ struct Run {
   template <class F>
   void pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, F&& f);
   template <class F>
-  void slabs(Team& team, Range range, int64_t width, F&& f);
+  void slabs(Team& team, Range range, int64_t width, bool may_stop, F&& f);
   void forward_operation(Team& team, int i);
-  void backward_operation(Team& team, int i);
-  void weights_of(Team& team, int i, bool accumulate, bool fuse);
+  void backward_operation(Team& team, int i, bool may_stop);
+  void weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop);
   void bias_of(Team& team, int i, bool accumulate, bool fuse);
 };
 

@@ -26,7 +26,7 @@ template <class T>
 struct Workspace {
   int64_t capacity;
   int threads;
-  bool training;  // has gradients and pre-activations
+  bool training;               // has gradients and pre-activations
   const Kernels<T>* made_for;  // scratch sizes differ between instruction sets
 
   struct Block {
@@ -35,6 +35,7 @@ struct Workspace {
     int64_t row = 0;
   };
   std::vector<Block> values, gradients;
+  bool gradients_shared = false;
   std::vector<Block> pre;  // per operation: z, where the derivative needs it
   Buffer<T> spare;         // one row per thread, to add a further gradient to a value's
   int64_t spare_row = 0;
@@ -52,18 +53,30 @@ struct Workspace {
     values.resize(program.widths.size());
     gradients.resize(program.widths.size());
     pre.resize(program.operations.size());
-    int64_t widest = 0;
+    int64_t widest = 0, total = 0;
+    for (int64_t width : program.widths) total += width;
+    // In a large chain two memories serve all gradients in turn; small ones save barriers instead.
+    gradients_shared = training && program.is_native() && program.is_chain() &&
+                       static_cast<double>(total) * static_cast<double>(rows) * sizeof(T) > kSharedFrom;
     for (std::size_t v = 0; v < values.size(); ++v) {
       allocate(values[v], program.widths[v]);
-      if (training && v != 0) allocate(gradients[v], program.widths[v]);
+      if (training && v != 0 && !gradients_shared) allocate(gradients[v], program.widths[v]);
       widest = std::max(widest, program.widths[v]);
+    }
+    if (gradients_shared) {
+      for (Block& b : turns) allocate(b, widest);
+      for (std::size_t i = 0; i < program.operations.size(); ++i) {
+        const int v = program.operations[i].output;
+        gradients[v].data = turns[i % 2].data;
+        gradients[v].row = batch_row<T>(program.widths[v]);
+      }
     }
     for (std::size_t i = 0; i < pre.size(); ++i) {
       const Operation& op = program.operations[i];
       if (op.kind != OperationKind::dense) continue;
       if (training && derivative_needs_z(op.activation)) allocate(pre[i], program.widths[op.output]);
-      scratch_size = std::max(scratch_size, ops::dense_scratch(kernels, rows, program.widths[op.input],
-                                                               program.widths[op.output]));
+      scratch_size = std::max(scratch_size,
+                              ops::dense_scratch(kernels, rows, program.widths[op.input], program.widths[op.output]));
     }
     scratch_size = (scratch_size + 15) / 16 * 16 + 16;
     scratch = Buffer<T>(scratch_size * threads);
@@ -91,6 +104,8 @@ struct Workspace {
   }
 
  private:
+  static constexpr double kSharedFrom = 8 << 20;  // bytes
+  Block turns[2];
   void allocate(Block& b, int64_t width) {
     b.row = batch_row<T>(width);
     if (capacity > INT64_MAX / static_cast<int64_t>(sizeof(T)) / b.row) throw std::bad_alloc();

@@ -20,12 +20,13 @@ inline Philox4 philox4x32(Philox4 c, uint32_t k0, uint32_t k1) {
   return c;
 }
 
-// out[4 i + w] = word w of the block with counter (i, i >> 32, step & 0xffffffff, (stream << 16) | (step >> 32 & 0xffff)).
+// out[4 i + w] = word w of the block with counter (i, i >> 32, step & 0xffffffff, (stream << 16) | (step >> 32 &
+// 0xffff)).
 inline void philox_words(uint64_t key, uint32_t stream, uint64_t step, int64_t count, uint32_t* out) {
   for (int64_t i = 0; i * 4 < count; ++i) {
-    Philox4 r = philox4x32({{uint32_t(i), uint32_t(uint64_t(i) >> 32), uint32_t(step),
-                             (stream << 16) | uint32_t(step >> 32 & 0xffff)}},
-                           uint32_t(key), uint32_t(key >> 32));
+    Philox4 r = philox4x32(
+        {{uint32_t(i), uint32_t(uint64_t(i) >> 32), uint32_t(step), (stream << 16) | uint32_t(step >> 32 & 0xffff)}},
+        uint32_t(key), uint32_t(key >> 32));
     for (int w = 0; w < 4 && i * 4 + w < count; ++w) out[i * 4 + w] = r.v[w];
   }
 }

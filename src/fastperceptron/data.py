@@ -136,6 +136,8 @@ def as_weights(value: Any, n: int, operation: str, name: str = "sample_weight") 
 
 def class_weights(weights: Mapping[int, float], y: Array, classes: int, operation: str) -> NDArray[np.float64]:
     """The weight of each row's class (1 for classes not named). y: labels (n,), one column of 0/1, or one-hot rows."""
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"{operation}: class_weight must map classes to weights; received {type(weights).__name__}")
     table = np.ones(max(classes, 2))
     label: Any
     for label, weight in weights.items():

@@ -43,7 +43,8 @@ class Network(Protocol):
     """A program with its whole state: parameters, gradients, optimizer slots, counters, random key.
 
     The arithmetic of one step: the batch is rows[begin : begin + batch_size] of x; cost = sum_i(weight_i loss_i) /
-    batch rows; gradients of the cost; then the optimizer. ``step`` counts finished updates and selects the dropout masks.
+    batch rows; gradients of the cost; then the optimizer. ``step`` counts finished updates and selects the dropout
+    masks.
     """
 
     backend: str  # "native" or "numpy"
@@ -57,24 +58,31 @@ class Network(Protocol):
     def set_parameter(self, index: int, value: Array) -> None: ...
     def get_gradient(self, index: int) -> Array:
         """Gradient of the cost from the last ``backward``."""
+
     def set_gradient(self, index: int, value: Array) -> None:
         """For parameters of layers written in Python."""
+
     def slot_names(self) -> tuple[str, ...]:
         """Of the optimizer in force: ("momentum",) for SGD with momentum, else ()."""
+
     def get_slot(self, name: str, index: int) -> Array: ...
     def set_slot(self, name: str, index: int, value: Array) -> None: ...
 
     # -- configuration: may change between calls --------------------------------------------------------------
     def set_threads(self, threads: int) -> None:
         """0: as set_num_threads says. NumPy ignores it."""
+
     def set_trainable(self, flags: Sequence[bool]) -> None:
         """One flag per parameter; frozen ones get no gradient and no update."""
+
     def set_optimizer(self, name: str | None, hyper: dict[str, float]) -> None:
-        """"sgd" with learning_rate, momentum, nesterov (0/1); None: updates come from Python. Slots are kept when the
+        """ "sgd" with learning_rate, momentum, nesterov (0/1); None: updates come from Python. Slots are kept when the
         optimizer's name and slot names stay the same, else zeroed."""
+
     def set_hyper(self, name: str, value: float) -> None: ...
     def set_loss(self, kind: str | None, parameter: float) -> None:
         """None: losses come from Python."""
+
     def set_metrics(self, metrics: Sequence[tuple[str, float]]) -> None:
         """(kind, parameter): "binary_accuracy" (threshold), "categorical_accuracy", "sparse_categorical_accuracy",
         "mean_squared_error", "mean_absolute_error", "r2" (parameter unused)."""
@@ -89,33 +97,68 @@ class Network(Protocol):
     # -- whole runs; each returns the position reached: it stops after the first whole step past ``budget``
     #    seconds (0: after one step), or at ``end``. x (N, in); y labels (N,) or (N, out); w (N,) or None;
     #    rows int64 (M,) or None for 0..N-1; positions count rows of ``rows``.
-    def train_steps(self, x: Array, y: Array, sample_weight: Array | None, rows: NDArray[np.int64] | None,
-                    batch_size: int, begin: int, end: int, budget: float) -> int: ...
-    def evaluate_steps(self, x: Array, y: Array, sample_weight: Array | None, rows: NDArray[np.int64] | None,
-                       batch_size: int, begin: int, end: int, budget: float) -> int:
+    def train_steps(
+        self,
+        x: Array,
+        y: Array,
+        sample_weight: Array | None,
+        rows: NDArray[np.int64] | None,
+        batch_size: int,
+        begin: int,
+        end: int,
+        budget: float,
+    ) -> int: ...
+    def evaluate_steps(
+        self,
+        x: Array,
+        y: Array,
+        sample_weight: Array | None,
+        rows: NDArray[np.int64] | None,
+        batch_size: int,
+        begin: int,
+        end: int,
+        budget: float,
+    ) -> int:
         """Inference, loss and metrics; no gradients."""
+
     def predict(self, x: Array, out: Array, begin: int, end: int, budget: float) -> int:
         """Writes out[begin:position]; out is C-contiguous (N, width of the output) of the program's dtype."""
 
     # -- the pieces of one step, for layers, losses, metrics and optimizers written in Python ------------------
-    def load_batch(self, x: Array, y: Array | None, sample_weight: Array | None,
-                   rows: NDArray[np.int64] | None, begin: int, end: int) -> None:
+    def load_batch(
+        self,
+        x: Array,
+        y: Array | None,
+        sample_weight: Array | None,
+        rows: NDArray[np.int64] | None,
+        begin: int,
+        end: int,
+    ) -> None:
         """Gathers rows[begin:end] (or begin..end) into value 0 and the targets."""
+
     def forward(self, first: int, last: int, training: bool) -> None:
         """Runs operations first..last-1, none of them "python"."""
+
     def get_value(self, value: int) -> Array: ...
     def set_value(self, value: int, array: Array) -> None: ...
     def loss(self, training: bool) -> float:
-        """Adds the batch to the metrics (and to the loss when one is set); returns the cost (nan when none is set). With
-        training, begins the backward pass: clears the value gradients and, when a loss is set, writes that of the output."""
-    def get_value_gradient(self, value: int) -> Array: ...
+        """Adds the batch to the metrics (and to the loss when one is set); returns the cost (nan when none is set).
+
+        With training, begins the backward pass: clears the value gradients and, when a loss is set, writes that of
+        the output."""
+
+    def get_value_gradient(self, value: int) -> Array:
+        """For the values that a Python operation computes, and the output; others may be overwritten or fused."""
+
     def set_value_gradient(self, value: int, array: Array) -> None:
         """Replaces the gradient when it is the first of this backward pass, else adds to it."""
+
     def backward(self, first: int, last: int) -> None:
         """Runs operations last-1 down to first backwards, none of them "python": value gradients and parameter
         gradients (a parameter used again adds to its gradient within one backward pass)."""
+
     def update(self) -> None:
         """The optimizer in force over all trainable parameters and their gradients; counts a step."""
+
     def advance(self) -> None:
         """Counts a step (after an update made in Python)."""
-
