@@ -26,7 +26,7 @@ inline constexpr int64_t kPackColumns = 256, kPackDepth = 64 * kTileRows, kPacke
 inline constexpr int64_t kAhead = 16, kPrefetch = 192;
 
 template <class T>
-inline constexpr int64_t kPanel = kTileVectors* Vec<T>::lanes;
+inline constexpr int64_t kPanel = kTileVectors * Vec<T>::lanes;
 
 // acc[i][v] += a[i] b[v], one index of the sum. b is copied to packed when pack says so.
 template <bool pack, class T, int rows, int vectors>
