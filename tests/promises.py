@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from parity import ALPHA
+from parity import ALPHA, BACKENDS
 
 import fastperceptron as fp
 
@@ -37,7 +37,7 @@ def classifier(
     kind: str = "relu",
     dtype: str = "float32",
     dropout: float = 0.0,
-    backend: str = "native",
+    backend: str = BACKENDS[-1],
     seed: int = 3,
     momentum: float = 0.9,
 ) -> fp.Sequential:

@@ -18,16 +18,24 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(int64_t count) : count_(count) {
     if (count <= 0) return;
-    if (static_cast<std::uint64_t>(count) > SIZE_MAX / sizeof(T) - kAlignment) throw std::bad_alloc();
+    if (static_cast<std::uint64_t>(count) > SIZE_MAX / sizeof(T) - 2 * kAlignment) throw std::bad_alloc();
     std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-    data_ = static_cast<T*>(::operator new(bytes, std::align_val_t(kAlignment)));
-    std::memset(static_cast<void*>(data_), 0, bytes);
+    // calloc's large blocks are zeroed page by page when first used: by the threads that use them, between two looks at
+    // Ctrl-C, instead of here in one go.
+    block_ = std::calloc(1, bytes + kAlignment);
+    if (!block_) throw std::bad_alloc();
+    const auto at = (reinterpret_cast<std::uintptr_t>(block_) + kAlignment - 1) / kAlignment * kAlignment;
+    data_ = reinterpret_cast<T*>(at);
   }
   ~Buffer() { reset(); }
-  Buffer(Buffer&& o) noexcept : data_(std::exchange(o.data_, nullptr)), count_(std::exchange(o.count_, 0)) {}
+  Buffer(Buffer&& o) noexcept
+      : block_(std::exchange(o.block_, nullptr)),
+        data_(std::exchange(o.data_, nullptr)),
+        count_(std::exchange(o.count_, 0)) {}
   Buffer& operator=(Buffer&& o) noexcept {
     if (this != &o) {
       reset();
+      block_ = std::exchange(o.block_, nullptr);
       data_ = std::exchange(o.data_, nullptr);
       count_ = std::exchange(o.count_, 0);
     }
@@ -41,10 +49,12 @@ class Buffer {
 
  private:
   void reset() {
-    if (data_) ::operator delete(data_, std::align_val_t(kAlignment));
+    std::free(block_);
+    block_ = nullptr;
     data_ = nullptr;
     count_ = 0;
   }
+  void* block_ = nullptr;
   T* data_ = nullptr;
   int64_t count_ = 0;
 };
