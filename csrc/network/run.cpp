@@ -8,8 +8,9 @@ namespace {
 
 // Below this much arithmetic per thread a further thread costs more than it brings.
 constexpr double kFlopPerThread = 1.5e6;
-// A product is run in pieces of about this much arithmetic, with a look at the interrupt in between.
-constexpr double kFlopPerPiece = 6e8;
+// A product is run in pieces of about this much arithmetic per vector lane, some ten milliseconds, with a look at the
+// interrupt in between.
+constexpr double kFlopPerPiece = 7.5e7;
 // The same for elementwise work, in elements; and what an element's epilogue counts for in a product.
 constexpr int64_t kElementsPerSlab = int64_t(1) << 21;
 constexpr double kFlopPerEpilogue = 64;
@@ -85,8 +86,9 @@ void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_
   auto cut = [](double most, int64_t grain) {
     return std::max(grain, static_cast<int64_t>(std::min(most, 1e15)) / grain * grain);
   };
-  const int64_t wide = cut(kFlopPerPiece / per_output / static_cast<double>(rows.size()), 192);
-  const int64_t tall = cut(kFlopPerPiece / per_output / static_cast<double>(std::min(wide, cols.size())), 96);
+  const double piece = kFlopPerPiece * static_cast<double>(kernels.lanes);
+  const int64_t wide = cut(piece / per_output / static_cast<double>(rows.size()), 192);
+  const int64_t tall = cut(piece / per_output / static_cast<double>(std::min(wide, cols.size())), 96);
   for (int64_t c = cols.begin; c < cols.end; c += wide)
     for (int64_t r = rows.begin; r < rows.end; r += tall) {
       if (may_stop && interrupt.stopped()) return;
