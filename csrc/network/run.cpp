@@ -87,6 +87,10 @@ void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_
     return std::max(grain, static_cast<int64_t>(std::min(most, 1e15)) / grain * grain);
   };
   const double piece = kFlopPerPiece * static_cast<double>(kernels.lanes);
+  if (per_output * static_cast<double>(rows.size()) * static_cast<double>(cols.size()) < piece / 64) {
+    if (!may_stop || !interrupt.stopped()) f(rows, cols);
+    return;  // too small to ask the clock
+  }
   const int64_t wide = cut(piece / per_output / static_cast<double>(rows.size()), 192);
   const int64_t tall = cut(piece / per_output / static_cast<double>(std::min(wide, cols.size())), 96);
   for (int64_t c = cols.begin; c < cols.end; c += wide)
