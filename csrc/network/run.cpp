@@ -11,9 +11,12 @@ constexpr double kFlopPerThread = 1.5e6;
 // A product is run in pieces of about this much arithmetic per vector lane, some ten milliseconds, with a look at the
 // interrupt in between.
 constexpr double kFlopPerPiece = 7.5e7;
-// The same for elementwise work, in elements; and what an element's epilogue counts for in a product.
+// The same for elementwise work, in elements; and what an element's epilogue counts for in a product: more than its
+// arithmetic, since the first write to a page may wait for the system to clear it.
 constexpr int64_t kElementsPerSlab = int64_t(1) << 21;
-constexpr double kFlopPerEpilogue = 64;
+constexpr double kFlopPerEpilogue = 400;
+// Rows that are enough to share packed weights.
+constexpr int64_t kRowsPerPiece = 2048;
 // With fewer rows than this per thread, packing the weights anew on each thread is no longer cheap.
 constexpr int64_t kRowsPerThread = 96;
 
@@ -81,7 +84,7 @@ template <class T>
 template <class F>
 void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, F&& f) {
   if (rows.size() <= 0 || cols.size() <= 0) return;
-  // Columns are cut first: rows share the packed weights.
+  // Columns are cut before rows, which share the packed weights.
   const double per_output = 2.0 * static_cast<double>(std::max<int64_t>(depth, 1)) + kFlopPerEpilogue;
   auto cut = [](double most, int64_t grain) {
     return std::max(grain, static_cast<int64_t>(std::min(most, 1e15)) / grain * grain);
@@ -91,7 +94,7 @@ void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_
     if (!may_stop || !interrupt.stopped()) f(rows, cols);
     return;  // too small to ask the clock
   }
-  const int64_t wide = cut(piece / per_output / static_cast<double>(rows.size()), 192);
+  const int64_t wide = cut(piece / per_output / static_cast<double>(std::min(rows.size(), kRowsPerPiece)), 192);
   const int64_t tall = cut(piece / per_output / static_cast<double>(std::min(wide, cols.size())), 96);
   for (int64_t c = cols.begin; c < cols.end; c += wide)
     for (int64_t r = rows.begin; r < rows.end; r += tall) {
