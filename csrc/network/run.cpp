@@ -13,8 +13,10 @@ constexpr double kFlopPerThread = 1.5e6;
 constexpr double kFlopPerPiece = 7.5e7;
 // The same for elementwise work, in elements; and what an element's epilogue counts for in a product: more than its
 // arithmetic, since the first write to a page may wait for the system to clear it.
-constexpr int64_t kElementsPerSlab = int64_t(1) << 21;
-constexpr double kFlopPerEpilogue = 400;
+constexpr int64_t kElementsPerSlab = int64_t(1) << 19;
+constexpr double kFlopPerEpilogue = 1600;
+// Operand elements of a piece.
+constexpr double kElementsPerPiece = 4e6;
 // Rows that are enough to share packed weights.
 constexpr int64_t kRowsPerPiece = 2048;
 // With fewer rows than this per thread, packing the weights anew on each thread is no longer cheap.
@@ -95,7 +97,10 @@ void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_
     return;  // too small to ask the clock
   }
   const int64_t wide = cut(piece / per_output / static_cast<double>(std::min(rows.size(), kRowsPerPiece)), 192);
-  const int64_t tall = cut(piece / per_output / static_cast<double>(std::min(wide, cols.size())), 96);
+  // Long sums of few outputs are bound by what they read.
+  const double most_read = kElementsPerPiece / static_cast<double>(std::max<int64_t>(depth, 1));
+  const int64_t tall =
+      cut(std::min(most_read, piece / per_output / static_cast<double>(std::min(wide, cols.size()))), 96);
   for (int64_t c = cols.begin; c < cols.end; c += wide)
     for (int64_t r = rows.begin; r < rows.end; r += tall) {
       if (may_stop && interrupt.stopped()) return;
