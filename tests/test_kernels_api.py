@@ -537,3 +537,19 @@ def test_wrong_arguments(call: Callable[[], object], error: type[Exception], mes
     with pytest.raises(error, match=message):
         call()
     np.testing.assert_array_equal(ONES, before)
+
+
+def test_dense_backward_and_losses_write_where_told(backend: str) -> None:
+    x, w, dz = np.ones((2, 3)), np.full((3, 4), 2.0), np.ones((2, 4))
+    dx, dw, db = np.empty((2, 3)), np.empty((3, 4)), np.empty(4)
+    got = kernels.dense_backward(x, w, dz, out=(dx, dw, db))
+    assert all(a is b for a, b in zip(got, (dx, dw, db), strict=True))
+    for written, expected in zip((dx, dw, db), kernels.dense_backward(x, w, dz), strict=True):
+        np.testing.assert_array_equal(written, expected)
+    before = dx.copy()
+    with pytest.raises(ShapeError, match="db"):
+        kernels.dense_backward(x, np.zeros((3, 4)), dz, out=(dx, dw, np.empty(3)))
+    np.testing.assert_array_equal(dx, before)
+    losses = np.empty(2)
+    assert kernels.loss_forward("hinge", np.ones((2, 1)), np.zeros((2, 1)), out=losses) is losses
+    np.testing.assert_array_equal(losses, [1.0, 1.0])

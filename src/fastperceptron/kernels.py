@@ -250,7 +250,9 @@ def dense_backward_bias(dz: ArrayLike, *, out: Array | None = None) -> Array:
     return np.asarray(backends.resolve().dense_backward_bias(dz, out))
 
 
-def dense_backward(x: ArrayLike, w: ArrayLike, dz: ArrayLike) -> tuple[Array, Array, Array]:
+def dense_backward(
+    x: ArrayLike, w: ArrayLike, dz: ArrayLike, *, out: tuple[Array | None, Array | None, Array | None] | None = None
+) -> tuple[Array, Array, Array]:
     """All gradients of a dense layer: dx = dz wᵀ, dw = xᵀ dz, db = the sum of the rows of dz.
 
     Parameters
@@ -259,6 +261,8 @@ def dense_backward(x: ArrayLike, w: ArrayLike, dz: ArrayLike) -> tuple[Array, Ar
     w : (in, out)
     dz : (n, out)
         Gradient of the pre-activation z = x w + b: ``activation_backward`` of the gradient of y.
+    out : (dx, dw, db), optional
+        Where the results go; None in a place gives a new array there.
 
     Returns
     -------
@@ -284,11 +288,17 @@ def dense_backward(x: ArrayLike, w: ArrayLike, dz: ArrayLike) -> tuple[Array, Ar
     check_dimensions(operation, "w", w, "(in, out)")
     check_shape(operation, "x", x, ("n", w.shape[0]), f"to match w {w.shape}")
     check_shape(operation, "dz", dz, (x.shape[0], w.shape[1]), f"to match x {x.shape} and w {w.shape}")
+    dx, dw, db = (None, None, None) if out is None else out
+    shapes = {"dx": (dx, x.shape), "dw": (dw, w.shape), "db": (db, w.shape[1:])}
+    for name, (array, shape) in shapes.items():
+        if array is not None:
+            others = tuple(other for key, (other, _) in shapes.items() if key != name and other is not None)
+            check_written(operation, name, array, shape, dz.dtype, apart=(x, w, dz, *others))
     backend = backends.resolve()
     return (
-        np.asarray(backend.dense_backward_input(dz, w, None)),
-        np.asarray(backend.dense_backward_weights(x, dz, None)),
-        np.asarray(backend.dense_backward_bias(dz, None)),
+        np.asarray(backend.dense_backward_input(dz, w, dx)),
+        np.asarray(backend.dense_backward_weights(x, dz, dw)),
+        np.asarray(backend.dense_backward_bias(dz, db)),
     )
 
 
@@ -385,7 +395,14 @@ def activation_backward(
 # -- losses ----------------------------------------------------------------------------------------------------------
 
 
-def loss_forward(kind: str, y_true: ArrayLike, y_pred: ArrayLike, *, parameter: float = 1.0) -> NDArray[np.float64]:
+def loss_forward(
+    kind: str,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    parameter: float = 1.0,
+    out: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
     """The loss of each row, unweighted; cross-entropies in nats. Losses over elements are means over the columns.
 
     Parameters
@@ -397,6 +414,7 @@ def loss_forward(kind: str, y_true: ArrayLike, y_pred: ArrayLike, *, parameter: 
     y_pred : (n, out)
     parameter : float
         The delta of huber; the others ignore it.
+    out : (n,) float64, optional
 
     Returns
     -------
@@ -415,7 +433,13 @@ def loss_forward(kind: str, y_true: ArrayLike, y_pred: ArrayLike, *, parameter: 
     """
     operation = "loss_forward"
     t, p = _targets(operation, kind, y_true, y_pred)
-    return np.asarray(backends.resolve().loss_forward(kind, _parameter(operation, kind, parameter), t, p))
+    if out is not None:
+        check_written(operation, "out", out, (p.shape[0],), np.dtype(np.float64), apart=(t, p))
+    losses = np.asarray(backends.resolve().loss_forward(kind, _parameter(operation, kind, parameter), t, p))
+    if out is None:
+        return losses
+    out[...] = losses
+    return out
 
 
 def loss_backward(

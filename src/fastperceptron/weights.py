@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Weight"]
 
+_TOO_MANY = 1 << 40  # beyond any machine's memory; sizes and offsets below it fit in 64 bits
+
 
 class Weight(NDArrayOperatorsMixin):
     """A named array of a layer. It takes part in NumPy expressions by value: ``x @ weight``.
@@ -28,6 +30,8 @@ class Weight(NDArrayOperatorsMixin):
     def __init__(
         self, layer: str, name: str, shape: tuple[int, ...], initializer: Initializer, trainable: bool
     ) -> None:
+        if math.prod(shape) >= _TOO_MANY:
+            raise ValueError(f"{layer}: {name} must have fewer than 2**40 elements; received the shape {shape}")
         self.layer = layer
         self.name = name
         self.shape = shape
