@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -21,6 +22,8 @@ __all__ = ["ContestantError", "Timing", "Worker", "compare_costs", "time_side_by
 
 _PROGRAM = Path(__file__).with_name("contestants.py")
 _LONGEST_WARM_UP = 1 << 20  # steps
+# Threads of NumPy's BLAS and of OpenMP spin for some tens of milliseconds after their last work, on the next one's CPU.
+_PAUSE = 0.1  # seconds
 
 
 class ContestantError(RuntimeError):
@@ -117,6 +120,7 @@ def time_side_by_side(workers: Sequence[Worker], seconds: float, rounds: int) ->
     for turn in range(rounds):
         order = range(len(workers)) if turn % 2 == 0 else reversed(range(len(workers)))
         for i in order:
+            time.sleep(_PAUSE)
             times[i].append(workers[i].seconds_per_step(steps[i]))
     return [Timing(tuple(rounds)) for rounds in times]
 

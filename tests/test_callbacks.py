@@ -62,7 +62,7 @@ def test_order_and_logs() -> None:
     assert recorder.logs["on_train_end"] == recorder.logs["on_epoch_end"]
     assert set(recorder.logs["on_train_batch_end"]) == {"loss", "accuracy"}
     assert recorder.logs["on_test_end"]["loss"] == recorder.logs["on_epoch_end"]["val_loss"]
-    assert recorder.params == {"epochs": 2, "steps": 2, "verbose": 0}
+    assert recorder.params == {"epochs": 2, "steps": 2, "verbose": 0, "metrics": NAMES}
     recorder.calls.clear()
     model.evaluate(x, y, batch_size=20, callbacks=recorder)
     model.predict(x, batch_size=20, callbacks=recorder)
@@ -169,3 +169,37 @@ def test_an_error_in_a_callback_frees_the_model() -> None:
         model.fit(x, y, verbose=0, callbacks=fp.LambdaCallback(on_epoch_end=fail))
     model.fit(x, y, verbose=0)
     assert int(model.get_state()["counters/epoch"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"monitor": 3}, TypeError, "monitor must be the name of a log; received 3"),
+        ({"patience": -1}, ValueError, "patience must be an integer of at least 0; received -1"),
+        ({"patience": 1.5}, ValueError, "patience must be an integer"),
+        ({"min_delta": "a"}, TypeError, "min_delta must be a number; received 'a'"),
+        ({"baseline": "a"}, TypeError, "baseline must be a number or None"),
+        ({"start_from_epoch": None}, ValueError, "start_from_epoch must be an integer"),
+    ],
+)
+def test_early_stopping_checks_its_arguments(options: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=f"EarlyStopping: {message}"):
+        fp.EarlyStopping(**options)
+
+
+def test_early_stopping_without_validation_trains_nothing() -> None:
+    x, y = classification()
+    model = classifier()
+    model.build(6)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="received 'val_loss'; val_ names need validation data"):
+        model.fit(x, y, verbose=0, callbacks=fp.EarlyStopping())
+    assert all((a == b).all() for a, b in zip(model.get_weights(), before, strict=True))
+
+
+def test_early_stopping_says_that_it_stopped_in_the_first_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = classification()
+    stopping = fp.EarlyStopping("loss", baseline=0.0, verbose=1)
+    classifier().fit(x, y, epochs=2, verbose=0, callbacks=stopping)
+    assert stopping.stopped_epoch == 0
+    assert "stopped after epoch 1" in capsys.readouterr().out

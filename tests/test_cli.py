@@ -176,7 +176,7 @@ def test_training_that_diverges_is_an_error_and_saves_nothing(
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("train nowhere.csv --target a", "nowhere.csv"),
+        ("train nowhere.csv --target a", "error: nowhere.csv: No such file"),
         ("train fruit.csv", "--target COLUMN"),
         (
             "train fruit.csv --target color",
@@ -188,6 +188,13 @@ def test_training_that_diverges_is_an_error_and_saves_nothing(
         ("train fruit.csv --target kind --task regression", "line 2, column 'kind': expected a number; found 'apple'"),
         ("train fruit.csv --target kind --activation rely", "rely"),
         ("train fruit.csv --target kind --save no/where", "the directory does not exist"),
+        ("train fruit.csv --target kind --save .", "expected the name of a file; received a directory"),
+        (
+            "train fruit.csv --target kind --save ./fruit.csv",
+            "expected another file than the input; received fruit.csv",
+        ),
+        ("predict ragged.csv fruit.csv --output ragged.csv", "expected another file than the input"),
+        ("predict ragged.csv fruit.csv --output fruit.csv", "expected another file than the input"),
         ("train digits --target digit", "are for files"),
         ("train ragged.csv --target a", "ragged.csv, line 3: expected 2 values, one per column; found 3"),
         ("train empty.csv --target a", "empty.csv: expected a header line"),
@@ -212,6 +219,26 @@ def test_errors_are_one_line_and_exit_status_1(
     assert err.count("\n") == 1
     assert message in err
     assert set(os.listdir()) == before
+
+
+def test_a_directory_that_cannot_be_written_is_refused_before_training(
+    fruit: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    assert cli.main(["train", str(fruit), "--target", "kind", "--save", str(fruit.parent / "m")]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "expected a directory that can be written to" in err
+
+
+def test_classes_too_small_to_hold_out_from_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_csv(tmp_path / "few.csv", ["a", "b"], [[1, "x"], [2, "y"], [3, "x"]])
+    assert cli.main(["train", str(path), "--target", "b", "--epochs", "1", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert err == (
+        "fastperceptron: warning: --test-split 0.2: expected more rows of each class; none could be held out\n"
+    )
+    assert out.startswith("training accuracy")
 
 
 @pytest.mark.parametrize(
@@ -261,6 +288,18 @@ def test_examples_in_the_help_parse() -> None:
         parser.parse_args(example.split())
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"fastperceptron {fp.__version__}\n"
+
+
+def test_dir_has_the_public_names_and_no_others() -> None:
+    assert set(fp.__all__) <= set(dir(fp))
+    assert not {"Any", "TYPE_CHECKING", "ModuleType"} & set(dir(fp))
+
+
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info"]) == 0
     out = capsys.readouterr().out
@@ -287,6 +326,7 @@ def test_a_model_saved_from_python_predicts_plain_numbers(tmp_path: Path, capsys
     header, *rows = csv.reader(capsys.readouterr().out.splitlines())
     assert header == ["output_0", "output_1"]
     expected = model.predict(np.array([[1, 2, 3], [4, 5, 6]], np.float32))
+    assert rows == [[f"{value:.9g}" for value in row] for row in expected]
     np.testing.assert_allclose(np.array(rows, float), expected, rtol=1e-6)
     assert cli.main(["predict", str(tmp_path / "m"), str(data), "--probabilities"]) == 1
     assert "must be a classifier" in capsys.readouterr().err
@@ -391,9 +431,16 @@ def test_held_out_rows_are_a_share_of_each_class() -> None:
 
 def test_scaling_of_constant_columns() -> None:
     x = np.array([[0.1, 1.0], [0.1, 3.0], [0.1, 5.0]])
-    offset, scale = fit_scaling(x)
+    offset, scale = fit_scaling(x, ["a", "b"])
     assert scale.tolist() == [1.0, pytest.approx(np.sqrt(8 / 3))]
     np.testing.assert_allclose(((x - offset) / scale)[:, 0], 0, atol=1e-15)
+
+
+def test_scaling_that_overflows_names_the_column() -> None:
+    with pytest.raises(
+        ValueError, match=r"scaling: column 'b' must have a finite mean and deviation; .* up to 1e[+]300"
+    ):
+        fit_scaling(np.array([[1, 1e300], [2, -1e300]]), ["a", "b"])
 
 
 def test_confusion_matrix() -> None:

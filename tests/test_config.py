@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -201,3 +202,9 @@ def test_cgroup_v1(tmp_path: Path) -> None:
 @native_only
 def test_no_cgroup_files_at_all(tmp_path: Path) -> None:
     assert cgroup_cpus(tmp_path / "nothing") == 0
+
+
+@pytest.mark.parametrize("value", [2.5, "a", None, True])
+def test_threads_must_be_an_integer(value: Any) -> None:
+    with pytest.raises(TypeError, match="set_num_threads: threads must be an integer; received"):
+        fp.set_num_threads(value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,7 @@ def test_one_column_and_a_given_delimiter(tmp_path: Path) -> None:
         ("a,b\n\n\n", None, None, "found none"),
         ("1,2\n3,4\n", 1, None, "expected a header line of column names; found only numbers, '1' first"),
         ("a,,c\n1,2,3\n", 1, None, "column 2 of 3 has none"),
+        (",b\n0,2\n", 1, None, "column 1 of 2 has none (pandas: to_csv(index=False))"),
         ("a,b,a\n1,2,3\n", 1, "a", "found 'a' twice"),
         ("a,b\n1,2\n3\n", 3, None, "expected 2 values, one per column; found 1"),
         ("a,b\n1,2\n\n3,4,5\n", 4, None, "expected 2 values, one per column; found 3"),
@@ -78,8 +80,8 @@ def test_one_column_and_a_given_delimiter(tmp_path: Path) -> None:
         ('a,b\n1,"2\n', 2, None, "unexpected end of data"),
         ('a,b\n1,"2"3\n', 2, None, "quoted"),
         ("a,b\n1," + "z" * 200_000 + "\n", 2, None, "field larger"),
-        (b"a,b\n1,\xff\n", None, None, "expected UTF-8 text"),
-        ("a,b\n1,2\n".encode("utf-16"), None, None, "expected UTF-8 text"),
+        (b"a,b\n1,\xff\n", 2, None, "expected UTF-8 text"),
+        ("a,b\n1,2\n".encode("utf-16"), 1, None, "expected UTF-8 text"),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str | bytes, line: int | None, column: str | None, message: str) -> None:
@@ -98,10 +100,23 @@ def test_missing_columns(tmp_path: Path) -> None:
         read_csv(path, target="c")
     with pytest.raises(CSVError, match="expected a column 'd'"):
         read_csv(path, features=["a", "d"])
+    with pytest.raises(CSVError, match=r"found 'a\|b'; is --delimiter right\?"):
+        read_csv(put(tmp_path, "a|b\n1|2\n"), target="b")
     with pytest.raises(CSVError, match="beside the target"):
         read_csv(put(tmp_path, "a\n1\n"), target="a")
     with pytest.raises(FileNotFoundError):
         read_csv(tmp_path / "none.csv")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+def test_a_pipe_is_read() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"a,b\n1,2\n")
+    os.close(writing)
+    try:
+        assert read_csv(f"/dev/fd/{reading}").x.tolist() == [[1, 2]]
+    finally:
+        os.close(reading)
 
 
 def test_an_error_far_into_a_long_file_names_its_line(tmp_path: Path) -> None:

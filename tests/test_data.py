@@ -110,3 +110,24 @@ def test_nothing_is_copied_on_the_way() -> None:
     assert not np.shares_memory(data.as_labels(labels, 10, 2, "test"), labels)
     weights = np.zeros(10)
     assert not np.shares_memory(data.as_weights(weights, 10, "test"), weights)
+
+
+def test_class_weights_need_classes() -> None:
+    for y in ([[0.5], [1.0]], [[1, 1], [0, 1]], [[0, 0], [0, 1]]):
+        with pytest.raises(ValueError, match="fit: class_weight needs y of class labels.* in row 0"):
+            data.class_weights({0: 2.0}, np.array(y), 2, "fit")
+    np.testing.assert_array_equal(data.class_weights({0: 2.0}, np.array([[-1], [1]]), 1, "fit"), [2, 1])
+    with pytest.raises(TypeError, match="class_weight must have numbers; received str for class 0"):
+        data.class_weights({0: "a"}, np.array([0]), 2, "fit")  # type: ignore[dict-item]
+
+
+def test_objects_that_are_numbers() -> None:
+    mixed = np.array([[1, 2.5], [True, np.float32(3)]], object)
+    assert data.as_real(mixed, "test", "v").tolist() == [[1, 2.5], [1, 3]]
+    with pytest.raises(fp.DTypeError, match=r"dtype object; convert it with astype\(float\)"):
+        data.as_real(np.array([1, None]), "test", "v")
+
+
+def test_labels_for_one_output() -> None:
+    with pytest.raises(ValueError, match="labels from 0 to 0.*; use binary_crossentropy or more units"):
+        data.as_labels([0, 1], 2, 1, "fit")

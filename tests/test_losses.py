@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -142,3 +143,17 @@ def test_metric_errors() -> None:
     with pytest.raises(ValueError, match="received 'f1'"):
         model.compile("sgd", "mse", metrics="f1")
     assert model.loss is None
+
+
+def test_unknown_arguments_are_refused_and_repr_shows_the_known() -> None:
+    for make in (
+        lambda: fp.losses.MeanSquaredError(reduction="sum"),  # type: ignore[call-arg]
+        lambda: fp.initializers.Zeros(foo=1),  # type: ignore[call-arg]
+        lambda: fp.losses.Hinge(1),  # type: ignore[call-arg]
+    ):
+        with pytest.raises(TypeError, match="argument"):
+            make()
+    assert repr(fp.losses.Huber(delta=2.0)) == "Huber(delta=2.0)"
+    assert repr(fp.SGD(0.1)) == "SGD(learning_rate=0.1, momentum=0.0, nesterov=False)"
+    assert list(inspect.signature(fp.SGD).parameters) == ["learning_rate", "momentum", "nesterov"]
+    assert list(inspect.signature(fp.losses.MeanSquaredError()).parameters) == ["y_true", "y_pred", "sample_weight"]

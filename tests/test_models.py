@@ -373,3 +373,12 @@ def test_backend_is_chosen_per_model(backend: str) -> None:
     assert fp.Sequential(backend="numpy").backend == "numpy"
     with pytest.raises(ValueError, match="received 'cuda'"):
         fp.Sequential(backend="cuda")
+
+
+def test_sequential_and_input_name_what_came() -> None:
+    with pytest.raises(TypeError, match="Sequential: expected a list of layers; received Dense"):
+        fp.Sequential(fp.Dense(3))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"received the class Dense; write Dense\(\)"):
+        fp.Sequential([fp.Dense])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"Input: shape must be positive integers.*received 3\.5"):
+        fp.Input(3.5)  # type: ignore[arg-type]

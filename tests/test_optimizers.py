@@ -101,3 +101,22 @@ def test_names() -> None:
         fp.optimizers.get("adamm")
     with pytest.raises(NotImplementedError, match=r"must define update"):
         fp.Optimizer().apply([np.ones(1)], [np.ones(1)])
+
+
+@pytest.mark.parametrize("optimizer", [fp.SGD, MySGD])
+def test_iterations_are_the_models_steps(optimizer: Any) -> None:
+    x, y = classification(64)
+    model, seen = classifier(), []
+    model.compile(optimizer(0.01), fp.losses.SparseCategoricalCrossentropy(from_logits=True))
+    count = fp.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(model.optimizer.iterations))
+    model.fit(x, y, batch_size=16, verbose=0, callbacks=count)
+    assert seen == [1, 2, 3, 4]
+    model.fit(x, y, batch_size=16, verbose=0)
+    model.train_on_batch(x, y)
+    assert model.optimizer is not None
+    assert model.optimizer.iterations == 9
+
+
+def test_a_class_is_not_an_optimizer() -> None:
+    with pytest.raises(TypeError, match=r"received the class SGD; write SGD\(\)"):
+        fp.Sequential([fp.Dense(1)]).compile(fp.SGD, "mse")  # type: ignore[arg-type]

@@ -232,3 +232,28 @@ def test_a_loss_on_labels_and_an_optimizer_that_counts() -> None:
     assert history["loss"][1] < history["loss"][0]
     with pytest.raises(ValueError, match="labels from 0 to 2"):
         model.fit(x, y + 1, verbose=0)
+
+
+def test_half_of_what_a_users_code_must_return() -> None:
+    class Forward(MyTanh):
+        def forward(self, x: Any, training: bool) -> Any:
+            return x if training else (x, x)
+
+    class Backward(MyTanh):
+        def backward(self, dy: Any, y: Any) -> Any:
+            return dy
+
+    class Losses(fp.Loss):
+        def value_and_grad(self, y_true: Any, y_pred: Any, weights: Any) -> Any:
+            return (y_pred - y_true)[:, 0]
+
+    x, y = regression(2)
+    for layer, loss, message in (
+        (Forward(), "mse", r"forward.forward: expected \(y, saved\); received ndarray"),
+        (Backward(), "mse", r"backward.backward: expected \(dx, grads\); received ndarray"),
+        (MyTanh(), Losses(), r"losses.value_and_grad: expected \(losses, dy\); received ndarray"),
+    ):
+        model = fp.Sequential([fp.Dense(1), layer], seed=0)
+        model.compile("sgd", loss)
+        with pytest.raises(TypeError, match=message):
+            model.fit(x, y, verbose=0)

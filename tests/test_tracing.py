@@ -94,5 +94,18 @@ def test_table() -> None:
     assert lines[1].split() == ["x", "(1,", "1)", "3"]
     names = ["x", "w", "b", "z", "y", "dy", "dz", "dw", "db", "dx", "losses", "cost"]
     assert [line.split()[0] for line in lines[1:]] == names
-    assert lines[-1] == "cost   1"
+    assert lines[-1].split() == ["cost", "1"]
     assert repr(trace) == "<Trace of dense, cost 1>"
+
+
+def test_the_table_is_aligned_and_shows_rows() -> None:
+    model = fp.Sequential([fp.Input((2,)), fp.Dense(1, kernel_initializer=np.array([[2.0], [-0.5]]))])
+    trace: Any = model.trace([[1.0, 2.0], [-0.0, 10.0]])
+    lines = str(trace).splitlines()
+    assert lines[1].endswith("  [   1     2]  [   0    10]")
+    assert lines[2].endswith("  [   2]  [-0.5]")
+    assert lines[4].endswith("  [   1]  [  -5]")
+    with pytest.raises(KeyError, match="trace: layer must be one of dense; received 'foo'"):
+        trace["foo"]
+    with pytest.raises(KeyError, match="trace: name in 'dense' must be one of x, w, b, z, y; received 'foo'"):
+        trace["dense", "foo"]

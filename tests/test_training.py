@@ -32,7 +32,8 @@ def test_history_and_return_values() -> None:
     assert history is model.history
     assert history.epoch == [1, 2]
     assert list(history.history) == ["loss", "mae", "r2", "val_loss", "val_mae", "val_r2"]
-    assert history.params == {"epochs": 3, "steps": 4, "verbose": 0}
+    names = ["loss", "mae", "r2", "val_loss", "val_mae", "val_r2"]
+    assert history.params == {"epochs": 3, "steps": 4, "verbose": 0, "metrics": names}
     values = model.evaluate(x, y)
     assert model.evaluate(x, y, return_dict=True) == dict(zip(model.metrics_names, values, strict=True))
     prediction = model.predict(x)
@@ -236,7 +237,7 @@ def test_labels_and_targets_in_their_forms() -> None:
         (np.ones((2, 6)), np.array([0, 2**64 - 1], np.uint64), ValueError, "received 18446744073709551615 in row 1"),
         (np.ones((2, 6)), [[0, 1], [1, 0]], fp.ShapeError, r"class labels, shape \(n,\); received \(2, 2\)"),
         (np.ones((2, 6)), None, ValueError, "y must be given"),
-        (np.ones((2, 6), object), [0, 1], fp.DTypeError, "real numbers; received shape .2, 6., dtype object"),
+        (np.full((2, 6), None), [0, 1], fp.DTypeError, "real numbers; received shape .2, 6., dtype object; convert it"),
         (np.ones((2, 6), complex), [0, 1], fp.DTypeError, "dtype complex128"),
         (np.ones((2, 6), "M8[s]"), [0, 1], fp.DTypeError, r"dtype datetime64\[s\]"),
         (np.ones((2, 6), "U3"), [0, 1], fp.DTypeError, "dtype <U3"),
@@ -476,3 +477,34 @@ def test_a_forked_child_is_not_busy() -> None:
     fork = Fork()
     model.fit(x, y, verbose=0, callbacks=fork)
     assert fork.status == 0
+
+
+def test_targets_of_crossentropies_are_in_range() -> None:
+    x = np.ones((2, 3))
+    for loss, y, message in (
+        ("binary_crossentropy", [[0.0, 1.0], [1.0, -1.0]], r"fit: y must lie in \[0, 1\]; received -1.0 in row 1"),
+        ("binary_crossentropy", [[2, 1], [1, 0]], r"fit: y must lie in \[0, 1\]; received 2 in row 0"),
+        ("categorical_crossentropy", [[0, 1], [-1, 2]], "fit: y must be at least 0; received -1 in row 1"),
+    ):
+        model = fp.Sequential([fp.Dense(2, "sigmoid")])
+        model.compile("sgd", loss)
+        with pytest.raises(ValueError, match=message):
+            model.fit(x, y, verbose=0)
+
+
+def test_divergence_names_the_row_that_is_not_finite() -> None:
+    x, y = regression(10)
+    x[3, 1] = np.nan
+    model = fp.Sequential([fp.Dense(1)], seed=0)
+    model.compile("sgd", "mse")
+    with pytest.warns(fp.DivergenceWarning, match="in epoch 1; x holds nan in row 3"):
+        model.fit(x, y, verbose=0)
+
+
+def test_validation_arguments() -> None:
+    x, y = regression(20)
+    model = fp.Sequential([fp.Dense(1)], seed=0)
+    model.compile("sgd", "mse")
+    assert "val_loss" in model.fit(x, y, verbose=0, validation_split=np.float32(0.5)).history
+    with pytest.raises(ValueError, match="validation_data must be .*; received tuple of length 1"):
+        model.fit(x, y, verbose=0, validation_data=(x,))

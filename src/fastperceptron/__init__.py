@@ -11,6 +11,7 @@ True
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from . import activations, callbacks, initializers, layers, losses, metrics, optimizers
@@ -105,4 +106,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    loaded = (name for name, value in globals().items() if isinstance(value, ModuleType) and not name.startswith("_"))
+    return sorted({"__version__", *__all__, *loaded})

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import kind_of
 from .program import ACTIVATIONS, NEEDS_Z
 from .serialization import Configurable
 
@@ -141,5 +142,5 @@ def get(identifier: str | ActivationFunction | None) -> ActivationFunction:
     if isinstance(identifier, ActivationFunction):
         return identifier
     if not isinstance(identifier, str):
-        raise TypeError(f"activation: expected a name or an activation; received {type(identifier).__name__}")
+        raise TypeError(f"activation: expected a name or an activation; received {kind_of(identifier)}")
     return ActivationFunction(_ALIASES.get(identifier, identifier))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .checks import kind_of
+
 if TYPE_CHECKING:
     from .training import Trainer
 
@@ -23,8 +25,8 @@ Logs = dict[str, float]
 class Callback:
     """Base class; define the hooks you need.
 
-    ``self.model`` is the model, ``self.params`` has "epochs", "steps" and "verbose". Setting
-    ``self.model.stop_training`` ends the training after the batch or epoch.
+    ``self.model`` is the model, ``self.params`` has "epochs", "steps", "verbose" and, in ``fit``, "metrics", the names
+    of the logs. Setting ``self.model.stop_training`` ends the training after the batch or epoch.
     """
 
     model: Any  # the model that is trained: a fastperceptron.Model
@@ -89,7 +91,7 @@ class CallbackList:
         self.params = params
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks: expected Callback objects; received {type(callback).__name__}")
+                raise TypeError(f"callbacks: expected Callback objects; received {kind_of(callback)}")
         for callback in self.callbacks:
             callback.set_model(model)
             callback.set_params(params)
@@ -173,6 +175,18 @@ class EarlyStopping(Callback):
         restore_best_weights: bool = False,
         start_from_epoch: int = 0,
     ) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(f"EarlyStopping: monitor must be the name of a log; received {monitor!r}")
+        if not _is_integer(patience) or patience < 0:
+            raise ValueError(f"EarlyStopping: patience must be an integer of at least 0; received {patience!r}")
+        if not _is_number(min_delta):
+            raise TypeError(f"EarlyStopping: min_delta must be a number; received {min_delta!r}")
+        if baseline is not None and not _is_number(baseline):
+            raise TypeError(f"EarlyStopping: baseline must be a number or None; received {baseline!r}")
+        if not _is_integer(start_from_epoch) or start_from_epoch < 0:
+            raise ValueError(
+                f"EarlyStopping: start_from_epoch must be an integer of at least 0; received {start_from_epoch!r}"
+            )
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"EarlyStopping: mode must be 'auto', 'min' or 'max'; received {mode!r}")
         self.monitor = monitor
@@ -184,11 +198,18 @@ class EarlyStopping(Callback):
         self.baseline = baseline
         self.restore_best_weights = restore_best_weights
         self.start_from_epoch = start_from_epoch
-        self.on_train_begin()
+        self._begin()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
+        self._begin()
+        names = getattr(self, "params", {}).get("metrics", [])
+        # Other names may yet come into the logs from another callback.
+        if self.monitor not in names and self.monitor.removeprefix("val_") in names:
+            raise ValueError(self._missing(names))
+
+    def _begin(self) -> None:
         self.wait = 0
-        self.stopped_epoch = 0
+        self.stopped_epoch: int | None = None
         self.best = -math.inf if self.larger_is_better else math.inf
         if self.baseline is not None:
             self.best = self.baseline
@@ -211,12 +232,24 @@ class EarlyStopping(Callback):
             self.model.stop_training = True
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        if self.verbose and self.stopped_epoch:
+        if self.verbose and self.stopped_epoch is not None:
             print(f"EarlyStopping: stopped after epoch {self.stopped_epoch + 1}; best was epoch {self.best_epoch + 1}")
         if self._weights is not None:
             self.model.set_weights(self._weights)
 
     def _value(self, logs: Mapping[str, float]) -> float:
         if self.monitor not in logs:
-            raise ValueError(f"EarlyStopping: monitor must be one of {', '.join(logs)}; received {self.monitor!r}")
+            raise ValueError(self._missing(logs))
         return logs[self.monitor]
+
+    def _missing(self, names: Iterable[str]) -> str:
+        hint = "; val_ names need validation data" if self.monitor.startswith("val_") else ""
+        return f"EarlyStopping: monitor must be one of {', '.join(names)}; received {self.monitor!r}{hint}"
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_integer(value) or isinstance(value, (float, np.floating))

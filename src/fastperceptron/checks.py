@@ -9,7 +9,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import DTypeError, ShapeError
 
-__all__ = ["as_float_array", "check_dimensions", "check_one_dtype", "check_shape", "check_written"]
+__all__ = [
+    "as_float_array",
+    "check_dimensions",
+    "check_one_dtype",
+    "check_pair",
+    "check_shape",
+    "check_written",
+    "kind_of",
+]
 
 Array = NDArray[Any]
 
@@ -26,6 +34,20 @@ def as_float_array(operation: str, name: str, value: ArrayLike) -> Array:
     if native not in (_FLOAT32, _FLOAT64):
         raise DTypeError(f"{operation}: {name} must be float32 or float64; received {dtype}")
     return a.astype(native, copy=not dtype.isnative)
+
+
+def kind_of(value: Any) -> str:
+    """What came instead of an object, for messages; a class is told from its instances."""
+    return f"the class {value.__name__}; write {value.__name__}()" if isinstance(value, type) else type(value).__name__
+
+
+def check_pair(operation: str, value: Any, expected: str) -> tuple[Any, Any]:
+    """The two values that a user's code must return."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{operation}: expected {expected}; received {type(value).__name__}")
+    if len(value) != 2:
+        raise TypeError(f"{operation}: expected {expected}; received {len(value)} values")
+    return value[0], value[1]
 
 
 def check_one_dtype(operation: str, **arrays: Array | None) -> None:

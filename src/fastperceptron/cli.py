@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from . import commands
+from . import __version__, commands
 from .errors import BackendUnavailableError, DivergenceWarning, DTypeError, NotBuiltError
 
 __all__ = ["build_parser", "main"]
@@ -64,10 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (
         commands.UserError, OSError, ValueError, MemoryError, DTypeError, NotBuiltError, BackendUnavailableError
     ) as error:  # fmt: skip
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = " ".join(_text(error).split()) or type(error).__name__
         print(f"fastperceptron: error: {message}", file=sys.stderr)
         return 1
     return 0
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
@@ -83,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=raw,
     )
+    parser.add_argument("--version", action="version", version=f"fastperceptron {__version__}")
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = subcommands.add_parser(

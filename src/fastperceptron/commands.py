@@ -33,12 +33,14 @@ def train(arguments: argparse.Namespace) -> None:
     from .preparation import held_out_rows
 
     _set_machine(arguments)
-    if arguments.save is not None and not os.path.isdir(os.path.dirname(os.path.abspath(arguments.save))):
-        raise UserError(f"--save {arguments.save}: the directory does not exist")  # before training, not after
+    _check_destination("--save", arguments.save, arguments.data)  # before training, not after
     x, y, preparation = _training_data(arguments)
     labels = y if preparation.task == "classification" else None
     order = random.permutation(random.make_key(arguments.seed), random.STREAM_SPLIT, 1, len(y))
     held_out = held_out_rows(order, labels, arguments.test_split)
+    if arguments.test_split and not held_out.any():
+        few = "rows" if labels is None else "rows of each class"
+        _warn(f"--test-split {arguments.test_split:g}: expected more {few}; none could be held out")
     standardize = arguments.data != "digits" if arguments.standardize is None else arguments.standardize
     preparation = _with_scaling(preparation, x[~held_out], y[~held_out], standardize)
     dtype = np.dtype(arguments.dtype)
@@ -85,6 +87,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from .atomicfile import write_atomically
 
     _set_machine(arguments)
+    _check_destination("--output", arguments.output, arguments.model, arguments.data)
     model, preparation = _load(arguments.model, _backend(arguments))
     if arguments.probabilities and (preparation is None or preparation.task != "classification"):
         raise UserError(f"--probabilities: {arguments.model} must be a classifier saved by fastperceptron train")
@@ -156,10 +159,10 @@ def _with_scaling(preparation: Preparation, x: NDArray[Any], y: NDArray[Any], st
     from .preparation import fit_scaling
 
     if standardize:
-        offset, scale = fit_scaling(x)
+        offset, scale = fit_scaling(x, preparation.features)
         preparation = preparation._replace(input_offset=offset, input_scale=scale)
     if preparation.task == "regression":
-        target_offset, target_scale = fit_scaling(y[:, None])
+        target_offset, target_scale = fit_scaling(y[:, None], [preparation.target])
         preparation = preparation._replace(target_offset=float(target_offset[0]), target_scale=float(target_scale[0]))
     return preparation
 
@@ -193,6 +196,24 @@ def _load(path: str, backend: str | None) -> tuple[Model, Preparation | None]:
         raise fp.ModelFormatError(f"{path}: {error}") from error
 
 
+def _check_destination(option: str, path: str | None, *inputs: str) -> None:
+    """Refuse, before any work, a file that could not be written or that would replace an input."""
+    if path is None:
+        return
+    target = os.path.realpath(path)
+    directory = os.path.dirname(target)
+    if os.path.exists(target) and not os.path.isfile(target):
+        what = "a directory" if os.path.isdir(target) else "something else"
+        raise UserError(f"{option} {path}: expected the name of a file; received {what}")
+    if not os.path.isdir(directory):
+        raise UserError(f"{option} {path}: expected a file in a directory; the directory does not exist")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path}: expected a directory that can be written to; received {directory}")
+    for name in inputs:
+        if name != "digits" and os.path.exists(target) and os.path.exists(name) and os.path.samefile(target, name):
+            raise UserError(f"{option} {path}: expected another file than the input; received {name}")
+
+
 # -- output ------------------------------------------------------------------------------------------------------
 
 
@@ -219,18 +240,26 @@ def _report(model: Model, preparation: Preparation, inputs: NDArray[Any], y: NDA
 def _write_predictions(out: TextIO, z: NDArray[Any], preparation: Preparation | None, probabilities: bool) -> None:
     from .preparation import softmax
 
+    def shown(values: NDArray[Any]) -> list[list[str]]:
+        digits = ".9g" if z.dtype.itemsize == 4 else ".17g"  # what the model's dtype holds
+        return [[format(value, digits) for value in row] for row in values.tolist()]
+
     writer = csv.writer(out, lineterminator="\n")
     if preparation is None:
         writer.writerow([f"output_{j}" for j in range(z.shape[1])])
-        writer.writerows(z.tolist())
+        writer.writerows(shown(z))
     elif preparation.task == "regression":
         writer.writerow([preparation.target])
-        writer.writerows((z * preparation.target_scale + preparation.target_offset).tolist())
+        writer.writerows(shown(z.astype("float64") * preparation.target_scale + preparation.target_offset))
     else:
         names = [preparation.classes[label] for label in z.argmax(axis=1)]
         writer.writerow([preparation.target, *(preparation.classes if probabilities else ())])
-        shown = softmax(z).tolist() if probabilities else [()] * len(names)
-        writer.writerows([name, *row] for name, row in zip(names, shown, strict=True))
+        rows = shown(softmax(z)) if probabilities else [[]] * len(names)
+        writer.writerows([name, *row] for name, row in zip(names, rows, strict=True))
+
+
+def _warn(message: str) -> None:
+    print(f"fastperceptron: warning: {message}", file=sys.stderr)
 
 
 def _listed(names: Sequence[str]) -> str:

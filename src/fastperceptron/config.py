@@ -133,6 +133,8 @@ def set_num_threads(threads: int) -> None:
     ------
     ValueError
         The number is out of range.
+    TypeError
+        It is no integer.
 
     Examples
     --------
@@ -143,6 +145,8 @@ def set_num_threads(threads: int) -> None:
     >>> fp.set_num_threads(0)
     """
     global _chosen_threads
+    if isinstance(threads, bool) or not hasattr(threads, "__index__"):
+        raise TypeError(f"set_num_threads: threads must be an integer; received {threads!r}")
     number = operator.index(threads)
     if not 0 <= number <= _MOST_THREADS:
         raise ValueError(f"set_num_threads: threads must lie in [0, {_MOST_THREADS}]; received {number}")

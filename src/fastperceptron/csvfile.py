@@ -8,10 +8,11 @@ point. Whatever else a file holds is a :class:`CSVError` that names the file, th
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,15 +72,26 @@ def read_csv(
         When the file cannot be read.
     """
     shown = os.fspath(path)
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with open(path, "rb") as opened:
+        data: BinaryIO = opened if opened.seekable() else io.BytesIO(opened.read())  # a pipe can be read once
+        file = io.TextIOWrapper(data, encoding="utf-8-sig", newline="")
         try:
             rows = _rows(file, shown, delimiter)
             names = _header(rows, shown)
             return _columns(rows, shown, names, target, features)
         except UnicodeDecodeError as error:
-            raise CSVError(
-                shown, f"expected UTF-8 text; found {error.reason} (byte {error.object[error.start]:#04x})"
-            ) from error
+            found = f"{error.reason} (byte {error.object[error.start]:#04x})"
+            raise CSVError(shown, f"expected UTF-8 text; found {found}", _undecodable_line(data)) from error
+
+
+def _undecodable_line(data: BinaryIO) -> int | None:
+    data.seek(0)
+    for line, text in enumerate(data, 1):
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            return line
+    return None
 
 
 def read_target(table: Table, task: str = "auto") -> Target:
@@ -153,7 +165,9 @@ def _header(rows: Iterator[tuple[int, list[str]]], shown: str) -> list[str]:
     names = [cell.strip() for cell in cells]
     for position, name in enumerate(names, 1):
         if not name:
-            raise CSVError(shown, f"expected a name for each column; column {position} of {len(names)} has none", 1)
+            hint = " (pandas: to_csv(index=False))" if position == 1 else ""
+            place = f"column {position} of {len(names)}"
+            raise CSVError(shown, f"expected a name for each column; {place} has none{hint}", 1)
         if name in names[: position - 1]:
             raise CSVError(shown, f"expected different names for columns; found {name!r} twice", 1, name)
     if _numbers(names)[0] is not None:
@@ -173,7 +187,8 @@ def _columns(
     wanted = [n for n in names if n != target] if features is None else list(features)
     for name in [*wanted, *([target] if target is not None else [])]:
         if name not in names:
-            raise CSVError(shown, f"expected a column {name!r}; found {', '.join(map(repr, names))}", 1, name)
+            hint = "; is --delimiter right?" if len(names) == 1 else ""
+            raise CSVError(shown, f"expected a column {name!r}; found {', '.join(map(repr, names))}{hint}", 1, name)
     if not wanted:
         raise CSVError(shown, f"expected at least one column beside the target {target!r}; found none", 1)
     take = [names.index(name) for name in wanted]

@@ -1,8 +1,8 @@
 """What people pass in, as the arrays a backend takes.
 
 Matrices keep their memory: strided, read-only and misaligned arrays of every real dtype go through as they are.
-Copied are only byte-swapped and long double arrays, class labels (their range is checked on a private copy) and
-weights. Everything is checked here, before anything changes.
+Copied are only byte-swapped and long double arrays, object arrays of numbers, class labels (their range is checked on
+a private copy) and weights. Everything is checked here, before anything changes.
 """
 
 from __future__ import annotations
@@ -16,18 +16,23 @@ from numpy.typing import NDArray
 
 from .errors import DTypeError, ShapeError
 
-__all__ = ["as_labels", "as_real", "as_rows", "as_targets", "as_weights", "class_weights", "describe"]
+__all__ = ["as_labels", "as_real", "as_rows", "as_targets", "as_weights", "check_range", "class_weights", "describe"]
 
 Array = NDArray[Any]
+
+_NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating)
 
 
 def as_real(value: Any, operation: str, name: str) -> Array:
     """`value` as an array of a real dtype in native byte order; a view wherever that is possible."""
     if not isinstance(value, np.ndarray):
         value = _to_numpy(value, operation, name)
+    if value.dtype.kind == "O" and value.size and all(isinstance(item, _NUMBERS) for item in value.flat):
+        value = value.astype(np.float64)  # a table with columns of several dtypes
     kind = value.dtype.kind
     if kind not in "biuf":
-        raise DTypeError(f"{operation}: {name} must hold real numbers; received {describe(value)}")
+        hint = "; convert it with astype(float)" if kind in "OSU" else ""
+        raise DTypeError(f"{operation}: {name} must hold real numbers; received {describe(value)}{hint}")
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(f"{operation}: {name} must have no masked entries; received {describe(value)} with some")
     array = np.asarray(value)
@@ -95,9 +100,10 @@ def as_labels(value: Any, n: int | None, classes: int, operation: str, name: str
         bad |= np.isnan(private)
     if bad.any():
         row = int(np.argmax(bad))
+        hint = "; use binary_crossentropy or more units" if classes == 1 else ""
         raise ValueError(
             f"{operation}: {name} must hold labels from 0 to {classes - 1}, one class per output;"
-            f" received {private[row]} in row {row}"
+            f" received {private[row]} in row {row}{hint}"
         )
     return private.astype(np.int64, copy=False)
 
@@ -118,6 +124,16 @@ def as_targets(value: Any, n: int | None, shape: tuple[int, ...], operation: str
     return flatten(array)
 
 
+def check_range(array: Array, low: float, high: float, operation: str, name: str) -> None:
+    """An error when an element of the matrix lies outside [low, high]; NaN passes, as it does elsewhere."""
+    if not (np.fmin.reduce(array, axis=None) < low or np.fmax.reduce(array, axis=None) > high):
+        return
+    wanted = f"lie in [{low}, {high}]" if high < math.inf else f"be at least {low}"
+    bad = (array < low) | (array > high)
+    row, column = np.unravel_index(np.argmax(bad), bad.shape)
+    raise ValueError(f"{operation}: {name} must {wanted}; received {array[row, column]} in row {row}")
+
+
 def as_weights(value: Any, n: int, operation: str, name: str = "sample_weight") -> NDArray[np.float64]:
     """One finite weight per row, a private copy."""
     array = as_real(value, operation, name)
@@ -135,7 +151,10 @@ def as_weights(value: Any, n: int, operation: str, name: str = "sample_weight") 
 
 
 def class_weights(weights: Mapping[int, float], y: Array, classes: int, operation: str) -> NDArray[np.float64]:
-    """The weight of each row's class (1 for classes not named). y: labels (n,), one column of 0/1, or one-hot rows."""
+    """The weight of each row's class (1 for classes not named).
+
+    y: labels (n,), one column of 0/1, or one-hot rows; -1 may stand for 0.
+    """
     if not isinstance(weights, Mapping):
         raise TypeError(f"{operation}: class_weight must map classes to weights; received {type(weights).__name__}")
     table = np.ones(max(classes, 2))
@@ -143,13 +162,25 @@ def class_weights(weights: Mapping[int, float], y: Array, classes: int, operatio
     for label, weight in weights.items():
         if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not 0 <= label < table.size:
             raise ValueError(f"{operation}: class_weight must have classes 0 to {table.size - 1}; received {label!r}")
+        if isinstance(weight, bool) or not isinstance(weight, _NUMBERS):
+            raise TypeError(
+                f"{operation}: class_weight must have numbers; received {type(weight).__name__} for class {label}"
+            )
         if not np.isfinite(weight):
             raise ValueError(f"{operation}: class_weight must be finite; received {weight!r} for class {label}")
         table[label] = weight
     if y.ndim == 1:
         labels = y
-    elif y.shape[1] == 1:
-        labels = (np.asarray(y[:, 0], np.float64) > 0.5).astype(np.int64)
     else:
-        labels = np.argmax(y, axis=1)
+        ones = y == 1
+        bad = ~(ones | (y == 0) | (y == -1)).all(axis=1)
+        if y.shape[1] > 1:
+            bad |= ones.sum(axis=1) != 1
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"{operation}: class_weight needs y of class labels, 0 and 1, or one-hot rows;"
+                f" received {y[row].tolist()} in row {row}"
+            )
+        labels = ones[:, 0].astype(np.int64) if y.shape[1] == 1 else np.argmax(ones, axis=1)
     return np.asarray(table[labels])

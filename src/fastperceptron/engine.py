@@ -133,6 +133,7 @@ class Engine:
         network, graph = self._network, self._graph
         assert network is not None
         assert graph is not None
+        self._count_updates()
         native = self._compiled.optimizer.native() if self._compiled is not None else None
         flags = [weight.trainable and layer.trainable for weight, layer in graph.owners]
         if self._pushed == (native, flags):
@@ -143,6 +144,11 @@ class Engine:
             self._segments.set_trainable(flags)
             self._segments.set_slot_names()
         self._pushed = (native, flags)
+
+    def _count_updates(self) -> None:
+        """Tells the optimizer how many updates the network has had."""
+        if self._compiled is not None and self._network is not None:
+            self._compiled.optimizer.iterations = self._network.step
 
     def _ready(self, operation: str) -> tuple[Network, Compiled]:
         if self._compiled is None:
@@ -213,6 +219,10 @@ class Engine:
             y = data.as_targets(y, n, graph.output_shape, operation, label + "y")
         if n == 0:
             raise ValueError(f"{operation}: expected at least one row; received {label}x of shape {np.shape(matrix)}")
+        if isinstance(loss, losses.BinaryCrossentropy):
+            data.check_range(y, 0, 1, operation, label + "y")
+        elif isinstance(loss, losses.CategoricalCrossentropy):
+            data.check_range(y, 0, math.inf, operation, label + "y")
         weights = None
         if sample_weight is not None:
             weights = data.as_weights(sample_weight, n, operation, label + "sample_weight")
@@ -223,7 +233,11 @@ class Engine:
 
     def _check_validation(self, graph: Graph, validation_data: Any) -> Rows:
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-            raise ValueError("fit: validation_data must be (x, y) or (x, y, sample_weight); received something else")
+            count = f" of length {len(validation_data)}" if hasattr(validation_data, "__len__") else ""
+            raise ValueError(
+                "fit: validation_data must be (x, y) or (x, y, sample_weight);"
+                f" received {type(validation_data).__name__}{count}"
+            )
         x, y, weight = validation_data if len(validation_data) == 3 else (*validation_data, None)
         return self._check_data(graph, "fit", x, y, weight, label="validation ")
 

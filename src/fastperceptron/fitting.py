@@ -101,9 +101,12 @@ class Fit:
             if per_batch:
                 hooks.call("on_train_batch_begin", batch, {})
             model._push()
-            position = model._runner.train_steps(
-                train.x, train.y, self.weights, order, self.batch_size, position, count, budget
-            )
+            try:
+                position = model._runner.train_steps(
+                    train.x, train.y, self.weights, order, self.batch_size, position, count, budget
+                )
+            finally:
+                model._count_updates()
             if per_batch:
                 hooks.call("on_train_batch_end", batch, model._logs())
             if display.is_due():
@@ -115,8 +118,19 @@ class Fit:
         count = len(network.program.parameters)
         return all(bool(np.isfinite(network.get_parameter(index)).all()) for index in range(count))
 
+    def _bad_value(self) -> str | None:
+        """The first training row with a value that is not finite."""
+        for name, array in (("x", self.train.x), ("y", self.train.y)):
+            chosen = array if self.rows is None else array[self.rows]
+            bad = ~np.isfinite(chosen)
+            if bad.any():
+                first = np.unravel_index(np.argmax(bad), bad.shape)
+                row = int(first[0]) if self.rows is None else int(self.rows[first[0]])
+                return f"{name} holds {chosen[first]} in row {row}"
+        return None
+
     def _warn(self, what: str) -> None:
         if not self.warned:
             self.warned = True
-            hint = "a smaller learning rate or scaled inputs may help"
+            hint = self._bad_value() or "a smaller learning rate or scaled inputs may help"
             warnings.warn(f"fit: training diverged: {what}; {hint}", DivergenceWarning, stacklevel=4)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import kind_of
 from .errors import ShapeError
 from .serialization import Configurable
 
@@ -204,4 +205,4 @@ def get(identifier: Any) -> Initializer:
         return Constant(identifier)
     if isinstance(identifier, (np.ndarray, list)):
         return Given(identifier)
-    raise TypeError(f"initializer: expected a name, an array or an Initializer; received {type(identifier).__name__}")
+    raise TypeError(f"initializer: expected a name, an array or an Initializer; received {kind_of(identifier)}")

@@ -17,13 +17,14 @@ Built-in layers become operations of the network and run in the backend. A layer
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import activations, initializers
+from .checks import check_pair
 from .errors import NotBuiltError, ShapeError
 from .program import NEEDS_Z
 from .serialization import Configurable, snake_case
@@ -70,7 +71,7 @@ class Input(Value):
 
 def checked_shape(shape: Any, operation: str) -> Shape:
     """A per-sample shape: an int, or a sequence of ints of which a leading None (the batch) is dropped."""
-    sizes: list[Any] = [shape] if isinstance(shape, (int, np.integer)) else list(shape)
+    sizes: list[Any] = list(shape) if isinstance(shape, Iterable) else [shape]
     if len(sizes) > 1 and sizes[0] is None:
         sizes = sizes[1:]
     for size in sizes:
@@ -142,7 +143,7 @@ class Layer(Configurable):
             weight._array = np.zeros(weight.shape, weight.dtype)
         try:
             with np.errstate(all="ignore"):
-                y, _ = self.forward(np.zeros((1, *input_shape), np.float32), False)
+                y = self._output_of(np.zeros((1, *input_shape), np.float32))
         finally:
             for weight in idle:
                 weight._array = None
@@ -151,6 +152,9 @@ class Layer(Configurable):
     def forward(self, x: Array, training: bool) -> tuple[Array, Any]:
         """(y, saved): the output, and whatever ``backward`` needs. x (n, ...), y (n, ...)."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(x, training) -> (y, saved)")
+
+    def _output_of(self, x: Array) -> Any:
+        return check_pair(f"{self.name}.forward", self.forward(x, False), "(y, saved)")[0]
 
     def backward(self, dy: Array, saved: Any) -> tuple[Array, Sequence[Array | None] | Mapping[str, Array]]:
         """(dx, grads): the gradient of the input, and of the weights: a list in their order, or a dict by name."""
@@ -186,8 +190,7 @@ class Layer(Configurable):
             for step, weight in enumerate(self.weights):
                 weight.initialize(key, step)
         dtype = self.weights[0].dtype if self.weights else np.result_type(x, np.float32)
-        y, _ = self.forward(np.ascontiguousarray(x, dtype), False)
-        return y
+        return self._output_of(np.ascontiguousarray(x, dtype))
 
     def prepare(self, input_shape: Shape, output_shape: Shape | None = None) -> Shape:
         """Builds once, checks that later uses have the same shape; returns the output's, found out when not given."""

@@ -27,6 +27,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import check_pair, kind_of
 from .errors import ShapeError
 from .serialization import Configurable, snake_case
 
@@ -66,7 +67,8 @@ class Loss(Configurable):
     def per_sample(self, y_true: Any, y_pred: Any) -> Array:
         """The loss of each sample, (n,). Vectors stand for one column."""
         y_true, y_pred = self._arrays(y_true, y_pred)
-        return np.asarray(self.value_and_grad(y_true, y_pred, np.ones(len(y_pred), y_pred.dtype))[0])
+        result = self.value_and_grad(y_true, y_pred, np.ones(len(y_pred), y_pred.dtype))
+        return np.asarray(check_pair(f"{self.name}.value_and_grad", result, "(losses, dy)")[0])
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
         """The cost: sum_i weight_i loss_i / n."""
@@ -231,4 +233,4 @@ def get(identifier: Any) -> Loss:
         if identifier not in _BY_NAME:
             raise ValueError(f"loss: expected one of {', '.join(sorted(_BY_NAME))}; received {identifier!r}")
         return _BY_NAME[identifier]()
-    raise TypeError(f"loss: expected a name or a Loss; received {type(identifier).__name__}")
+    raise TypeError(f"loss: expected a name or a Loss; received {kind_of(identifier)}")

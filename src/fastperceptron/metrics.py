@@ -21,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import kind_of
 from .losses import (
     BinaryCrossentropy,
     CategoricalCrossentropy,
@@ -224,7 +225,7 @@ def get(identifier: Any, loss: Loss, width: int) -> Metric:
     if isinstance(identifier, Metric):
         return identifier
     if not isinstance(identifier, str):
-        raise TypeError(f"metric: expected a name or a Metric; received {type(identifier).__name__}")
+        raise TypeError(f"metric: expected a name or a Metric; received {kind_of(identifier)}")
     if identifier in ("accuracy", "acc"):
         return _accuracy(identifier, loss, width)
     if identifier not in _BY_NAME:

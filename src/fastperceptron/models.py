@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backends, random
+from .checks import kind_of
 from .errors import NotBuiltError
 from .graph import Call, Graph, build_graph, calls_between, name_layers
 from .layers import Input, Layer, Shape, Value, checked_shape
@@ -355,9 +356,11 @@ class Sequential(Model):
         self._key = random.make_key(seed)
         self._chain: list[Layer] = []
         self._given_shape: Shape | None = None
-        self._begin(layers or ())
+        self._begin(() if layers is None else layers)
 
     def _begin(self, layers: Sequence[Layer | Input]) -> None:
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"Sequential: expected a list of layers; received {kind_of(layers)}")
         for layer in layers:
             self._append(layer)
         self._name_chain()
@@ -373,7 +376,7 @@ class Sequential(Model):
             self._own([layer])
             self._chain.append(layer)
         else:
-            raise TypeError(f"Sequential: expected layers; received {type(layer).__name__}")
+            raise TypeError(f"Sequential: expected layers; received {kind_of(layer)}")
 
     def _name_chain(self) -> None:
         name_layers(list(dict.fromkeys(self._chain)))

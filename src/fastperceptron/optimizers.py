@@ -28,6 +28,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import kind_of
 from .errors import DTypeError, ShapeError
 from .serialization import Configurable
 
@@ -177,4 +178,4 @@ def get(identifier: Any) -> Optimizer:
         return SGD()
     if isinstance(identifier, str):
         raise ValueError(f"optimizer: expected 'sgd' or an Optimizer; received {identifier!r}")
-    raise TypeError(f"optimizer: expected a name or an Optimizer; received {type(identifier).__name__}")
+    raise TypeError(f"optimizer: expected a name or an Optimizer; received {kind_of(identifier)}")

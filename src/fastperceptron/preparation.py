@@ -6,6 +6,7 @@ The command line program keeps this in the model's metadata, so that a saved mod
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,10 +89,17 @@ class Preparation(NamedTuple):
         )
 
 
-def fit_scaling(x: NDArray[Any]) -> tuple[Float64, Float64]:
+def fit_scaling(x: NDArray[Any], names: Sequence[str]) -> tuple[Float64, Float64]:
     """Mean and standard deviation of each column; 1 instead of 0, so that constant columns become 0."""
-    offset = np.asarray(np.mean(x, axis=0, dtype=np.float64))
-    scale = np.asarray(np.std(x, axis=0, dtype=np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        offset = np.asarray(np.mean(x, axis=0, dtype=np.float64))
+        scale = np.asarray(np.std(x, axis=0, dtype=np.float64))
+    for j, name in enumerate(names):
+        if not (_is_finite(float(offset[j])) and _is_finite(float(scale[j]))):
+            largest = float(np.abs(x[:, j]).max())
+            raise ValueError(
+                f"scaling: column {name!r} must have a finite mean and deviation; received values up to {largest:.3g}"
+            )
     # Rounding gives constant columns a deviation of about 1e-16 of their value.
     return offset, np.where(scale > 1e-12 * np.abs(offset), scale, 1.0)
 

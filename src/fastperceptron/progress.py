@@ -80,8 +80,9 @@ class Bar(Lines):
         self._draw(f"{self._label}  [{bar}] {count}  ETA {_duration(left)}{_numbers(logs)}")
 
     def end(self, logs: Mapping[str, float]) -> None:
-        self._draw(self._final(logs))
-        self.close()
+        # This line stays: it is written whole, and may wrap. What is left of the bar is overwritten with spaces.
+        self._write("\r" + self._final(logs).ljust(self._drawn) + "\n")
+        self._open, self._drawn = False, 0
 
     def close(self) -> None:
         if self._open:

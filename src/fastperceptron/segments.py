@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends.protocol import Network
+from .checks import check_pair
 from .errors import ShapeError
 from .layers import Layer, Shape
 from .losses import Loss
@@ -187,7 +188,8 @@ class Segments:
             shape, output_shape = self._shapes[op.output]
             x = network.get_value(op.inputs[0])
             n = len(x)
-            y, saved[first] = op.layer.forward(x.reshape(n, *shape), training)
+            result = op.layer.forward(x.reshape(n, *shape), training)
+            y, saved[first] = check_pair(f"{op.name}.forward", result, "(y, saved)")
             y = _checked(y, (n, *output_shape), x.dtype, f"{op.name}.forward", "y")
             network.set_value(op.output, y.reshape(n, network.program.widths[op.output]))
         return saved
@@ -202,7 +204,8 @@ class Segments:
         if self._loss is not None:
             given = np.ones(len(y), prediction.dtype) if weights is None else np.asarray(weights, prediction.dtype)
             name = f"{self._loss.name}.value_and_grad"
-            losses, dy = self._loss.value_and_grad(target, prediction, given)
+            result = self._loss.value_and_grad(target, prediction, given)
+            losses, dy = check_pair(name, result, "(losses, dy)")
             losses = _checked(losses, (len(y),), np.dtype(np.float64), name, "losses")
             if training:
                 gradient = _checked(dy, prediction.shape, prediction.dtype, name, "dy")
@@ -225,7 +228,8 @@ class Segments:
             shape, output_shape = self._shapes[op.output]
             dy = network.get_value_gradient(op.output)
             n = len(dy)
-            dx, grads = op.layer.backward(dy.reshape(n, *output_shape), saved[first])
+            result = op.layer.backward(dy.reshape(n, *output_shape), saved[first])
+            dx, grads = check_pair(f"{op.name}.backward", result, "(dx, grads)")
             for index, gradient in self._parameter_gradients(op, grads):
                 total[index] = total[index] + gradient if index in total else gradient
             if first > lowest:

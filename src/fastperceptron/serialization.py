@@ -20,6 +20,18 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
+class _Signature:
+    """The constructor's parameters for ``help``, which would otherwise show those of ``Configurable.__new__``."""
+
+    def __get__(self, instance: object, owner: type[Any]) -> Any:
+        import inspect
+
+        if instance is not None:
+            raise AttributeError("__signature__")
+        signature = inspect.signature(owner.__init__)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
 class Configurable:
     """Remembers how it was constructed.
 
@@ -28,11 +40,22 @@ class Configurable:
     """
 
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    __signature__ = _Signature()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         self._arguments = (args, kwargs)
         return self
+
+    def __init__(self) -> None:
+        """Takes nothing; here, so that arguments nobody asked for are an error in spite of ``__new__``."""
+
+    def __repr__(self) -> str:
+        try:
+            config = self.get_config()
+        except Exception:  # a user's get_config, or an object that is not finished
+            return object.__repr__(self)
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in config.items())})"
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments by name."""

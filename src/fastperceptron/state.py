@@ -115,6 +115,7 @@ def set_state(model: Trainer, state: Mapping[str, Any]) -> None:
         network.step = int(native["counters/step"])
         network.key = int(native["random/key"])
         model._epoch = int(native["counters/epoch"])
+        model._count_updates()
 
 
 def _parameters(graph: Graph) -> list[tuple[str, int, tuple[int, ...]]]:

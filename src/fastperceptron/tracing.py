@@ -18,6 +18,8 @@ __all__ = ["Trace", "trace"]
 
 Array = NDArray[Any]
 
+_SHOWN = 8  # numbers of an array in the table
+
 
 class Trace(Mapping[str, dict[str, Array]]):
     """What one step computes, layer by layer: ``trace["dense"]["dw"]`` or ``trace["dense", "dw"]``.
@@ -56,8 +58,8 @@ class Trace(Mapping[str, dict[str, Array]]):
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, tuple):
             layer, name = key
-            return self.layers[layer][name]
-        return self.layers[key]
+            return _look_up(self[layer], name, f"trace: name in {layer!r}")
+        return _look_up(self.layers, key, "trace: layer")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.layers)
@@ -66,14 +68,20 @@ class Trace(Mapping[str, dict[str, Array]]):
         return len(self.layers)
 
     def __str__(self) -> str:
+        shown = [array for arrays in self.layers.values() for array in arrays.values()]
+        if self.losses is not None:
+            shown.append(self.losses)
+        width = max((len(_number(value)) for array in shown for value in array.reshape(-1)[:_SHOWN]), default=0)
+        label = max((len(name) for arrays in self.layers.values() for name in arrays), default=0)
+        label = max(label + 2, len("losses"))
         lines = []
         for layer, arrays in self.layers.items():
             lines.append(layer)
             for name, array in arrays.items():
-                lines.append(f"  {name:<4} {_shape_text(array.shape):<14} {_values(array)}")
+                lines.append(f"{'  ' + name:<{label}} {_shape_text(array.shape):<14} {_values(array, width)}")
         if self.losses is not None and self.cost is not None:
-            lines.append(f"losses {_shape_text(self.losses.shape):<13} {_values(self.losses)}")
-            lines.append(f"cost   {self.cost:.6g}")
+            lines.append(f"{'losses':<{label}} {_shape_text(self.losses.shape):<14} {_values(self.losses, width)}")
+            lines.append(f"{'cost':<{label}} {self.cost:.6g}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -236,8 +244,23 @@ def _shape_text(shape: tuple[int, ...]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
-def _values(array: Array) -> str:
-    """The first numbers of an array, on one line."""
-    flat = array.reshape(-1)
-    shown = "  ".join(f"{value: .5g}" for value in flat[:6])
-    return shown + ("  ..." if flat.size > 6 else "")
+def _look_up(known: Mapping[str, Any], key: Any, what: str) -> Any:
+    if key not in known:
+        raise KeyError(f"{what} must be one of {', '.join(known)}; received {key!r}")
+    return known[key]
+
+
+def _number(value: Any) -> str:
+    return f"{value + 0.0:.5g}"  # -0.0 + 0.0 is 0.0
+
+
+def _values(array: Array, width: int) -> str:
+    """The first numbers of an array, on one line; rows that fit are in brackets."""
+    numbers = [f"{_number(value):>{width}}" for value in array.reshape(-1)[:_SHOWN]]
+    columns = array.shape[-1] if array.ndim == 2 and len(array) > 1 else 0
+    if 0 < columns <= _SHOWN:
+        numbers = numbers[: len(numbers) // columns * columns]
+        shown = "  ".join(f"[{'  '.join(numbers[i : i + columns])}]" for i in range(0, len(numbers), columns))
+    else:
+        shown = " " + "  ".join(numbers)
+    return shown + ("  ..." if array.size > len(numbers) else "")

@@ -101,7 +101,13 @@ class Trainer(Engine):
                     validation = Rows(train.x, train.y, weights)
             count = train.x.shape[0] if rows is None else rows.size
             history = History()
-            params = {"epochs": epochs, "steps": -(-count // batch_size), "verbose": verbose}
+            names = self.metrics_names
+            params = {
+                "epochs": epochs,
+                "steps": -(-count // batch_size),
+                "verbose": verbose,
+                "metrics": names if validation is None else [*names, *(f"val_{name}" for name in names)],
+            }
             hooks = CallbackList([*_as_list(callbacks), history], self, params)
             self._push()
             self._fitting, self.stop_training, self.history = True, False, history
@@ -115,7 +121,7 @@ class Trainer(Engine):
 
     def _split(self, n: int, share: Any, has_data: bool) -> tuple[Array | None, Array | None]:
         """Row numbers for training and for validation, in their order; None for all, and for no validation."""
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+        if isinstance(share, bool) or not isinstance(share, (int, float, np.floating)) or not 0 <= share < 1:
             raise ValueError(f"fit: validation_split must be at least 0 and below 1; received {share!r}")
         if has_data or share == 0:
             return None, None
@@ -146,6 +152,7 @@ class Trainer(Engine):
             with self._logs_kept() if self._fitting else _nothing():
                 self._reset_logs()
                 self._runner.train_steps(rows.x, rows.y, rows.cast_weights(self.dtype), None, n, 0, n, 0.0)
+                self._count_updates()
                 return _result(self._logs(), return_dict)
 
     # -- evaluation ----------------------------------------------------------------------------------------------
