@@ -62,7 +62,8 @@ def test_order_and_logs() -> None:
     assert recorder.logs["on_train_end"] == recorder.logs["on_epoch_end"]
     assert set(recorder.logs["on_train_batch_end"]) == {"loss", "accuracy"}
     assert recorder.logs["on_test_end"]["loss"] == recorder.logs["on_epoch_end"]["val_loss"]
-    assert recorder.params == {"epochs": 2, "steps": 2, "verbose": 0, "metrics": NAMES}
+    names = ["loss", "accuracy", "val_loss", "val_accuracy"]
+    assert recorder.params == {"epochs": 2, "steps": 2, "verbose": 0, "metrics": names}
     recorder.calls.clear()
     model.evaluate(x, y, batch_size=20, callbacks=recorder)
     model.predict(x, batch_size=20, callbacks=recorder)

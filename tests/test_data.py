@@ -114,7 +114,7 @@ def test_nothing_is_copied_on_the_way() -> None:
 
 def test_class_weights_need_classes() -> None:
     for y in ([[0.5], [1.0]], [[1, 1], [0, 1]], [[0, 0], [0, 1]]):
-        with pytest.raises(ValueError, match="fit: class_weight needs y of class labels.* in row 0"):
+        with pytest.raises(ValueError, match=r"fit: class_weight needs y of class labels.* in row 0"):
             data.class_weights({0: 2.0}, np.array(y), 2, "fit")
     np.testing.assert_array_equal(data.class_weights({0: 2.0}, np.array([[-1], [1]]), 1, "fit"), [2, 1])
     with pytest.raises(TypeError, match="class_weight must have numbers; received str for class 0"):
@@ -129,5 +129,5 @@ def test_objects_that_are_numbers() -> None:
 
 
 def test_labels_for_one_output() -> None:
-    with pytest.raises(ValueError, match="labels from 0 to 0.*; use binary_crossentropy or more units"):
+    with pytest.raises(ValueError, match=r"labels from 0 to 0.*; use binary_crossentropy or more units"):
         data.as_labels([0, 1], 2, 1, "fit")

@@ -146,3 +146,13 @@ def test_the_warning_points_at_the_callers_line(backend: str) -> None:
     with pytest.warns(fp.DivergenceWarning) as caught:
         model.fit(x, y, verbose=0)
     assert caught[0].filename == __file__
+
+
+@each_backend
+def test_a_single_step_warns_too(backend: str) -> None:
+    model, x, y = case_of("mse", "float32", backend, 1e20)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        costs = [model.train_on_batch(x, y) for _ in range(6)]
+    assert len(caught) == int((~np.isfinite(np.array(costs)[:, 0] if np.ndim(costs) > 1 else costs)).sum()) > 0
+    assert "train_on_batch: training diverged" in str(caught[0].message)

@@ -257,3 +257,20 @@ def test_half_of_what_a_users_code_must_return() -> None:
         model.compile("sgd", loss)
         with pytest.raises(TypeError, match=message):
             model.fit(x, y, verbose=0)
+
+
+def test_an_optimizer_with_a_slot_it_did_not_declare_changes_nothing() -> None:
+    class Undeclared(fp.Optimizer):
+        def update(self, param: Any, grad: Any, slots: dict[str, Any]) -> None:
+            slots["m"] = np.zeros_like(param)
+            param -= grad
+
+    x, y = regression(20)
+    model = fp.Sequential([fp.Dense(3), fp.Dense(1)], seed=0)
+    model.build(x.shape[1])
+    model.compile(Undeclared(0.1), "mse")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"Undeclared.update: slots must be those of slot_names \(none\); received m"):
+        model.fit(x, y, verbose=0)
+    for weight, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)

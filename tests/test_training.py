@@ -506,5 +506,5 @@ def test_validation_arguments() -> None:
     model = fp.Sequential([fp.Dense(1)], seed=0)
     model.compile("sgd", "mse")
     assert "val_loss" in model.fit(x, y, verbose=0, validation_split=np.float32(0.5)).history
-    with pytest.raises(ValueError, match="validation_data must be .*; received tuple of length 1"):
+    with pytest.raises(ValueError, match=r"validation_data must be .*; received tuple of length 1"):
         model.fit(x, y, verbose=0, validation_data=(x,))

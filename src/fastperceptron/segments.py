@@ -280,6 +280,14 @@ class Segments:
             param = network.get_parameter(index)
             new = optimizer.update(param, network.get_gradient(index), slots)
             param = param if new is None else _checked(new, param.shape, param.dtype, "update", "the new param")
+            if slots.keys() != self.slots.keys():
+                expected = ", ".join(self.slots) or "none"
+                raise ValueError(
+                    f"{type(optimizer).__name__}.update: slots must be those of slot_names ({expected});"
+                    f" received {', '.join(slots)}"
+                )
+            for name, value in slots.items():
+                slots[name] = _checked(value, param.shape, param.dtype, "update", f"slot {name}")
             changed.append((index, param, slots))
         with _uninterrupted():
             for index, param, slots in changed:

@@ -7,6 +7,7 @@ callbacks and Ctrl-C get their turn between whole steps.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from . import data, random
 from .callbacks import Callback, CallbackList, History
 from .engine import Engine
-from .errors import NotBuiltError
+from .errors import DivergenceWarning, NotBuiltError
 from .fitting import BUDGET, EVALUATION_ROWS, Fit, Rows
 from .progress import progress_for
 
@@ -153,7 +154,11 @@ class Trainer(Engine):
                 self._reset_logs()
                 self._runner.train_steps(rows.x, rows.y, rows.cast_weights(self.dtype), None, n, 0, n, 0.0)
                 self._count_updates()
-                return _result(self._logs(), return_dict)
+                logs = self._logs()
+                if not math.isfinite(logs["loss"]):
+                    message = f"train_on_batch: training diverged: the loss became {logs['loss']}"
+                    warnings.warn(message, DivergenceWarning, stacklevel=2)
+                return _result(logs, return_dict)
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
