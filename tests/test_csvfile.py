@@ -194,3 +194,15 @@ def test_targets_that_do_not_fit() -> None:
         read_target(table_of(["a"]), "ranking")
     with pytest.raises(ValueError, match="target column"):
         read_target(Table("p", ("a",), np.zeros((1, 1)), None, [], np.array([2])))
+
+
+def test_a_slip_in_a_numeric_target_is_not_a_class(tmp_path: Path) -> None:
+    path = tmp_path / "prices.csv"
+    rows = [f"{i},{i}.5" for i in range(60)]
+    rows[41] = "41,41x.5"
+    path.write_text("a,price\n" + "\n".join(rows) + "\n")
+    table = read_csv(path, target="price")
+    with pytest.raises(CSVError, match=r"line 43.*price.*expected a number \(or task classification") as caught:
+        read_target(table)
+    assert caught.value.line == 43
+    assert len(read_target(table, "classification").classes) == 60

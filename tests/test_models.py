@@ -334,7 +334,7 @@ def test_configuration_is_checked_against_the_tensors(tmp_path: Path) -> None:
     refused(lambda c: c["model"].update(input_shape=None), "without an input shape")
     refused(lambda c: c["model"].update({"class": "os.system"}), "class Model or Sequential")
     refused(lambda c: c["model"]["layers"][0].update({"class": "Layer"}), "configuration is not valid")
-    refused(lambda c: c["model"]["layers"][0].update({"class": "HeNormal"}), "expected a layer")
+    refused(lambda c: c["model"]["layers"][0].update({"class": "HeNormal", "config": {}}), "expected a layer")
     refused(lambda c: c.update(compile={"optimizer": None, "loss": "mse", "metrics": []}), "received NoneType")
     refused(lambda c: c.update(compile=None), "received a state with slots")
     refused(lambda c: c.update(model=3), "expected a model's configuration")

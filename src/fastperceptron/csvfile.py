@@ -109,9 +109,11 @@ def read_target(table: Table, task: str = "auto") -> Target:
     empty = next((i for i, cell in enumerate(table.cells) if not cell.strip()), None)
     if empty is not None:
         raise CSVError(table.path, "expected a value; found an empty cell", int(table.lines[empty]), table.target)
-    if values is None and task == "regression":
+    slip = task == "auto" and values is None and _mostly_numbers(table.cells)
+    if values is None and (task == "regression" or slip):
+        expected = "a number (or task classification, to take the column as classes)" if slip else "a number"
         found = _found(table.cells[wrong])
-        raise CSVError(table.path, f"expected a number; found {found}", int(table.lines[wrong]), table.target)
+        raise CSVError(table.path, f"expected {expected}; found {found}", int(table.lines[wrong]), table.target)
     if task == "auto":
         task = "classification" if values is None or _are_labels(values) else "regression"
     if task == "regression":
@@ -125,6 +127,12 @@ def read_target(table: Table, task: str = "auto") -> Target:
     distinct, labels = np.unique(values, return_inverse=True)
     classes = tuple(str(int(v)) if v == int(v) else repr(float(v)) for v in distinct)
     return Target(task, labels.astype(np.int64), classes)
+
+
+def _mostly_numbers(cells: Sequence[str]) -> bool:
+    """Whether text in these cells is rather a slip in a column of measurements than the name of a class."""
+    numbers = sum(map(_is_number, cells))
+    return 2 * numbers > len(cells) and len({cell.strip() for cell in cells}) > _MAX_LABELS
 
 
 def _are_labels(values: NDArray[np.float64]) -> bool:
