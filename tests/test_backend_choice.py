@@ -62,7 +62,7 @@ def test_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="set_backend: expected 'auto', 'native' or 'numpy'; received 'cuda'"):
         backends.set_backend("cuda")
-    with pytest.raises(ValueError, match=r"resolve: .* received ''"):
+    with pytest.raises(ValueError, match=r"backend: .* received ''"):
         backends.resolve("")
     monkeypatch.setenv("FASTPERCEPTRON_BACKEND", "Native")
     with pytest.raises(ValueError, match=r"FASTPERCEPTRON_BACKEND: .* received 'Native'"):

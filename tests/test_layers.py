@@ -118,7 +118,7 @@ def test_names() -> None:
     [
         (lambda: fp.Dense(0), "units must be a positive integer; received 0"),
         (lambda: fp.Dense(True), "units must be a positive integer; received True"),
-        (lambda: fp.Dense(2, "rleu"), "expected one of linear, relu.*received 'rleu'"),
+        (lambda: fp.Dense(2, "rleu"), "expected one of elu, .*relu.*received 'rleu'"),
         (lambda: fp.Dense(2, kernel_initializer="he"), "received 'he'"),
         (lambda: fp.Dropout(1.0), "at least 0 and below 1; received 1.0"),
         (lambda: fp.Input(()), "at least one axis"),

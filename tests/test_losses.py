@@ -157,3 +157,20 @@ def test_unknown_arguments_are_refused_and_repr_shows_the_known() -> None:
     assert repr(fp.SGD(0.1)) == "SGD(learning_rate=0.1, momentum=0.0, nesterov=False)"
     assert list(inspect.signature(fp.SGD).parameters) == ["learning_rate", "momentum", "nesterov"]
     assert list(inspect.signature(fp.losses.MeanSquaredError()).parameters) == ["y_true", "y_pred", "sample_weight"]
+
+
+def test_names_are_found_however_they_are_written() -> None:
+    for name in ("MSE", "MeanSquaredError", "mean-squared-error", "mean_squared_error"):
+        assert isinstance(fp.losses.get(name), fp.losses.MeanSquaredError)
+    assert isinstance(fp.initializers.get("GlorotUniform"), fp.initializers.GlorotUniform)
+    assert isinstance(fp.initializers.get("constant"), fp.initializers.Constant)
+    assert fp.activations.get("LeakyReLU") == fp.activations.leaky_relu
+    with pytest.raises(ValueError, match=r"loss: expected one of .*; received 'mean'"):
+        fp.losses.get("mean")
+
+
+def test_arguments_nobody_knows_and_flags_that_are_none() -> None:
+    with pytest.raises(TypeError, match="MeanSquaredError: expected no arguments; received 3, reduction='sum'"):
+        fp.losses.MeanSquaredError(3, reduction="sum")
+    with pytest.raises(TypeError, match="BinaryCrossentropy: from_logits must be True or False; received 'no'"):
+        fp.losses.BinaryCrossentropy(from_logits="no")

@@ -7,6 +7,7 @@ import sys
 import types
 from typing import Any
 
+import numpy as np
 import pytest
 from api_examples import classification, classifier
 
@@ -37,8 +38,8 @@ def test_a_terminal_gets_a_bar_that_ends_in_a_line(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(progress, "monotonic", lambda: clock[0])
     monkeypatch.setenv("COLUMNS", "60")
     stream = Terminal()
-    bar = progress.progress_for(1, stream)
-    bar.begin(0, 2, 40)
+    bar = progress.progress_for(1, "fit", stream)
+    bar.begin("Epoch 1/2", 40)
     for step in range(1, 41):
         clock[0] += 0.03
         if bar.is_due():
@@ -55,8 +56,8 @@ def test_a_terminal_gets_a_bar_that_ends_in_a_line(monkeypatch: pytest.MonkeyPat
 
 def test_an_interrupted_bar_leaves_the_cursor_on_a_new_line() -> None:
     stream = Terminal()
-    bar = progress.progress_for(1, stream)
-    bar.begin(0, 1, 10)
+    bar = progress.progress_for(1, "fit", stream)
+    bar.begin("Epoch 1/1", 10)
     bar.update(5, {"loss": 1.0})
     bar.close()
     bar.close()
@@ -88,7 +89,7 @@ def test_a_notebook_gets_one_output_that_is_replaced(monkeypatch: pytest.MonkeyP
     assert shown[-1].splitlines()[1].startswith("Epoch 2/2")
     assert "\r" not in "".join(shown)
     ipython.get_ipython = lambda: None
-    assert isinstance(progress.progress_for(1), progress.Lines)
+    assert isinstance(progress.progress_for(1, "fit"), progress.Lines)
 
 
 @pytest.mark.parametrize(
@@ -102,3 +103,19 @@ def test_no_output_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     x, y = classification()
     assert isinstance(classifier().fit(x, y), fp.History)
+
+
+def test_evaluate_and_predict_report_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = classification()
+    model = classifier()
+    model.fit(x, y, verbose=0)
+    model.evaluate(x, y)
+    model.predict(x)
+    assert capsys.readouterr().out == ""
+    model.evaluate(x, y, verbose=1)
+    assert capsys.readouterr().out.startswith("Evaluate  ")
+    quiet = model.predict(x)
+    assert np.array_equal(model.predict(x, batch_size=7, verbose=1), quiet)
+    assert capsys.readouterr().out.startswith("Predict  ")
+    with pytest.raises(ValueError, match="predict: verbose must be"):
+        model.predict(x, verbose=3)

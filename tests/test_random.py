@@ -72,7 +72,7 @@ def test_keys() -> None:
 
 @pytest.mark.parametrize(("seed", "error"), [(-1, ValueError), (2**64, ValueError), (1.5, TypeError), ("1", TypeError)])
 def test_bad_seeds(seed: object, error: type[Exception]) -> None:
-    with pytest.raises(error, match="make_key: seed must"):
+    with pytest.raises(error, match="seed: expected"):
         random.make_key(seed)  # type: ignore[arg-type]
 
 

@@ -261,23 +261,4 @@ FP_INLINE void wide_store_part(T* p, int64_t n, const Wide<T>& w) {
   }
 }
 
-// The fixed tree: lane j += lane j + 8, then + 4, + 2, + 1.
-template <class T>
-FP_INLINE T reduce_add(const Wide<T>& w) {
-  T t[16];
-  wide_store(t, w);
-  for (int half = 8; half > 0; half /= 2)
-    for (int j = 0; j < half; ++j) t[j] = t[j] + t[j + half];
-  return t[0];
-}
-// The same tree with max as above: of a pair with a NaN, the upper lane wins.
-template <class T>
-FP_INLINE T reduce_max(const Wide<T>& w) {
-  T t[16];
-  wide_store(t, w);
-  for (int half = 8; half > 0; half /= 2)
-    for (int j = 0; j < half; ++j) t[j] = t[j] > t[j + half] ? t[j] : t[j + half];
-  return t[0];
-}
-
 }  // namespace fp::FP_ISA_NAMESPACE

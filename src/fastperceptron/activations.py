@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import kind_of
+from .checks import by_name, kind_of
 from .program import ACTIVATIONS, NEEDS_Z
 from .serialization import Configurable
 
@@ -42,9 +42,9 @@ __all__ = [
 
 #: The parameter of those that have one, as Keras sets it.
 _DEFAULT_ALPHA = {"leaky_relu": 0.2, "elu": 1.0}
-_ALIASES = {
+_NAMES = {
+    **{name: name for name in ACTIVATIONS},
     "swish": "silu",
-    "leakyrelu": "leaky_relu",
     "heaviside": "step",
     "identity": "linear",
     "logistic": "sigmoid",
@@ -143,4 +143,5 @@ def get(identifier: str | ActivationFunction | None) -> ActivationFunction:
         return identifier
     if not isinstance(identifier, str):
         raise TypeError(f"activation: expected a name or an activation; received {kind_of(identifier)}")
-    return ActivationFunction(_ALIASES.get(identifier, identifier))
+    name: str = by_name("activation", identifier, _NAMES)
+    return ActivationFunction(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import DTypeError, ShapeError
 
 __all__ = [
+    "as_flag",
     "as_float_array",
+    "by_name",
     "check_dimensions",
     "check_one_dtype",
     "check_pair",
@@ -39,6 +42,27 @@ def as_float_array(operation: str, name: str, value: ArrayLike) -> Array:
 def kind_of(value: Any) -> str:
     """What came instead of an object, for messages; a class is told from its instances."""
     return f"the class {value.__name__}; write {value.__name__}()" if isinstance(value, type) else type(value).__name__
+
+
+def by_name(kind: str, identifier: str, table: Mapping[str, Any], *further: str) -> Any:
+    """The entry of that name. Case, hyphens and underscores do not count: "GlorotUniform" is "glorot_uniform"."""
+    plain = _plain(identifier)
+    for name, item in table.items():
+        if _plain(name) == plain:
+            return item
+    names = ", ".join(sorted({*table, *further}))
+    raise ValueError(f"{kind}: expected one of {names}; received {identifier!r}")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def as_flag(operation: str, name: str, value: Any) -> bool:
+    """True or False, and nothing that merely counts as one of them."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{operation}: {name} must be True or False; received {value!r}")
+    return bool(value)
 
 
 def check_pair(operation: str, value: Any, expected: str) -> tuple[Any, Any]:

@@ -67,7 +67,7 @@ class Fit:
         hooks.call("on_train_begin", {})
         for epoch in range(first, last):
             hooks.call("on_epoch_begin", epoch, {})
-            display.begin(epoch, last, hooks.params["steps"])
+            display.begin(f"Epoch {epoch + 1:>{len(str(last))}}/{last}", hooks.params["steps"])
             self._steps(hooks, display)
             model._epoch += 1
             logs = model._logs()

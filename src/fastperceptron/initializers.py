@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import kind_of
+from .checks import by_name, kind_of
 from .errors import ShapeError
 from .serialization import Configurable
 
@@ -180,6 +180,7 @@ def _fans(shape: tuple[int, ...]) -> tuple[float, float]:
 
 
 _BY_NAME: dict[str, type[Initializer]] = {
+    "constant": Constant,
     "zeros": Zeros,
     "zero": Zeros,
     "ones": Ones,
@@ -198,9 +199,8 @@ def get(identifier: Any) -> Initializer:
     if isinstance(identifier, Initializer):
         return identifier
     if isinstance(identifier, str):
-        if identifier not in _BY_NAME:
-            raise ValueError(f"initializer: expected one of {', '.join(sorted(_BY_NAME))}; received {identifier!r}")
-        return _BY_NAME[identifier]()
+        initializer: Initializer = by_name("initializer", identifier, _BY_NAME)()
+        return initializer
     if isinstance(identifier, (int, float)) and not isinstance(identifier, bool):
         return Constant(identifier)
     if isinstance(identifier, (np.ndarray, list)):

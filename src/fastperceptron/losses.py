@@ -27,7 +27,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import check_pair, kind_of
+from .checks import as_flag, by_name, check_pair, kind_of
 from .errors import ShapeError
 from .serialization import Configurable, snake_case
 
@@ -141,7 +141,7 @@ class _Crossentropy(_Native):
     _base: str
 
     def __init__(self, from_logits: bool = False) -> None:
-        self.from_logits = bool(from_logits)
+        self.from_logits = as_flag(type(self).__name__, "from_logits", from_logits)
         self.kind = self._base + ("_logits" if self.from_logits else "")
         self.threshold = 0.0 if self.from_logits else 0.5
 
@@ -230,7 +230,6 @@ def get(identifier: Any) -> Loss:
     if isinstance(identifier, Loss):
         return identifier
     if isinstance(identifier, str):
-        if identifier not in _BY_NAME:
-            raise ValueError(f"loss: expected one of {', '.join(sorted(_BY_NAME))}; received {identifier!r}")
-        return _BY_NAME[identifier]()
+        loss: Loss = by_name("loss", identifier, _BY_NAME)()
+        return loss
     raise TypeError(f"loss: expected a name or a Loss; received {kind_of(identifier)}")

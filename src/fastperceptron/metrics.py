@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import kind_of
+from .checks import by_name, kind_of
 from .losses import (
     BinaryCrossentropy,
     CategoricalCrossentropy,
@@ -226,12 +226,10 @@ def get(identifier: Any, loss: Loss, width: int) -> Metric:
         return identifier
     if not isinstance(identifier, str):
         raise TypeError(f"metric: expected a name or a Metric; received {kind_of(identifier)}")
-    if identifier in ("accuracy", "acc"):
-        return _accuracy(identifier, loss, width)
-    if identifier not in _BY_NAME:
-        names = ", ".join(sorted({"accuracy", *_BY_NAME}))
-        raise ValueError(f"metric: expected one of {names}; received {identifier!r}")
-    return _BY_NAME[identifier](name=identifier)
+    if identifier.lower() in ("accuracy", "acc"):
+        return _accuracy(identifier.lower(), loss, width)
+    metric: Metric = by_name("metric", identifier, _BY_NAME, "accuracy")(name=snake_case(identifier))
+    return metric
 
 
 def _accuracy(name: str, loss: Loss, width: int) -> Metric:

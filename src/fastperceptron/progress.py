@@ -1,4 +1,4 @@
-"""What ``fit`` shows while it runs: a bar in a terminal or notebook, plain lines elsewhere."""
+"""What ``fit``, ``evaluate`` and ``predict`` show: a bar in a terminal or notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any, TextIO
 
-__all__ = ["Bar", "Lines", "Notebook", "Silent", "progress_for"]
+__all__ = ["SILENT", "Bar", "Lines", "Notebook", "Silent", "progress_for"]
 
 _REDRAW_SECONDS = 0.1
 _BAR_WIDTH = 20
@@ -16,8 +16,8 @@ _BAR_WIDTH = 20
 class Silent:
     """verbose=0."""
 
-    def begin(self, epoch: int, epochs: int, steps: int) -> None:
-        """An epoch (counted from 0) begins."""
+    def begin(self, label: str, steps: int) -> None:
+        """An epoch, or other work of so many steps, begins."""
 
     def is_due(self) -> bool:
         """Whether ``update`` would draw now; computing logs for it is worth the time only then."""
@@ -27,10 +27,14 @@ class Silent:
         """So many steps are done."""
 
     def end(self, logs: Mapping[str, float]) -> None:
-        """The epoch is over."""
+        """It is over."""
 
     def close(self) -> None:
-        """Training ended, perhaps in the middle of an epoch."""
+        """Nothing more will come, perhaps in the middle of an epoch."""
+
+
+#: It keeps nothing, so one is enough.
+SILENT = Silent()
 
 
 class Lines(Silent):
@@ -39,8 +43,8 @@ class Lines(Silent):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def begin(self, epoch: int, epochs: int, steps: int) -> None:
-        self._label = f"Epoch {epoch + 1:>{len(str(epochs))}}/{epochs}"
+    def begin(self, label: str, steps: int) -> None:
+        self._label = label
         self._steps = steps
         self._began = monotonic()
 
@@ -63,8 +67,8 @@ class Bar(Lines):
         self._drawn = 0
         self._open = False
 
-    def begin(self, epoch: int, epochs: int, steps: int) -> None:
-        super().begin(epoch, epochs, steps)
+    def begin(self, label: str, steps: int) -> None:
+        super().begin(label, steps)
         self._next = self._began + _REDRAW_SECONDS
 
     def is_due(self) -> bool:
@@ -127,15 +131,15 @@ class Notebook(Bar):
             self._handle.update(bundle, raw=True)
 
 
-def progress_for(verbose: Any, stream: TextIO | None = None) -> Silent:
+def progress_for(verbose: Any, operation: str, stream: TextIO | None = None) -> Silent:
     """The display for `verbose`: 0 nothing, 1 or "auto" what suits the output, 2 a line per epoch."""
     if verbose not in (0, 1, 2, "auto"):
-        raise ValueError(f"fit: verbose must be 0, 1, 2 or 'auto'; received {verbose!r}")
+        raise ValueError(f"{operation}: verbose must be 0, 1, 2 or 'auto'; received {verbose!r}")
     if verbose == 0:
-        return Silent()
+        return SILENT
     stream = sys.stdout if stream is None else stream
     if stream is None:  # pythonw has no output
-        return Silent()
+        return SILENT
     if verbose == 2:
         return Lines(stream)
     display = _notebook_display() if stream is sys.stdout else None

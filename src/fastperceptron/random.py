@@ -73,10 +73,10 @@ def make_key(seed: int | Generator | None) -> int:
         number = operator.index(seed)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
-            f"make_key: seed must be an integer, a numpy.random.Generator or None; received {type(seed).__name__}"
+            f"seed: expected an integer, a numpy.random.Generator or None; received {type(seed).__name__}"
         ) from None
     if not 0 <= number < 2**64:
-        raise ValueError(f"make_key: seed must lie in [0, 2**64); received {number}")
+        raise ValueError(f"seed: expected a number in [0, 2**64); received {number}")
     return int(_words64(number, _STREAM_KEY, 0, 1)[0])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from . import backends, random
+from .checks import kind_of
 from .errors import ModelFormatError
 from .graph import Graph
 from .layers import Layer, checked_shape
@@ -45,6 +46,10 @@ def load_model(
     from .modelfile import read_model_file
 
     backends.resolve(backend)  # an error here is not the file's
+    if custom_objects is not None and not isinstance(custom_objects, Mapping):
+        raise TypeError(
+            f"load_model: custom_objects must be a mapping {{name: class}}; received {kind_of(custom_objects)}"
+        )
     made: list[tuple[Model, Graph, Any]] = []
 
     def check(config: dict[str, Any], described: dict[str, tuple[str, tuple[int, ...]]]) -> None:

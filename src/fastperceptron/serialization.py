@@ -43,12 +43,15 @@ class Configurable:
     __signature__ = _Signature()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if (args or kwargs) and cls.__init__ is Configurable.__init__:
+            given = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
+            raise TypeError(f"{cls.__name__}: expected no arguments; received {given}")
         self = super().__new__(cls)
         self._arguments = (args, kwargs)
         return self
 
     def __init__(self) -> None:
-        """Takes nothing; here, so that arguments nobody asked for are an error in spite of ``__new__``."""
+        """Takes nothing."""
 
     def __repr__(self) -> str:
         try:

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from . import data, random
 from .callbacks import Callback, CallbackList, History
+from .checks import as_flag
 from .engine import Engine
 from .errors import DivergenceWarning, NotBuiltError
 from .fitting import BUDGET, EVALUATION_ROWS, Fit, Rows
-from .progress import progress_for
+from .progress import SILENT, Silent, progress_for
 
 __all__ = ["Trainer"]
 
@@ -80,11 +81,12 @@ class Trainer(Engine):
         batch_size = _positive(32 if batch_size is None else batch_size, "fit", "batch_size")
         if validation_batch_size is not None:
             validation_batch_size = _positive(validation_batch_size, "fit", "validation_batch_size")
+        shuffle = as_flag("fit", "shuffle", shuffle)
         epochs, initial_epoch = (
             _positive(epochs, "fit", "epochs", 0),
             _positive(initial_epoch, "fit", "initial_epoch", 0),
         )
-        display = progress_for(verbose)
+        display = progress_for(verbose, "fit")
         with self._ownership.writing("fit") as outermost:
             if self._fitting and not outermost:  # a child forked from another thread's fit may begin its own
                 raise self._ownership.busy("fit", "the fit that called this callback")
@@ -113,7 +115,7 @@ class Trainer(Engine):
             self._push()
             self._fitting, self.stop_training, self.history = True, False, history
             try:
-                run = Fit(self, train, rows, validation, held_out, batch_size, validation_batch_size, bool(shuffle))
+                run = Fit(self, train, rows, validation, held_out, batch_size, validation_batch_size, shuffle)
                 run.epochs(initial_epoch, epochs, hooks, display)
             finally:
                 self._fitting = False
@@ -175,17 +177,29 @@ class Trainer(Engine):
         """The cost over the data, or [cost, *metrics], or with ``return_dict`` all of them by name."""
         self._ready("evaluate")
         assert self._graph is not None
-        progress_for(verbose)
+        display = progress_for(verbose, "evaluate")
         size = _positive(EVALUATION_ROWS if batch_size is None else batch_size, "evaluate", "batch_size")
         rows = self._check_data(self._graph, "evaluate", x, y, sample_weight)
         params = {"steps": -(-rows.x.shape[0] // size), "verbose": verbose}
         hooks = CallbackList(_as_list(callbacks), self, params)
         # The logs are the network's: evaluations exclude each other and training, predictions too.
         with self._ownership.writing("evaluate"), self._logs_kept() if self._fitting else _nothing():
-            return _result(self._evaluate_rows(rows, None, size, hooks, ""), return_dict)
+            display.begin("Evaluate", params["steps"])
+            try:
+                logs = self._evaluate_rows(rows, None, size, hooks, "", display)
+                display.end(logs)
+            finally:
+                display.close()
+            return _result(logs, return_dict)
 
     def _evaluate_rows(
-        self, rows: Rows, numbers: Array | None, batch_size: int, hooks: CallbackList, prefix: str
+        self,
+        rows: Rows,
+        numbers: Array | None,
+        batch_size: int,
+        hooks: CallbackList,
+        prefix: str,
+        display: Silent = SILENT,
     ) -> dict[str, float]:
         assert self._runner is not None
         end = rows.x.shape[0] if numbers is None else numbers.size
@@ -201,6 +215,8 @@ class Trainer(Engine):
             position = self._runner.evaluate_steps(rows.x, rows.y, weights, numbers, batch_size, position, end, budget)
             if per_batch:
                 hooks.call("on_test_batch_end", batch, self._logs())
+            if display.is_due():
+                display.update(-(-position // batch_size), self._logs())
             batch += 1
         logs = self._logs()
         hooks.call("on_test_end", logs)
@@ -220,8 +236,9 @@ class Trainer(Engine):
     ) -> Array:
         """The outputs (n, out). A row's output does not depend on the rows around it.
 
-        `batch_size` matters only to per-batch callbacks. Threads may predict at the same time.
+        `batch_size` matters only to callbacks and progress. Threads may predict at the same time.
         """
+        display = SILENT if verbose == 0 else progress_for(verbose, "predict")
         network, graph = self._network, self._graph
         if network is None or graph is None or self._runner is None:
             raise NotBuiltError("predict: expected a model with weights; call fit or build first")
@@ -229,25 +246,34 @@ class Trainer(Engine):
         n = rows.shape[0]
         out = np.empty((n, network.program.widths[network.program.output]), self.dtype)
         with self._ownership.reading("predict"):
-            if callbacks is not None:
-                self._predict_with(rows, out, batch_size, _as_list(callbacks))
+            if callbacks is not None or display is not SILENT:
+                try:
+                    self._predict_with(rows, out, batch_size, _as_list(callbacks), display)
+                finally:
+                    display.close()
             else:
                 position = 0
                 while position < n:
                     position = self._runner.predict(rows, out, position, n, BUDGET)
         return out if len(graph.output_shape) == 1 else out.reshape(n, *graph.output_shape)
 
-    def _predict_with(self, x: Array, out: Array, batch_size: int | None, callbacks: list[Callback]) -> None:
+    def _predict_with(
+        self, x: Array, out: Array, batch_size: int | None, callbacks: list[Callback], display: Silent
+    ) -> None:
         assert self._runner is not None
         size = _positive(_PREDICTION_ROWS if batch_size is None else batch_size, "predict", "batch_size")
         hooks = CallbackList(callbacks, self, {"steps": -(-len(x) // size), "verbose": 0})
         hooks.call("on_predict_begin", {})
+        display.begin("Predict", hooks.params["steps"])
         for batch, begin in enumerate(range(0, len(x), size)):
             hooks.call("on_predict_batch_begin", batch, {})
             position, end = begin, min(begin + size, len(x))
             while position < end:
                 position = self._runner.predict(x, out, position, end, BUDGET)
             hooks.call("on_predict_batch_end", batch, {"outputs": out[begin:end]})
+            if display.is_due():
+                display.update(batch + 1, {})
+        display.end({})
         hooks.call("on_predict_end", {})
 
     def predict_on_batch(self, x: Any) -> Array:

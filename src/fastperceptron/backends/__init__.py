@@ -96,7 +96,7 @@ def resolve(name: str | None = None) -> ModuleType:
         It was asked for by name and cannot be had, or ``FASTPERCEPTRON_ISA`` names an instruction set that
         cannot be had.
     """
-    return _load(_concrete(_setting()[0] if name is None else _check("resolve", name)))
+    return _load(_concrete(_setting()[0] if name is None else _check("backend", name)))
 
 
 def set_backend(name: str) -> None:
