@@ -261,17 +261,20 @@ def test_the_step_activation_stops_every_gradient(backend: Any) -> None:
     assert network.get_gradient(2).any()
 
 
-def test_float32_follows_float64(backend: Any) -> None:
+@pytest.mark.parametrize("kind", LOSSES)
+def test_float32_follows_float64(backend: Any, kind: str) -> None:
     """The same network in both precisions: a gradient is a sum of at most 100 rounded terms, 100 * 2^-24 = 6e-6."""
     for seed in range(5):
-        program = random_program(900 + seed, "categorical_cross_entropy_logits")
-        parameters, x, y, _ = draw(program, "categorical_cross_entropy_logits", seed, False)
+        program = random_program(900 + seed, kind)
+        parameters, x, y, _ = draw(program, kind, seed, False)
         single = [p.astype(np.float32) for p in parameters]
         gradients = []
         for dtype, values in (("float64", [p.astype(np.float64) for p in single]), ("float32", single)):
             network = parity.make_network(backend, program._replace(dtype=dtype), values, key=5)
-            network.set_loss("categorical_cross_entropy_logits", 0.0)
-            network.load_batch(x.astype(np.float32), y.astype(np.float32), None, None, 0, N)
+            network.set_loss(kind, DELTA)
+            network.load_batch(
+                x.astype(np.float32), y if y.dtype == np.int64 else y.astype(np.float32), None, None, 0, N
+            )
             backward(network, program)
             gradients.append([network.get_gradient(i) for i in range(len(parameters))])
         for double, half in zip(*gradients, strict=True):

@@ -131,6 +131,30 @@ def test_layout_does_not_change_a_bit(native: Any, how: str) -> None:
                 np.testing.assert_array_equal(a, b)  # never written to
 
 
+def test_strides_of_zero(native: Any) -> None:
+    """Repeated rows and columns are read where they are."""
+    rng = np.random.default_rng(3)
+    for dtype in DTYPES:
+        row, column = normal(rng, (1, 65), dtype), normal(rng, (33, 1), dtype)
+        w, dz = normal(rng, (65, 17), dtype), normal(rng, (33, 17), dtype)
+        for x in (
+            np.broadcast_to(row, (33, 65)),
+            np.broadcast_to(column, (33, 65)),
+            np.broadcast_to(row[:, :1], (33, 65)),
+        ):
+            assert 0 in x.strides
+            full = np.ascontiguousarray(x)
+            for name, given, plain in (
+                ("dense_forward", (x, w, None, "tanh", 0.0, None), (full, w, None, "tanh", 0.0, None)),
+                ("dense_backward_weights", (x, dz, None), (full, dz, None)),
+                ("activation_forward", ("gelu", 0.0, x, None), ("gelu", 0.0, full, None)),
+                ("activation_forward", ("softmax", 0.0, x, None), ("softmax", 0.0, full, None)),
+            ):
+                np.testing.assert_array_equal(
+                    getattr(native, name)(*given), getattr(native, name)(*plain), err_msg=name
+                )
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", parity.ELEMENTWISE)
 def test_activation_in_the_epilogue(native: Any, name: str, dtype: type) -> None:
