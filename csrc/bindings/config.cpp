@@ -7,6 +7,7 @@
 
 #include "bindings/errors.hpp"
 #include "kernels/table.hpp"
+#include "ops/peak.hpp"
 #include "runtime/cpu_limits.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
@@ -81,6 +82,42 @@ py::dict loss_numbers() {
   return d;
 }
 
+// Bounds that keep a slip from occupying the machine.
+void check_measurement(const char* operation, int threads, double seconds) {
+  const std::string name = operation;
+  if (threads < 1 || threads > 1024)
+    raise_value(name + ": threads must lie in [1, 1024]; received " + std::to_string(threads));
+  if (!(seconds > 0 && seconds <= 60))
+    raise_value(name + ": seconds must lie in (0, 60]; received " + std::to_string(seconds));
+}
+
+double peak_of(const std::string& dtype, int threads, double seconds) {
+  check_measurement("measure_peak", threads, seconds);
+  available([]() -> const Table& { return table(); });
+  double (*measure)(int, double) = dtype == "float32"   ? &measure_peak<float>
+                                   : dtype == "float64" ? &measure_peak<double>
+                                                        : nullptr;
+  if (!measure) raise_dtype("measure_peak: dtype must be float32 or float64; received " + dtype);
+  py::gil_scoped_release release;  // nothing of Python's is used
+  return measure(threads, seconds);
+}
+
+py::dict bandwidth_of(int threads, double bytes, double seconds) {
+  check_measurement("measure_bandwidth", threads, seconds);
+  if (!(bytes >= 1e6 && bytes <= 1e12))
+    raise_value("measure_bandwidth: bytes must lie in [1e6, 1e12]; received " + std::to_string(bytes));
+  available([]() -> const Table& { return table(); });
+  Bandwidth measured;
+  {
+    py::gil_scoped_release release;
+    measured = measure_bandwidth(threads, bytes, seconds);
+  }
+  py::dict d;
+  d["read"] = measured.read;
+  d["update"] = measured.update;
+  return d;
+}
+
 }  // namespace
 
 void register_config(py::module_& m) {
@@ -111,6 +148,9 @@ void register_config(py::module_& m) {
   m.def("affinity_cpus", &affinity_cpus);
   m.def("cgroup_cpus", &cgroup_cpus, py::arg("root") = "");
   m.def("floating_point_state", &floating_point_state);
+
+  m.def("measure_peak", &peak_of, py::arg("dtype"), py::arg("threads"), py::arg("seconds"));
+  m.def("measure_bandwidth", &bandwidth_of, py::arg("threads"), py::arg("bytes"), py::arg("seconds"));
 }
 
 }  // namespace fp::bindings

@@ -5,6 +5,7 @@
 #include "kernels/dropout.hpp"
 #include "kernels/gemm.hpp"
 #include "kernels/losses.hpp"
+#include "kernels/peak.hpp"
 #include "kernels/sgd.hpp"
 #include "kernels/softmax.hpp"
 #include "kernels/sums.hpp"
@@ -34,6 +35,7 @@ constexpr Kernels<T> kernels() {
   k.dropout = dropout_rows<T>;
   k.sgd_update = sgd_update<T>;
   k.add = add_range<T>;
+  k.peak = peak<T>;
   return k;
 }
 

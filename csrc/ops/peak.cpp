@@ -1,0 +1,84 @@
+#include "ops/peak.hpp"
+
+#include <chrono>
+
+#include "runtime/dispatch.hpp"
+#include "runtime/memory.hpp"
+#include "runtime/parallel.hpp"
+
+namespace fp {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// The summed rates of a team: every thread repeats work(team), which returns what it did, and divides by its own time.
+// Threads begin together; one that has no CPU of its own is slow by its own clock.
+template <class Work>
+double total_rate(int threads, double seconds, const Work& work) {
+  struct alignas(64) Rate {
+    double value;
+  };
+  struct Call {
+    const Work& work;
+    double seconds;
+    Buffer<Rate> rates;
+  } call{work, seconds, Buffer<Rate>(threads)};
+  parallel_run(
+      threads,
+      [](Team& team, void* context) {
+        Call& c = *static_cast<Call*>(context);
+        c.work(team);  // pages, caches and the clock frequency of wide registers
+        team.barrier();
+        const Clock::time_point start = Clock::now();
+        double done = 0, elapsed = 0;
+        while (elapsed < c.seconds) {
+          done += c.work(team);
+          elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+        }
+        c.rates[team.rank].value = done / elapsed;
+      },
+      &call);
+  double total = 0;
+  for (int i = 0; i < threads; ++i) total += call.rates[i].value;
+  return total;
+}
+
+}  // namespace
+
+template <class T>
+double measure_peak(int threads, double seconds) {
+  const Kernels<T>& k = kernels<T>();
+  return total_rate(threads, seconds, [&](Team&) {
+    T values[3] = {T(0.5), T(1), T(0)};  // every chain tends to 2
+    return double(k.peak(2000, values));
+  });
+}
+template double measure_peak<float>(int, double);
+template double measure_peak<double>(int, double);
+
+Bandwidth measure_bandwidth(int threads, double bytes, double seconds) {
+  constexpr int64_t kWidth = 64, kRows = 64;  // column_sums reads 16 KiB at a time, in order
+  const Kernels<float>& k = kernels<float>();
+  const int64_t rows = static_cast<int64_t>(bytes / 2 / sizeof(float)) / kWidth;
+  Buffer<float> x(rows * kWidth), y(rows * kWidth), sums(threads * kWidth);
+  Bandwidth result;
+  result.update = total_rate(threads, seconds, [&](Team& team) {
+    const Range mine = split(rows, team.rank, team.size, 1);
+    float *from = x.data() + mine.begin * kWidth, *to = y.data() + mine.begin * kWidth;
+    // Both ways, so that both are written: pages that are only read would all be one page of zeros.
+    k.add(mine.size() * kWidth, from, to);
+    k.add(mine.size() * kWidth, to, from);
+    return double(mine.size() * kWidth) * 6 * sizeof(float);
+  });
+  result.read = total_rate(threads, seconds, [&](Team& team) {
+    const Range mine = split(rows, team.rank, team.size, 1);
+    for (const Buffer<float>* from : {&x, &y})
+      for (int64_t i = mine.begin; i < mine.end; i += kRows)
+        k.column_sums(mine.end - i < kRows ? mine.end - i : kRows, kWidth, from->data() + i * kWidth, kWidth,
+                      sums.data() + team.rank * kWidth, false);
+    return double(mine.size() * kWidth) * 2 * sizeof(float);
+  });
+  return result;
+}
+
+}  // namespace fp

@@ -1,0 +1,20 @@
+// What this machine can do at most, measured: the share of it that an operation reaches says how good the operation is.
+#pragma once
+
+namespace fp {
+
+// Flop per second of `threads` threads, each doing nothing but independent multiply-adds in registers for about
+// `seconds`. Defined for float and double; a kernel for another number format gets its own function beside this one.
+template <class T>
+double measure_peak(int threads, double seconds);
+
+struct Bandwidth {
+  double read;    // bytes per second, summing
+  double update;  // bytes per second, y += x: two reads and a write, as an optimizer's step does
+};
+
+// Of `threads` threads that each go through their part of `bytes` of memory, over and over for about `seconds` each
+// way. Throws std::bad_alloc.
+Bandwidth measure_bandwidth(int threads, double bytes, double seconds);
+
+}  // namespace fp

@@ -1,0 +1,128 @@
+"""What this machine's arithmetic and memory can do at most, measured: the yardstick of every other speed."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from . import config
+from .errors import BackendUnavailableError, DTypeError
+
+__all__ = ["memory_bandwidth", "peak_flops"]
+
+#: Number formats that the kernels have a measure for. (One in bfloat16 goes here, and into ``measure_peak``.)
+_DTYPES = ("float32", "float64")
+_REPEATS = 5
+_SECONDS = 0.02  # of one repeat
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_LEAST_BYTES, _MOST_BYTES = 128 * 2**20, 2**30
+
+
+def peak_flops(dtype: str = "float32", threads: int | None = None) -> float:
+    """Flop per second of independent multiply-adds in registers: no kernel can be faster.
+
+    Measured on first use, in about 0.1 s, with the instruction set in use, and kept for the life of the process. The
+    best of several short runs, since whatever disturbs one makes it slower.
+
+    Parameters
+    ----------
+    dtype : "float32" or "float64"
+    threads : int, optional
+        That compute at the same time; :func:`~fastperceptron.get_num_threads` unless given.
+
+    Returns
+    -------
+    float
+        Flop per second of all threads together; a multiply-add is two flop.
+
+    Raises
+    ------
+    DTypeError
+        There is no measure for this dtype.
+    ValueError
+        threads is not in [1, 1024].
+    BackendUnavailableError
+        The native extension is missing.
+
+    Examples
+    --------
+    >>> from fastperceptron.peak import peak_flops
+    >>> peak_flops("float32", threads=1) > 1e9
+    True
+    """
+    core = config._core()
+    if core is None:
+        raise BackendUnavailableError("peak_flops: expected the native extension; this installation has none")
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    if name not in _DTYPES:
+        raise DTypeError(f"peak_flops: dtype must be {' or '.join(_DTYPES)}; received {dtype}")
+    return _peak(name, _count("peak_flops", threads), str(core.instruction_set()))
+
+
+def memory_bandwidth(threads: int | None = None) -> dict[str, float]:
+    """Bytes per second between the processor and memory that no cache can hold, all threads together.
+
+    Measured on first use, in about half a second, over four times the largest cache, and kept for the life of the
+    process.
+
+    Parameters
+    ----------
+    threads : int, optional
+        As in :func:`peak_flops`.
+
+    Returns
+    -------
+    dict
+        ``"read"``: summing what is read; ``"update"``: y += x, two reads and a write for each number.
+
+    Raises
+    ------
+    ValueError
+        threads is not in [1, 1024].
+    BackendUnavailableError
+        The native extension is missing.
+    """
+    core = config._core()
+    if core is None:
+        raise BackendUnavailableError("memory_bandwidth: expected the native extension; this installation has none")
+    return dict(_bandwidth(_count("memory_bandwidth", threads), str(core.instruction_set())))
+
+
+def _count(operation: str, threads: int | None) -> int:
+    if threads is None:
+        return config.get_num_threads()
+    if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
+        raise TypeError(f"{operation}: threads must be an integer; received {threads!r}")
+    if not 1 <= threads <= config._MOST_THREADS:
+        raise ValueError(f"{operation}: threads must lie in [1, {config._MOST_THREADS}]; received {threads}")
+    return int(threads)
+
+
+@cache
+def _peak(dtype: str, threads: int, instruction_set: str) -> float:
+    from . import _core
+
+    return max(_core.measure_peak(dtype, threads, _SECONDS) for _ in range(_REPEATS))
+
+
+@cache
+def _bandwidth(threads: int, instruction_set: str) -> tuple[tuple[str, float], ...]:
+    from . import _core
+
+    size = float(min(max(4 * _largest_cache(), _LEAST_BYTES), _MOST_BYTES))
+    return tuple(_core.measure_bandwidth(threads, size, 0.2).items())
+
+
+def _largest_cache() -> int:
+    """In bytes; 0 where the system does not tell."""
+    sizes = [0]
+    for path in _CACHES.glob("index*/size"):
+        text = path.read_text(encoding="ascii").strip()
+        if text.endswith("K") and text[:-1].isdigit():
+            sizes.append(int(text[:-1]) * 1024)
+    return max(sizes)
