@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/epilogue.hpp"
+#include "kernels/gemm_stream.hpp"
 #include "kernels/simd.hpp"
 #include "kernels/table.hpp"
 
@@ -244,6 +245,7 @@ void gemm(const GemmArgs<T>& given) {
     g.b = given.a;
     g.b_row = given.a_col;
   }
+  if (gemm_streams(g)) return gemm_stream(g);
   const bool pack = g.scratch && gemm_packs_b<T>(g.m, g.n, g.k);
   T* scratch = g.scratch;
   T* packed_a = nullptr;
