@@ -1,0 +1,79 @@
+"""model.profile: the right parts, the right counts, and a model that is as before. How fast things are is not asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from api_examples import MyMSE, classification, classifier
+
+import fastperceptron as fp
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+
+class Scaled(fp.Layer):
+    def forward(self, x: Any, training: bool) -> Any:
+        return 2 * x, None
+
+    def backward(self, dy: Any, saved: Any) -> Any:
+        return 2 * dy, []
+
+
+def test_parts_and_counts(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = fp.Sequential([fp.Dense(20, activation="relu"), fp.Dropout(0.5), fp.Dense(3)], seed=0)
+    model.compile(fp.SGD(0.1, momentum=0.9), "mse")
+    model.build(8)
+    before = model.get_state()
+    profile = model.profile(np.ones((16, 8)), np.ones((16, 3)), seconds=0.03)
+    assert [(row.layer, row.part) for row in profile.rows] == [
+        ("batch", "gather"),
+        ("dense", "forward"),
+        ("dropout", "forward"),
+        ("dense_1", "forward"),
+        ("loss", "loss"),
+        ("dense_1", "backward"),
+        ("dropout", "backward"),
+        ("dense", "backward"),
+        ("optimizer", "update"),
+    ]
+    flop = {(row.layer, row.part): row.flop for row in profile.rows}
+    assert flop["dense", "forward"] == flop["dense", "backward"] == 2 * 16 * 8 * 20  # nobody wants the input's gradient
+    assert flop["dense_1", "backward"] == 2 * flop["dense_1", "forward"] == 2 * 2 * 16 * 20 * 3
+    assert profile.flop == sum(flop.values())
+    assert profile.rows[1].bytes == 4 * (16 * 8 + 8 * 20 + 20 + 16 * 20)
+    assert all(row.seconds > 0 for row in profile.rows)
+    assert profile.step_seconds > 0
+    assert profile.call_seconds > 0
+    assert (profile.peak is not None) == (backend == "native")
+    assert all(row.path.startswith(backend) for row in profile.rows)
+    printed = capsys.readouterr().out
+    assert printed == str(profile) + "\n"
+    assert "whole step" in printed
+    after = model.get_state()
+    assert all(np.array_equal(after[name], value) for name, value in before.items())
+
+
+def test_what_runs_in_python_is_named() -> None:
+    model = fp.Sequential([fp.Dense(4), Scaled(name="scaled"), fp.Dense(1)], seed=0)
+    model.compile(fp.SGD(0.1), MyMSE())
+    model.build(3)
+    profile = model.profile(np.ones((5, 3)), np.ones((5, 1)), seconds=0.03, print_fn=lambda table: None)
+    paths = {(row.layer, row.part): row.path for row in profile.rows}
+    assert paths["scaled", "forward"] == paths["scaled", "backward"] == paths["loss", "loss"] == "Python"
+    assert paths["dense", "forward"] != "Python"
+    assert all(row.seconds > 0 for row in profile.rows)
+
+
+def test_bad_arguments_name_what_was_expected() -> None:
+    x, y = classification()
+    model = classifier()
+    with pytest.raises(fp.NotBuiltError, match="profile: expected a model with weights"):
+        model.profile(x, y)
+    model.fit(x, y, verbose=0)
+    for seconds in (0, -1.0, float("nan"), True, "1"):
+        with pytest.raises(ValueError, match="profile: seconds must be a positive number"):
+            model.profile(x, y, seconds=seconds)
+    with pytest.raises(fp.ShapeError, match="profile"):
+        model.profile(x[:, :1], y)
