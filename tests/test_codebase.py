@@ -37,6 +37,7 @@ STATELESS = {
     "sgd_update",
     "dropout_forward",
     "philox",
+    "permutation",
     "Network",
 }
 

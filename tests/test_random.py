@@ -20,7 +20,7 @@ KEY = 0x0123456789ABCDEF
 @pytest.fixture(params=parity.BACKENDS, autouse=True)
 def source(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every test runs on the words of each backend."""
-    monkeypatch.setattr(random, "_source", parity.load_backend(request.param).philox)
+    monkeypatch.setattr(random, "_fastest", parity.load_backend(request.param))
     return str(request.param)
 
 
@@ -147,6 +147,17 @@ def test_permutation(n: int) -> None:
     assert order.dtype == np.int64
     assert order.shape == (n,)
     assert sorted(order.tolist()) == list(range(n))
+
+
+@pytest.mark.skipif(parity.BACKENDS == ("numpy",), reason="one backend")
+def test_permutations_of_the_backends_are_the_same() -> None:
+    native = parity.load_backend("native")
+    for n in (*range(20), 255, 256, 257, 5000, 65_536, 300_001):
+        for step in (0, 2**33):
+            expected = numpy_backend.permutation(KEY, 2, step, n)
+            np.testing.assert_array_equal(native.permutation(KEY, 2, step, n), expected)
+    with pytest.raises(ValueError, match="n must not be negative"):
+        native.permutation(KEY, 2, 0, -1)
 
 
 def test_permutations_are_uniform() -> None:

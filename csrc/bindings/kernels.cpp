@@ -12,6 +12,7 @@
 #include "bindings/arrays.hpp"
 #include "bindings/errors.hpp"
 #include "ops/whole.hpp"
+#include "runtime/permutation.hpp"
 #include "runtime/philox.hpp"
 
 namespace fp::bindings {
@@ -315,6 +316,17 @@ py::array philox(uint64_t key, uint32_t stream, uint64_t step, int64_t count) {
   return words;
 }
 
+py::array permutation_of(uint64_t key, uint32_t stream, uint64_t step, int64_t n) {
+  if (n < 0) raise_value("permutation: n must not be negative; received " + number(n));
+  py::array_t<int64_t> order(n);
+  int64_t* data = order.mutable_data();
+  {
+    py::gil_scoped_release release;
+    permutation(key, stream, step, n, data);
+  }
+  return order;
+}
+
 }  // namespace
 
 void register_kernels(py::module_& m) {
@@ -336,6 +348,7 @@ void register_kernels(py::module_& m) {
   m.def("dropout_forward", &dropout_forward, arg("x"), arg("rate"), arg("key"), arg("stream"), arg("step"),
         arg("out") = none);
   m.def("philox", &philox, arg("key"), arg("stream"), arg("step"), arg("count"));
+  m.def("permutation", &permutation_of, arg("key"), arg("stream"), arg("step"), arg("n"));
 }
 
 }  // namespace fp::bindings

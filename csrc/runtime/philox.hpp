@@ -20,13 +20,15 @@ inline Philox4 philox4x32(Philox4 c, uint32_t k0, uint32_t k1) {
   return c;
 }
 
-// out[4 i + w] = word w of the block with counter (i, i >> 32, step & 0xffffffff, (stream << 16) | (step >> 32 &
-// 0xffff)).
-inline void philox_words(uint64_t key, uint32_t stream, uint64_t step, int64_t count, uint32_t* out) {
+// out[4 i + w] = word w of the block with counter (b, b >> 32, step & 0xffffffff, (stream << 16) | (step >> 32 &
+// 0xffff)), b = first + i.
+inline void philox_words(uint64_t key, uint32_t stream, uint64_t step, int64_t count, uint32_t* out,
+                         int64_t first = 0) {
   for (int64_t i = 0; i * 4 < count; ++i) {
-    Philox4 r = philox4x32(
-        {{uint32_t(i), uint32_t(uint64_t(i) >> 32), uint32_t(step), (stream << 16) | uint32_t(step >> 32 & 0xffff)}},
-        uint32_t(key), uint32_t(key >> 32));
+    const uint64_t b = static_cast<uint64_t>(first + i);
+    Philox4 r =
+        philox4x32({{uint32_t(b), uint32_t(b >> 32), uint32_t(step), (stream << 16) | uint32_t(step >> 32 & 0xffff)}},
+                   uint32_t(key), uint32_t(key >> 32));
     for (int w = 0; w < 4 && i * 4 + w < count; ++w) out[i * 4 + w] = r.v[w];
   }
 }

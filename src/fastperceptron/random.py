@@ -6,11 +6,11 @@ same bits come out on every machine and in both backends, and nothing has to be 
 
 from __future__ import annotations
 
+import importlib
 import operator
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,13 +120,8 @@ def permutation(key: int, stream: int, step: int, n: int) -> NDArray[np.int64]:
     >>> sorted(permutation(make_key(0), STREAM_SHUFFLE, 0, 5).tolist())
     [0, 1, 2, 3, 4]
     """
-    low = np.uint64((1 << max(n - 1, 0).bit_length()) - 1)
-    words = _words64(key, stream, step, n)
-    words &= ~low
-    words |= np.arange(n, dtype=np.uint64)
-    words.sort()
-    words &= low
-    return words.astype(np.int64)
+    order: NDArray[np.int64] = _source().permutation(key, stream, step, n)
+    return order
 
 
 def _size(shape: Shape) -> int:
@@ -137,23 +132,22 @@ def _size(shape: Shape) -> int:
 
 
 def _words64(key: int, stream: int, step: int, count: int) -> NDArray[np.uint64]:
-    words = _philox()(key, stream, step, 2 * count).astype(np.uint64)
+    words: NDArray[np.uint64] = _source().philox(key, stream, step, 2 * count).astype(np.uint64)
     return words[0::2] | words[1::2] << np.uint64(32)
 
 
-def _philox() -> Callable[[int, int, int, int], NDArray[np.uint32]]:
-    """The fastest source of the words; all give the same bits."""
-    global _source
-    if _source is None:
+def _source() -> Any:
+    """The fastest backend that can be had; all give the same bits."""
+    global _fastest
+    if _fastest is None:
         try:
-            from .backends.native import philox
+            _fastest = importlib.import_module(".backends.native", __package__)
         except ImportError:
-            from .backends.numpy import philox
-        _source = philox
-    return _source
+            _fastest = importlib.import_module(".backends.numpy", __package__)
+    return _fastest
 
 
-_source: Callable[[int, int, int, int], NDArray[np.uint32]] | None = None
+_fastest: Any = None
 
 
 def _open_uniform(key: int, stream: int, step: int, shape: Shape) -> Float64:

@@ -16,6 +16,7 @@ from .._core import (
     dense_backward_input,
     dense_backward_weights,
     dropout_forward,
+    permutation,
     philox,
     sgd_update,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "dropout_forward",
     "loss_backward",
     "loss_forward",
+    "permutation",
     "philox",
     "sgd_update",
 ]

@@ -16,7 +16,7 @@ from .numpy_kernels import (
 )
 from .numpy_losses import loss_backward, loss_forward
 from .numpy_network import Network
-from .numpy_philox import philox
+from .numpy_philox import permutation, philox
 
 __all__ = [
     "Network",
@@ -29,6 +29,7 @@ __all__ = [
     "dropout_forward",
     "loss_backward",
     "loss_forward",
+    "permutation",
     "philox",
     "sgd_update",
 ]

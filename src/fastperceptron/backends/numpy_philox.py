@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["philox", "philox_blocks"]
+__all__ = ["permutation", "philox", "philox_blocks"]
 
 _LOW = 0xFFFFFFFF
 _CHUNK = 8192  # blocks whose ten rounds stay in the second-level cache
@@ -51,3 +51,15 @@ def philox(key: int, stream: int, step: int, count: int) -> NDArray[np.uint32]:
         i = np.arange(begin, min(begin + _CHUNK, blocks), dtype=np.uint64)
         out[begin : begin + _CHUNK] = philox_blocks(i & np.uint64(_LOW), i >> np.uint64(32), key, stream, step)
     return out.reshape(-1)[:count]
+
+
+def permutation(key: int, stream: int, step: int, n: int) -> NDArray[np.int64]:
+    """0..n-1 sorted by random words whose low bits are the numbers themselves."""
+    low = np.uint64((1 << max(n - 1, 0).bit_length()) - 1)
+    drawn = philox(key, stream, step, 2 * n).astype(np.uint64)
+    words = drawn[0::2] | drawn[1::2] << np.uint64(32)
+    words &= ~low
+    words |= np.arange(n, dtype=np.uint64)
+    words.sort()
+    words &= low
+    return words.astype(np.int64)
