@@ -101,7 +101,7 @@ def chain_network(backend: Any, workload: Workload) -> Any:
         parameters += [Parameter(f"{name}/kernel", (n_in, n_out)), Parameter(f"{name}/bias", (n_out,))]
         activation = "relu" if k + 2 < len(workload.widths) else "linear"
         operations.append(Operation("dense", (k,), k + 1, name, (2 * k, 2 * k + 1), activation))
-    program = Program("float32", workload.widths, tuple(parameters), tuple(operations), len(operations))
+    program = Program("float32", workload.widths, tuple(parameters), tuple(operations), (len(operations),))
     network = backend.Network(program)
     for index, value in enumerate(initial_weights(workload)):
         network.set_parameter(index, value)

@@ -167,8 +167,20 @@ class Builder:
         self.operations.append(Operation("dropout", (x,), y, f"dropout{y}", rate=rate, stream=stream))
         return y
 
-    def program(self, output: int) -> Program:
-        return Program(self.dtype, tuple(self.widths), tuple(self.parameters), tuple(self.operations), output)
+    def join(self, kind: str, *xs: int) -> int:
+        """add, multiply or concatenate."""
+        widths = [self.widths[x] for x in xs]
+        y = self._value(sum(widths) if kind == "concatenate" else widths[0])
+        self.operations.append(Operation(kind, xs, y, f"{kind}{y}"))
+        return y
+
+    def columns(self, begin: int, width: int) -> int:
+        y = self._value(width)
+        self.operations.append(Operation("columns", (0,), y, f"columns{y}", begin=begin))
+        return y
+
+    def program(self, *outputs: int) -> Program:
+        return Program(self.dtype, tuple(self.widths), tuple(self.parameters), tuple(self.operations), outputs)
 
 
 def random_parameters(program: Program, rng: np.random.Generator) -> list[np.ndarray]:

@@ -298,6 +298,18 @@ class Step(NamedTuple):
     velocities: list[np.ndarray]
 
 
+class Head(NamedTuple):
+    """A head as in fastperceptron.program, with its targets and sample weights."""
+
+    output: int
+    kind: str
+    y: np.ndarray
+    sample_weight: np.ndarray | None = None
+    parameter: float = 0.0
+    weight: float = 1.0
+    normaliser: str = "rows"
+
+
 def train_step(
     program: Any,
     parameters: list[np.ndarray],
@@ -308,44 +320,53 @@ def train_step(
     *,
     kind: str,
     delta: float = 0.0,
+    **settings: Any,
+) -> Step:
+    """One step with one loss on the first output."""
+    return step_of_heads(program, parameters, velocities, x, [Head(0, kind, y, weights, delta)], **settings)
+
+
+def step_of_heads(
+    program: Any,
+    parameters: list[np.ndarray],
+    velocities: list[np.ndarray],
+    x: np.ndarray,
+    heads: list[Head],
+    *,
     learning_rate: float = 0.0,
     momentum: float = 0.0,
     nesterov: bool = False,
     trainable: list[bool] | None = None,
+    rates: list[float] | None = None,
     key: int = 0,
     step: int = 0,
     training: bool = True,
 ) -> Step:
-    """Forward, loss, chain rule and SGD over a program's operations."""
+    """Forward, losses, chain rule and SGD over a program's operations."""
     values = {0: np.array(x, np.float64)}
     z: dict[int, np.ndarray] = {}
     for i, op in enumerate(program.operations):
-        source = values[op.inputs[0]]
-        if op.kind == "dense":
-            bias = parameters[op.parameters[1]] if len(op.parameters) > 1 else None
-            z[i] = dense(source, parameters[op.parameters[0]], bias)
-            values[op.output] = activate(op.activation, op.alpha, z[i])
-        elif op.kind == "activation":
-            z[i] = source
-            values[op.output] = activate(op.activation, op.alpha, source)
-        elif training:
-            values[op.output] = dropout(source, op.rate, key, op.stream, step)
-        else:
-            values[op.output] = source
+        values[op.output] = _forward(program, i, op, parameters, values, z, key, step, training)
 
     n = len(x)
-    output = values[program.output]
-    w = [1.0 if weights is None else float(weights[i]) for i in range(n)]
-    losses = [loss(kind, delta, y[i], output[i]) for i in range(n)]
-    cost = math.fsum(a * b for a, b in zip(w, losses, strict=True)) / n
-
+    losses: list[float] = []
+    cost = 0.0
     value_gradients = {v: np.zeros(values[v].shape) for v in values}
     gradients = [np.zeros(p.shape) for p in program.parameters]
-    for i in range(n):
-        value_gradients[program.output][i] = [w[i] / n * g for g in loss_gradient(kind, delta, y[i], output[i])]
+    for head in heads:
+        v = program.outputs[head.output]
+        w = [1.0 if head.sample_weight is None else float(head.sample_weight[i]) for i in range(n)]
+        divisor = math.fsum(w) if head.normaliser == "weights" else n
+        mine = [loss(head.kind, head.parameter, head.y[i], values[v][i]) for i in range(n)]
+        losses += mine
+        cost += head.weight * math.fsum(a * b for a, b in zip(w, mine, strict=True)) / divisor
+        for i in range(n):
+            slope = loss_gradient(head.kind, head.parameter, head.y[i], values[v][i])
+            value_gradients[v][i] += [head.weight * w[i] / divisor * g for g in slope]
     for i in reversed(range(len(program.operations))):
         op = program.operations[i]
-        source, dy = values[op.inputs[0]], value_gradients[op.output]
+        dy = value_gradients[op.output]
+        source = values[op.inputs[0]]
         if op.kind == "dense":
             dz = activate_backward(op.activation, op.alpha, dy, z[i])
             gradients[op.parameters[0]] += product(source.T, dz)
@@ -354,10 +375,10 @@ def train_step(
             value_gradients[op.inputs[0]] += product(dz, np.asarray(parameters[op.parameters[0]]).T)
         elif op.kind == "activation":
             value_gradients[op.inputs[0]] += activate_backward(op.activation, op.alpha, dy, z[i])
-        elif training:
-            value_gradients[op.inputs[0]] += dropout(dy, op.rate, key, op.stream, step)
+        elif op.kind == "dropout":
+            value_gradients[op.inputs[0]] += dropout(dy, op.rate, key, op.stream, step) if training else dy
         else:
-            value_gradients[op.inputs[0]] += dy
+            _join_backward(op, dy, values, value_gradients)
 
     new_parameters, new_velocities = [], []
     for p, g in enumerate(gradients):
@@ -366,10 +387,65 @@ def train_step(
             new_parameters.append(np.array(parameters[p], np.float64))
             new_velocities.append(np.array(velocities[p], np.float64))
             continue
-        a, v = sgd(parameters[p], g, velocities[p], learning_rate, momentum, nesterov)
+        rate = learning_rate * (1.0 if rates is None else rates[p])
+        a, v_new = sgd(parameters[p], g, velocities[p], rate, momentum, nesterov)
         new_parameters.append(a)
-        new_velocities.append(v)
+        new_velocities.append(v_new)
     return Step(cost, losses, values, z, gradients, new_parameters, new_velocities)
+
+
+def _forward(
+    program: Any,
+    i: int,
+    op: Any,
+    parameters: list[np.ndarray],
+    values: dict[int, np.ndarray],
+    z: dict[int, np.ndarray],
+    key: int,
+    step: int,
+    training: bool,
+) -> np.ndarray:
+    source = values[op.inputs[0]]
+    match op.kind:
+        case "dense":
+            bias = parameters[op.parameters[1]] if len(op.parameters) > 1 else None
+            z[i] = dense(source, parameters[op.parameters[0]], bias)
+            return activate(op.activation, op.alpha, z[i])
+        case "activation":
+            z[i] = source
+            return activate(op.activation, op.alpha, source)
+        case "dropout":
+            return dropout(source, op.rate, key, op.stream, step) if training else source
+        case "columns":
+            return source[:, op.begin : op.begin + program.widths[op.output]]
+    y = np.zeros((len(source), program.widths[op.output]))
+    for r in range(y.shape[0]):
+        rows = [[float(v) for v in values[x][r]] for x in op.inputs]
+        if op.kind == "concatenate":
+            y[r] = [v for row in rows for v in row]
+        else:
+            combine = math.fsum if op.kind == "add" else math.prod
+            y[r] = [combine(column) for column in zip(*rows, strict=True)]
+    return y
+
+
+def _join_backward(
+    op: Any, dy: np.ndarray, values: dict[int, np.ndarray], value_gradients: dict[int, np.ndarray]
+) -> None:
+    """Each input's part of the sum over paths, element by element."""
+    if op.kind == "columns":
+        return  # the input's gradient is not wanted
+    begin = 0
+    for place, v in enumerate(op.inputs):
+        dx = value_gradients[v]
+        for r in range(dx.shape[0]):
+            for j in range(dx.shape[1]):
+                if op.kind == "concatenate":
+                    dx[r, j] += float(dy[r, begin + j])
+                else:
+                    others = [float(values[o][r, j]) for at, o in enumerate(op.inputs) if at != place]
+                    dx[r, j] += float(dy[r, j]) * (math.prod(others) if op.kind == "multiply" else 1.0)
+        begin += dx.shape[1]
 
 
 def sgd(

@@ -71,6 +71,7 @@ void GOMP_parallel(void (*f)(void*), void* data, unsigned threads, unsigned flag
 SCRIPT = """
 import ctypes, json, sys
 import numpy as np
+from fastperceptron.program import Head
 from parity import Builder, load_backend, make_network, random_parameters
 from promises import labelled
 
@@ -86,8 +87,13 @@ value = builder.dropout(value, 0.2, 1)
 if kind == "shared":
     square = builder.weights(48, 48)
     value = builder.dense(builder.dense(value, 48, "tanh", parameters=square), 48, "relu", parameters=square)
+middle = value
+if kind == "graph":  # skip connections, several losses, two of them on one value
+    side = builder.dense(builder.columns(3, 20), 48, "relu")
+    both = builder.join("multiply", builder.join("add", value, side, value), builder.activation(value, "sigmoid"))
+    value = builder.join("concatenate", both, side, 0)
 value = builder.activation(builder.dense(value, 10), "linear" if kind == "labels" else "softmax")
-program = builder.program(value)
+program = builder.program(value, middle, middle) if kind == "graph" else builder.program(value)
 network = make_network(native, program, random_parameters(program, np.random.default_rng(0)))
 network.set_optimizer("sgd", {"learning_rate": 0.001, "momentum": 0.9, "nesterov": 1.0})
 rows, steps = 50 * batch + 7, 1020
@@ -99,8 +105,15 @@ else:
     network.set_loss("categorical_cross_entropy", 0.0)
     network.set_metrics([("categorical_accuracy", 0.0), ("r2", 0.0)])
     y = np.eye(10)[y]
-network.set_threads(threads)
 weights = np.ones(rows, np.float32)
+if kind == "graph":
+    network.set_heads(
+        [Head(0, "categorical_cross_entropy"), Head(1, "huber", 1.0, 0.1, "weights"), Head(2, "mean_squared_error")]
+    )
+    network.set_metrics([("categorical_accuracy", 0.0), ("r2", 0.0, 2)])
+    y, weights = (y, np.zeros((rows, 48)), np.ones((rows, 48))), (None, weights, weights)
+    network.set_rates([0.5] * len(program.parameters))
+network.set_threads(threads)
 order = np.random.default_rng(1).permutation(np.resize(np.arange(rows), rows * steps // 51))
 x = np.asfortranarray(x.astype(np.float64))  # converted while gathered
 
@@ -119,6 +132,8 @@ for name, run in (("train", network.train_steps), ("evaluate", network.evaluate_
     found[name] = [many[0] - few[0], few[1], many[1], -(-len(order) // batch)]
 out = np.empty((rows, 10), np.float32)
 first = regions()
+if kind == "graph":
+    out = (out, np.empty((rows, 48), np.float32), np.empty((rows, 48), np.float32))
 network.predict(x, out, 0, rows, 1e9)
 found["predict"] = [0, 0, regions() - first, 0]
 a = allocations()
@@ -140,7 +155,7 @@ def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("kind", ["labels", "targets", "shared"])
+@pytest.mark.parametrize("kind", ["labels", "targets", "shared", "graph"])
 def test_a_thousand_steps_allocate_no_more_than_one(kind: str, threads: int, counter: Path, tmp_path: Path) -> None:
     batch = 300  # above the integers that Python keeps
     printed = run_script(

@@ -186,7 +186,7 @@ def _program(kind: str, loss: str, dtype: str) -> Program:
     if last != "linear":
         widths.append(6)
         operations.append(Operation("activation", (len(widths) - 2,), len(widths) - 1, "last", activation=last))
-    return Program(dtype, tuple(widths), tuple(parameters), tuple(operations), len(widths) - 1)
+    return Program(dtype, tuple(widths), tuple(parameters), tuple(operations), (len(widths) - 1,))
 
 
 def _run(isa: str, kind: str, loss: str, dtype: str, steps: int) -> list[np.ndarray]:

@@ -67,28 +67,57 @@ DenseSource source_of(const py::array& a, int64_t cols, const char* what) {
   return s;
 }
 
+// One array per entry: a tuple or list, or an array alone (None: none).
+std::vector<py::object> entries(const py::object& given, std::size_t count, const char* what) {
+  std::vector<py::object> found;
+  if (py::isinstance<py::tuple>(given) || py::isinstance<py::list>(given))
+    for (py::handle h : given) found.push_back(py::reinterpret_borrow<py::object>(h));
+  else if (given.is_none())
+    found.assign(count, py::none());
+  else
+    found.push_back(given);
+  if (count > 0 && found.size() != count)
+    raise("ShapeError", std::string(what) + ": expected " + std::to_string(count) +
+                            " arrays, one per loss head, received " + std::to_string(found.size()));
+  return found;
+}
+
 // The rows of a run; owns the views, refers to the arrays of the call.
 struct Given {
-  DenseSource x, y, weights;
+  std::vector<DenseSource> parts, targets, weights;
+  SideBySide together;
   Sources sources;
   int64_t positions = 0;
 
-  Given(const Program& program, bool labels, const py::array& x_, const py::object& y_, const py::object& w_,
-        const py::object& rows, int64_t begin, int64_t end) {
-    x = source_of(x_, program.widths[0], "x");
-    sources.x = &x;
-    positions = x.rows;
-    if (!y_.is_none()) {
-      const auto a = py::cast<py::array>(y_);
-      y = source_of(a, labels ? -1 : program.widths[program.output], "y");
-      if (y.rows != x.rows) different("y", y.rows);
-      sources.y = &y;
-      sources.labels = labels;
-    }
-    if (!w_.is_none()) {
-      weights = source_of(py::cast<py::array>(w_), -1, "sample_weight");
-      if (weights.rows != x.rows) different("sample_weight", weights.rows);
-      sources.weights = &weights;
+  template <class T>
+  Given(const Network<T>& net, const py::object& x, const py::object& y, const py::object& w, const py::object& rows,
+        int64_t begin, int64_t end) {
+    read_x(net.program, x);
+    const auto& heads = net.heads();
+    targets.resize(heads.size());
+    weights.resize(heads.size());
+    const auto ys = entries(y, heads.size(), "y"), ws = entries(w, heads.size(), "sample_weight");
+    for (std::size_t h = 0; h < heads.size(); ++h) {
+      Targets t;
+      t.classes = net.program.widths[net.program.output(heads[h].output)];
+      if (!ys[h].is_none()) {
+        const auto a = py::cast<py::array>(ys[h]);
+        // Without a built-in loss the targets' form says what they are.
+        t.labels = heads[h].loss ? loss_takes_labels(*heads[h].loss) : a.ndim() == 1;
+        for (const Metric& m : net.metrics())
+          if (m.head == static_cast<int>(h) && metric_takes_labels(m.kind) != t.labels)
+            raise("ShapeError", std::string("y: expected ") + (t.labels ? "targets as wide as the output" : "labels") +
+                                    " for a metric, received others");
+        targets[h] = source_of(a, t.labels ? -1 : t.classes, "y");
+        if (targets[h].rows != sources.x->rows) different("y", targets[h].rows);
+        t.y = &targets[h];
+      }
+      if (!ws[h].is_none()) {
+        weights[h] = source_of(py::cast<py::array>(ws[h]), -1, "sample_weight");
+        if (weights[h].rows != sources.x->rows) different("sample_weight", weights[h].rows);
+        t.weights = &weights[h];
+      }
+      sources.heads.push_back(t);
     }
     if (!rows.is_none()) {
       if (!py::isinstance<Index>(rows)) raise("DTypeError", "rows: expected a contiguous array of int64");
@@ -103,10 +132,34 @@ struct Given {
   }
   Given(const Given&) = delete;
 
+  void need_targets() const {
+    for (const Targets& t : sources.heads)
+      if (t.y) return;
+    raise("ShapeError", "y: expected targets, received None");
+  }
+
  private:
+  void read_x(const Program& program, const py::object& x) {
+    const auto given = entries(x, 0, "x");
+    const bool single = given.size() == 1;
+    parts.reserve(given.size());
+    for (const py::object& part : given) {
+      const auto a = py::cast<py::array>(part);
+      parts.push_back(source_of(a, single || a.ndim() != 2 ? program.widths[0] : a.shape(1), "x"));
+      if (parts.back().rows != parts.front().rows)
+        raise("ShapeError", "x: expected arrays of as many rows, " + std::to_string(parts.front().rows) +
+                                ", received " + std::to_string(parts.back().rows));
+      together.append(parts.back());
+    }
+    if (together.cols != program.widths[0])
+      raise("ShapeError", "x: expected " + std::to_string(program.widths[0]) + " columns in all, received " +
+                              std::to_string(together.cols));
+    sources.x = single ? static_cast<const RowSource*>(&parts[0]) : &together;
+    positions = sources.x->rows;
+  }
   void different(const char* what, int64_t n) const {
-    raise("ShapeError", std::string(what) + ": expected as many rows as x, " + std::to_string(x.rows) + ", received " +
-                            std::to_string(n));
+    raise("ShapeError", std::string(what) + ": expected as many rows as x, " + std::to_string(sources.x->rows) +
+                            ", received " + std::to_string(n));
   }
 };
 
@@ -131,10 +184,9 @@ int64_t long_run(double budget, F&& f) {
   return reached;
 }
 
-Program program_from(const py::object& given) {
-  Program p;
-  for (py::handle w : given.attr("widths")) p.widths.push_back(py::cast<int64_t>(w));
-  for (py::handle h : given.attr("parameters")) {
+std::vector<Parameter> arrays_from(const py::object& given) {
+  std::vector<Parameter> arrays;
+  for (py::handle h : given) {
     const auto shape = py::cast<std::vector<int64_t>>(h.attr("shape"));
     int64_t count = 1;
     for (int64_t d : shape) {
@@ -143,23 +195,30 @@ Program program_from(const py::object& given) {
       count *= d;
     }
     if (shape.size() == 2)
-      p.parameters.push_back({shape[0], shape[1]});
+      arrays.push_back({shape[0], shape[1]});
     else
-      p.parameters.push_back({1, count});
+      arrays.push_back({1, count});
   }
-  p.output = py::cast<int>(given.attr("output"));
+  return arrays;
+}
+
+Program program_from(const py::object& given) {
+  Program p;
+  for (py::handle w : given.attr("widths")) p.widths.push_back(py::cast<int64_t>(w));
+  p.parameters = arrays_from(given.attr("parameters"));
+  p.states = arrays_from(given.attr("states"));
+  p.outputs = py::cast<std::vector<int>>(given.attr("outputs"));
   const auto names = py::module_::import("fastperceptron.program").attr("ACTIVATIONS");
   for (py::handle h : given.attr("operations")) {
     Operation op{};
     const auto kind = py::cast<std::string>(h.attr("kind"));
-    const auto inputs = py::cast<std::vector<int>>(h.attr("inputs"));
-    if (inputs.size() != 1) throw py::value_error("program: operation " + kind + ": expected one input");
-    op.input = inputs[0];
+    op.inputs = py::cast<std::vector<int>>(h.attr("inputs"));
     op.output = py::cast<int>(h.attr("output"));
     op.activation = static_cast<Activation>(py::cast<int>(names.attr("index")(h.attr("activation"))));
     op.alpha = py::cast<double>(h.attr("alpha"));
     op.rate = py::cast<double>(h.attr("rate"));
     op.stream = py::cast<uint32_t>(h.attr("stream"));
+    op.begin = py::cast<int64_t>(h.attr("begin"));
     const auto parameters = py::cast<std::vector<int>>(h.attr("parameters"));
     if (kind == "dense") {
       op.kind = OperationKind::dense;
@@ -171,11 +230,22 @@ Program program_from(const py::object& given) {
       op.kind = OperationKind::activation;
     } else if (kind == "dropout") {
       op.kind = OperationKind::dropout;
+    } else if (kind == "add") {
+      op.kind = OperationKind::add;
+    } else if (kind == "multiply") {
+      op.kind = OperationKind::multiply;
+    } else if (kind == "concatenate") {
+      op.kind = OperationKind::concatenate;
+    } else if (kind == "columns") {
+      op.kind = OperationKind::columns;
     } else if (kind == "python") {
       op.kind = OperationKind::python;
       op.parameters = parameters;
     } else {
-      throw py::value_error("program: expected a kind of dense, activation, dropout or python, received " + kind);
+      throw py::value_error(
+          "program: expected a kind of dense, activation, dropout, add, multiply, concatenate, columns or python,"
+          " received " +
+          kind);
     }
     p.operations.push_back(std::move(op));
   }
@@ -198,38 +268,38 @@ class PyNetwork {
   using Net = Network<T>;
   using Array = py::array_t<T, py::array::c_style>;
 
+  using Shapes = std::vector<std::vector<py::ssize_t>>;
+
   explicit PyNetwork(py::object program)
       : program_(std::move(program)), net_(std::make_unique<Net>(program_from(program_))) {
     for (py::handle h : program_.attr("parameters"))
       shapes_.push_back(py::cast<std::vector<py::ssize_t>>(h.attr("shape")));
+    for (py::handle h : program_.attr("states"))
+      state_shapes_.push_back(py::cast<std::vector<py::ssize_t>>(h.attr("shape")));
   }
 
   py::object program_;
   std::unique_ptr<Net> net_;
 
   Array get(typename Net::Part part, int i) {
-    check_parameter(i);
-    Array out(shapes_[static_cast<std::size_t>(i)]);
+    Array out(shape_of(part, i));
     net_->read(part, i, out.mutable_data());
     return out;
   }
   void set(typename Net::Part part, int i, const py::array& value) {
-    check_parameter(i);
-    const auto& want = shapes_[static_cast<std::size_t>(i)];
-    bool same = value.ndim() == static_cast<py::ssize_t>(want.size());
-    for (std::size_t d = 0; same && d < want.size(); ++d) same = value.shape(static_cast<py::ssize_t>(d)) == want[d];
-    if (!same)
-      raise("ShapeError", "parameter " + name(i) + ": expected shape " + std::string(py::str(py::cast(want))) +
-                              ", received " + shape_text(value));
-    net_->write(part, i, as_array(value).data());
+    net_->write(part, i, fitting(part, i, value).data());
   }
-  std::vector<std::string> slot_names() const {
-    if (net_->sgd() && net_->sgd()->momentum != 0) return {"momentum"};
-    return {};
+  std::vector<std::string> slot_names() const { return net_->slot_names(); }
+  Array get_slot(const std::string& slot, int i) {
+    Array out(shape_of(Net::Part::parameter, i));
+    check_slot(slot);
+    net_->read_slot(slot, i, out.mutable_data());
+    return out;
   }
-  typename Net::Part slot(const std::string& slot_name) const {
-    if (slot_name == "momentum" && !slot_names().empty()) return Net::Part::momentum;
-    throw py::key_error("no slot named " + slot_name);
+  void set_slot(const std::string& slot, int i, const py::array& value) {
+    const Array a = fitting(Net::Part::parameter, i, value);
+    check_slot(slot);
+    net_->write_slot(slot, i, a.data());
   }
 
   void set_optimizer(const py::object& optimizer, const std::map<std::string, double>& hyper) {
@@ -252,62 +322,108 @@ class PyNetwork {
                             std::to_string(flags.size()));
     net_->set_trainable(std::vector<char>(flags.begin(), flags.end()));
   }
-  void set_loss(const py::object& kind, double parameter) {
-    if (kind.is_none()) {
-      labels_ = false;
-      return net_->set_loss(std::nullopt, 0);
-    }
-    const auto names = py::module_::import("fastperceptron.program").attr("LOSSES");
-    const auto loss = static_cast<Loss>(py::cast<int>(names.attr("index")(kind)));
-    labels_ = loss_takes_labels(loss);
-    net_->set_loss(loss, parameter);
+  void set_rates(const std::vector<double>& rates) {
+    if (rates.size() != shapes_.size())
+      throw py::value_error("set_rates: expected " + std::to_string(shapes_.size()) + " rates, received " +
+                            std::to_string(rates.size()));
+    net_->set_rates(rates);
   }
-  void set_metrics(const std::vector<std::pair<std::string, double>>& metrics) {
-    std::vector<Metric> m;
-    for (const auto& [kind, parameter] : metrics) m.push_back({metric_kind(kind), parameter, {}});
-    net_->set_metrics(std::move(m));
+  void set_heads(const py::object& given) {
+    const auto names = py::module_::import("fastperceptron.program").attr("LOSSES");
+    std::vector<Head> heads;
+    for (py::handle h : given) {
+      Head head;
+      head.output = py::cast<int>(h.attr("output"));
+      if (head.output < 0 || head.output >= static_cast<int>(net_->program.outputs.size()))
+        throw py::value_error("set_heads: expected outputs from 0 to " +
+                              std::to_string(net_->program.outputs.size() - 1) + ", received " +
+                              std::to_string(head.output));
+      const py::object kind = h.attr("kind");
+      if (!kind.is_none() && !py::cast<bool>(names.attr("__contains__")(kind)))
+        throw py::value_error("set_heads: unknown loss " + std::string(py::str(kind)));
+      if (!kind.is_none()) head.loss = static_cast<Loss>(py::cast<int>(names.attr("index")(kind)));
+      head.parameter = py::cast<double>(h.attr("parameter"));
+      head.weight = py::cast<double>(h.attr("weight"));
+      const auto normaliser = py::cast<std::string>(h.attr("normaliser"));
+      if (normaliser != "rows" && normaliser != "weights")
+        throw py::value_error("set_heads: expected the normaliser rows or weights, received " + normaliser);
+      head.normaliser = normaliser == "rows" ? Normaliser::rows : Normaliser::weights;
+      heads.push_back(head);
+    }
+    if (heads.empty()) throw py::value_error("set_heads: expected at least one head, received none");
+    net_->set_heads(std::move(heads));
+  }
+  void set_loss(const py::object& kind, double parameter) {
+    const auto head = py::module_::import("fastperceptron.program").attr("Head");
+    set_heads(py::make_tuple(head(0, kind, parameter)));
+  }
+  void set_metrics(const py::object& given) {
+    std::vector<Metric> metrics;
+    for (py::handle h : given) {
+      const auto t = py::cast<py::tuple>(h);
+      if (t.size() != 2 && t.size() != 3) throw py::value_error("set_metrics: expected (kind, parameter, head)");
+      const int head = t.size() == 3 ? py::cast<int>(t[2]) : 0;
+      if (head < 0 || head >= static_cast<int>(net_->heads().size()))
+        throw py::value_error("set_metrics: expected heads from 0 to " + std::to_string(net_->heads().size() - 1) +
+                              ", received " + std::to_string(head));
+      metrics.push_back({metric_kind(py::cast<std::string>(t[0])), py::cast<double>(t[1]), head, {}});
+    }
+    net_->set_metrics(std::move(metrics));
   }
   py::list get_metrics() const {
     py::list out;
-    const auto add = [&out](const std::vector<double>& v, py::ssize_t rows) {
-      const auto n = static_cast<py::ssize_t>(v.size());
+    const auto add = [&out](const double* v, std::size_t count, py::ssize_t rows) {
+      const auto n = static_cast<py::ssize_t>(count);
       std::vector<py::ssize_t> shape{n};
       if (rows > 1) shape = {rows, n / rows};
       py::array_t<double> a(shape);
-      std::copy(v.begin(), v.end(), a.mutable_data());
+      std::copy(v, v + count, a.mutable_data());
       out.append(std::move(a));
     };
-    add(net_->loss_sums(), 1);
-    for (const Metric& m : net_->metrics()) add(m.sums, m.kind == MetricKind::r2 ? 4 : 1);
+    for (const Head& head : net_->heads()) add(head.sums, 2, 1);
+    for (const Metric& m : net_->metrics()) add(m.sums.data(), m.sums.size(), m.kind == MetricKind::r2 ? 4 : 1);
     return out;
   }
 
-  int64_t steps(bool training, const py::array& x, const py::object& y, const py::object& w, const py::object& rows,
+  int64_t steps(bool training, const py::object& x, const py::object& y, const py::object& w, const py::object& rows,
                 int64_t batch_size, int64_t begin, int64_t end, double budget) {
     if (batch_size < 1)
       throw py::value_error("batch_size: expected at least 1, received " + std::to_string(batch_size));
-    const Given given(net_->program, labels(y), x, y, w, rows, begin, end);
-    if (!given.sources.y) raise("ShapeError", "y: expected targets, received None");
+    const Given given(*net_, x, y, w, rows, begin, end);
+    given.need_targets();
     return long_run(budget, [&](const Limits& limits) {
       return training ? net_->train_steps(given.sources, batch_size, begin, end, limits)
                       : net_->evaluate_steps(given.sources, batch_size, begin, end, limits);
     });
   }
-  int64_t predict(const py::array& x, const py::array& out, int64_t begin, int64_t end, double budget) {
-    const Given given(net_->program, false, x, py::none(), py::none(), py::none(), begin, end);
-    if (!py::isinstance<Array>(out) || out.ndim() != 2 || out.shape(0) != given.x.rows ||
-        out.shape(1) != width(net_->program.output))
-      raise("ShapeError", "predict: out must be a contiguous array of shape (" + std::to_string(given.x.rows) + ", " +
-                              std::to_string(width(net_->program.output)) + ") and the model's dtype; received " +
-                              shape_text(out));
-    auto target = py::cast<Array>(out);
-    T* to = target.mutable_data();
-    return long_run(budget, [&](const Limits& limits) { return net_->predict(given.x, to, begin, end, limits); });
+  int64_t predict(const py::object& x, const py::object& out, int64_t begin, int64_t end, double budget) {
+    const Given given(*net_, x, py::none(), py::none(), py::none(), begin, end);
+    const auto& outputs = net_->program.outputs;
+    std::vector<py::object> arrays{out};
+    if (py::isinstance<py::tuple>(out) || py::isinstance<py::list>(out))
+      arrays = py::cast<std::vector<py::object>>(out);
+    if (arrays.size() != outputs.size())
+      raise("ShapeError", "predict: expected " + std::to_string(outputs.size()) + " arrays for the outputs, received " +
+                              std::to_string(arrays.size()));
+    std::vector<T*> to;
+    for (std::size_t k = 0; k < outputs.size(); ++k) {
+      const py::object& a = arrays[k];
+      const int64_t rows = given.sources.x->rows, cols = width(outputs[k]);
+      if (!py::isinstance<Array>(a) || py::cast<py::array>(a).ndim() != 2 || py::cast<py::array>(a).shape(0) != rows ||
+          py::cast<py::array>(a).shape(1) != cols)
+        raise("ShapeError",
+              "predict: out must be a contiguous array of shape (" + std::to_string(rows) + ", " +
+                  std::to_string(cols) + ") and the model's dtype; received " +
+                  (py::isinstance<py::array>(a) ? shape_text(py::cast<py::array>(a)) : std::string(py::str(a))));
+      to.push_back(py::cast<Array>(a).mutable_data());
+    }
+    return long_run(budget,
+                    [&](const Limits& limits) { return net_->predict(*given.sources.x, to, begin, end, limits); });
   }
 
-  void load_batch(const py::array& x, const py::object& y, const py::object& w, const py::object& rows, int64_t begin,
+  void load_batch(const py::object& x, const py::object& y, const py::object& w, const py::object& rows, int64_t begin,
                   int64_t end) {
-    const Given given(net_->program, labels(y), x, y, w, rows, begin, end);
+    const Given given(*net_, x, y, w, rows, begin, end);
     py::gil_scoped_release nogil;  // as in long_run
     net_->load_batch(given.sources, begin, end);
   }
@@ -334,23 +450,34 @@ class PyNetwork {
   }
 
  private:
-  std::vector<std::vector<py::ssize_t>> shapes_;
-  bool labels_ = false;
+  Shapes shapes_, state_shapes_;
 
-  // Without a built-in loss the targets' form says what they are.
-  bool labels(const py::object& y) const {
-    if (labels_) return true;
-    if (y.is_none()) return false;
-    for (const Metric& m : net_->metrics())
-      if (m.kind == MetricKind::sparse_categorical_accuracy) return true;
-    return false;
-  }
   int64_t width(int v) const { return net_->program.widths[static_cast<std::size_t>(v)]; }
-  std::string name(int i) const { return py::str(py::object(program_.attr("parameters")[py::int_(i)].attr("name"))); }
-  void check_parameter(int i) const {
-    if (i < 0 || i >= static_cast<int>(shapes_.size()))
-      throw py::index_error("parameter: expected 0 to " + std::to_string(shapes_.size()) + ", received " +
-                            std::to_string(i));
+  const std::vector<py::ssize_t>& shape_of(typename Net::Part part, int i) const {
+    const bool state = part == Net::Part::state;
+    const Shapes& shapes = state ? state_shapes_ : shapes_;
+    if (i < 0 || i >= static_cast<int>(shapes.size()))
+      throw py::index_error(std::string(state ? "state" : "parameter") + ": expected 0 to " +
+                            std::to_string(shapes.size()) + ", received " + std::to_string(i));
+    return shapes[static_cast<std::size_t>(i)];
+  }
+  // The value as an array of the network's dtype, or an error.
+  Array fitting(typename Net::Part part, int i, const py::array& value) const {
+    const auto& want = shape_of(part, i);
+    bool same = value.ndim() == static_cast<py::ssize_t>(want.size());
+    for (std::size_t d = 0; same && d < want.size(); ++d) same = value.shape(static_cast<py::ssize_t>(d)) == want[d];
+    if (!same) {
+      const char* kind = part == Net::Part::state ? "state" : "parameter";
+      const py::object named = program_.attr(part == Net::Part::state ? "states" : "parameters")[py::int_(i)];
+      raise("ShapeError", std::string(kind) + " " + std::string(py::str(named.attr("name"))) + ": expected shape " +
+                              std::string(py::str(py::cast(want))) + ", received " + shape_text(value));
+    }
+    return as_array(value);
+  }
+  void check_slot(const std::string& slot) const {
+    for (const std::string& name : net_->slot_names())
+      if (name == slot) return;
+    throw py::key_error("no slot named " + slot);
   }
   void check_value(int v) const {
     if (v < 0 || v >= static_cast<int>(net_->program.widths.size()))
@@ -396,32 +523,39 @@ void bind(py::module_& m, const char* name) {
       .def(
           "set_gradient", [](Py& p, int i, const py::array& v) { p.set(Part::gradient, i, v); }, py::arg("index"),
           py::arg("value"))
+      .def(
+          "get_state", [](Py& p, int i) { return p.get(Part::state, i); }, py::arg("index"))
+      .def(
+          "set_state", [](Py& p, int i, const py::array& v) { p.set(Part::state, i, v); }, py::arg("index"),
+          py::arg("value"))
       .def("slot_names", [](const Py& p) { return py::tuple(py::cast(p.slot_names())); })
       .def(
-          "get_slot", [](Py& p, const std::string& s, int i) { return p.get(p.slot(s), i); }, py::arg("name"),
+          "get_slot", [](Py& p, const std::string& s, int i) { return p.get_slot(s, i); }, py::arg("name"),
           py::arg("index"))
       .def(
-          "set_slot", [](Py& p, const std::string& s, int i, const py::array& v) { p.set(p.slot(s), i, v); },
+          "set_slot", [](Py& p, const std::string& s, int i, const py::array& v) { p.set_slot(s, i, v); },
           py::arg("name"), py::arg("index"), py::arg("value"))
       .def(
           "set_threads", [](Py& p, int n) { p.net_->set_threads(n); }, py::arg("threads"))
       .def("set_trainable", &Py::set_trainable, py::arg("flags"))
+      .def("set_rates", &Py::set_rates, py::arg("rates"))
       .def("set_optimizer", &Py::set_optimizer, py::arg("name"), py::arg("hyper"))
       .def("set_hyper", &Py::set_hyper, py::arg("name"), py::arg("value"))
+      .def("set_heads", &Py::set_heads, py::arg("heads"))
       .def("set_loss", &Py::set_loss, py::arg("kind"), py::arg("parameter"))
       .def("set_metrics", &Py::set_metrics, py::arg("metrics"))
       .def("reset_metrics", [](Py& p) { p.net_->reset_metrics(); })
       .def("get_metrics", &Py::get_metrics)
       .def(
           "train_steps",
-          [](Py& p, const py::array& x, const py::object& y, const py::object& w, const py::object& rows, int64_t size,
+          [](Py& p, const py::object& x, const py::object& y, const py::object& w, const py::object& rows, int64_t size,
              int64_t begin, int64_t end,
              double budget) { return p.steps(true, x, y, w, rows, size, begin, end, budget); },
           py::arg("x"), py::arg("y"), py::arg("sample_weight"), py::arg("rows"), py::arg("batch_size"),
           py::arg("begin"), py::arg("end"), py::arg("budget"))
       .def(
           "evaluate_steps",
-          [](Py& p, const py::array& x, const py::object& y, const py::object& w, const py::object& rows, int64_t size,
+          [](Py& p, const py::object& x, const py::object& y, const py::object& w, const py::object& rows, int64_t size,
              int64_t begin, int64_t end,
              double budget) { return p.steps(false, x, y, w, rows, size, begin, end, budget); },
           py::arg("x"), py::arg("y"), py::arg("sample_weight"), py::arg("rows"), py::arg("batch_size"),

@@ -97,4 +97,12 @@ void add_range(int64_t count, const T* x, T* y) {
   if (i < count) store_part(y + i, count - i, add(load_part(y + i, count - i), load_part(x + i, count - i)));
 }
 
+template <class T>
+void multiply_range(int64_t count, const T* x, T* y) {
+  constexpr int lanes = Vec<T>::lanes;
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) store(y + i, mul(load(y + i), load(x + i)));
+  if (i < count) store_part(y + i, count - i, mul(load_part(y + i, count - i), load_part(x + i, count - i)));
+}
+
 }  // namespace fp::FP_ISA_NAMESPACE

@@ -35,6 +35,7 @@ constexpr Kernels<T> kernels() {
   k.dropout = dropout_rows<T>;
   k.sgd_update = sgd_update<T>;
   k.add = add_range<T>;
+  k.multiply = multiply_range<T>;
   k.peak = peak<T>;
   return k;
 }

@@ -167,7 +167,8 @@ struct Kernels {
   // as written in sgd.hpp, so that the epilogue and this function give the same bits.
   void (*sgd_update)(int64_t count, T* w, const T* g, T* v, T learning_rate, T momentum, bool nesterov);
 
-  void (*add)(int64_t count, const T* x, T* y);  // y += x
+  void (*add)(int64_t count, const T* x, T* y);       // y += x
+  void (*multiply)(int64_t count, const T* x, T* y);  // y *= x
 
   // Multiply-adds as fast as registers allow; returns the flop done, two per multiply-add, in proportion to iterations.
   // values: factor and addend in, a result out that makes the work wanted. ops/peak.cpp times it.

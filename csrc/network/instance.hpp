@@ -1,8 +1,10 @@
-// An instance: the numbers of one network. One contiguous block per kind (parameters, gradients, momentum), all
-// with the same offsets; rows of at least kPadFrom columns are padded to whole cache lines; pads are always zero.
+// An instance: the numbers of one network. One contiguous block per kind (parameters, gradients, each of the
+// optimizer's slots), all with the same offsets, and one for the state that is not trained; rows of at least kPadFrom
+// columns are padded to whole cache lines; pads are always zero.
 #pragma once
 
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "network/program.hpp"
@@ -26,51 +28,77 @@ struct Sgd {
   bool nesterov = false;
 };
 
+// Where one array lies in a block.
+struct Slice {
+  int64_t offset, rows, cols, row;
+  int64_t extent() const { return rows * row; }
+};
+
+// Where the arrays of a block lie.
+struct Layout {
+  std::vector<Slice> slices;
+  int64_t size = 0;
+};
+
+template <class T>
+Layout layout_of(const std::vector<Parameter>& arrays) {
+  Layout layout;
+  for (const Parameter& p : arrays) {
+    const Slice s{layout.size, p.rows, p.cols, padded_row<T>(p.cols)};
+    layout.slices.push_back(s);
+    layout.size += (s.extent() + kLine<T> - 1) / kLine<T> * kLine<T>;
+  }
+  return layout;
+}
+
 template <class T>
 class Instance {
  public:
-  struct Slice {
-    int64_t offset, rows, cols, row;
-    int64_t extent() const { return rows * row; }
+  // The optimizer's memory of one kind.
+  struct Slot {
+    std::string name;
+    Buffer<T> block;
   };
 
-  explicit Instance(const Program& program) {
-    int64_t at = 0;
-    for (const Parameter& p : program.parameters) {
-      Slice s{at, p.rows, p.cols, padded_row<T>(p.cols)};
-      slices_.push_back(s);
-      at += (s.extent() + kLine<T> - 1) / kLine<T> * kLine<T>;
-    }
-    parameters = Buffer<T>(at);
-    transposed_.resize(slices_.size());
-    stale_.assign(slices_.size(), 0);
-    // Only a product whose input is itself computed sends a gradient back through its weights.
-    for (const Operation& op : program.operations)
-      if (op.weights >= 0 && op.input != 0 && transposed_[op.weights].size() == 0) {
-        const Slice& s = slices_[op.weights];
+  explicit Instance(const Program& program)
+      : layout_(layout_of<T>(program.parameters)), state_layout_(layout_of<T>(program.states)) {
+    parameters = Buffer<T>(layout_.size);
+    state = Buffer<T>(state_layout_.size);
+    transposed_.resize(layout_.slices.size());
+    stale_.assign(layout_.slices.size(), 0);
+    // Only a product with parameters below it sends a gradient back through its weights.
+    std::vector<char> learns(program.widths.size(), 0);
+    for (const Operation& op : program.operations) {
+      learns[op.output] = op.weights >= 0 || !op.parameters.empty();
+      for (int v : op.inputs) learns[op.output] |= learns[v];
+      if (op.weights >= 0 && learns[op.input()] && transposed_[op.weights].size() == 0) {
+        const Slice& s = layout_.slices[op.weights];
         transposed_[op.weights] = Buffer<T>(s.cols * padded_row<T>(s.rows));
         stale_[op.weights] = 1;
       }
+    }
   }
 
-  const Slice& slice(int p) const { return slices_[p]; }
-  int count() const { return static_cast<int>(slices_.size()); }
-  T* at(Buffer<T>& block, int p) { return block.data() + slices_[p].offset; }
+  const Layout& layout() const { return layout_; }
+  const Layout& state_layout() const { return state_layout_; }
+  const Slice& slice(int p) const { return layout_.slices[p]; }
+  int count() const { return static_cast<int>(layout_.slices.size()); }
+  T* at(Buffer<T>& block, int p) { return block.data() + layout_.slices[p].offset; }
 
   ops::Matrix<const T> weights(int p) const {
-    const Slice& s = slices_[p];
+    const Slice& s = slice(p);
     return {parameters.data() + s.offset, s.rows, s.cols, s.row};
   }
-  const T* vector(int p) const { return p < 0 ? nullptr : parameters.data() + slices_[p].offset; }
+  const T* vector(int p) const { return p < 0 ? nullptr : parameters.data() + slice(p).offset; }
 
   // w transposed, (out, in): kept in step with w by every write.
   ops::Matrix<const T> transposed(int p) const {
-    const Slice& s = slices_[p];
+    const Slice& s = slice(p);
     return {transposed_[p].data(), s.cols, s.rows, padded_row<T>(s.rows)};
   }
   bool has_transposed(int p) const { return transposed_[p].size() > 0; }
   void transpose_part(const Kernels<T>& k, int p, Range rows, Range cols) {
-    const Slice& s = slices_[p];
+    const Slice& s = slice(p);
     const int64_t to = padded_row<T>(s.rows);
     if (rows.size() > 0 && cols.size() > 0)
       k.transpose(rows.size(), cols.size(), parameters.data() + s.offset + rows.begin * s.row + cols.begin, s.row,
@@ -80,31 +108,51 @@ class Instance {
   void refresh_transposed(const Kernels<T>& k) {
     for (int p = 0; p < count(); ++p)
       if (stale_[p]) {
-        transpose_part(k, p, {0, slices_[p].rows}, {0, slices_[p].cols});
+        transpose_part(k, p, {0, slice(p).rows}, {0, slice(p).cols});
         stale_[p] = 0;
       }
   }
 
-  void copy_out(const Buffer<T>& block, int p, T* to) const {
-    const Slice& s = slices_[p];
+  // Unpadded arrays out of a block and into it.
+  static void copy_out(const Buffer<T>& block, const Slice& s, T* to) {
     for (int64_t i = 0; i < s.rows; ++i)
       std::memcpy(to + i * s.cols, block.data() + s.offset + i * s.row, sizeof(T) * static_cast<std::size_t>(s.cols));
   }
-  void copy_in(Buffer<T>& block, int p, const T* from) {
-    const Slice& s = slices_[p];
+  static void copy_in(Buffer<T>& block, const Slice& s, const T* from) {
     for (int64_t i = 0; i < s.rows; ++i)
       std::memcpy(block.data() + s.offset + i * s.row, from + i * s.cols, sizeof(T) * static_cast<std::size_t>(s.cols));
+  }
+  void clear(Buffer<T>& block, int p) {
+    std::memset(at(block, p), 0, sizeof(T) * static_cast<std::size_t>(slice(p).extent()));
   }
   // Blocks that not every run needs are made when first asked for.
   void need(Buffer<T>& block) {
     if (block.size() != parameters.size()) block = Buffer<T>(parameters.size());
   }
 
-  Buffer<T> parameters, gradients, momentum;
+  // The slots that an optimizer needs, in this order; those that were there keep their numbers.
+  void set_slots(const std::vector<std::string>& names) {
+    std::vector<Slot> wanted;
+    for (const std::string& name : names) {
+      Slot* known = slot(name);
+      wanted.push_back(known ? std::move(*known) : Slot{name, Buffer<T>(parameters.size())});
+    }
+    slots = std::move(wanted);
+  }
+  Slot* slot(const std::string& name) {
+    for (Slot& s : slots)
+      if (s.name == name) return &s;
+    return nullptr;
+  }
+  // A parameter's momentum, which is SGD's one slot; nullptr without.
+  T* velocity(int p) { return sgd.momentum != 0 ? at(slots.front().block, p) : nullptr; }
+
+  Buffer<T> parameters, gradients, state;
+  std::vector<Slot> slots;
   Sgd sgd;
 
  private:
-  std::vector<Slice> slices_;
+  Layout layout_, state_layout_;
   std::vector<Buffer<T>> transposed_;
   std::vector<char> stale_;
 };

@@ -22,8 +22,11 @@ enum class MetricKind {
 struct Metric {
   MetricKind kind;
   double parameter;          // binary_accuracy: the threshold
+  int head = 0;              // whose output, targets and weights it reads
   std::vector<double> sums;  // {weighted sum, sum of weights}; r2: four rows of `width`
 };
+
+constexpr bool metric_takes_labels(MetricKind kind) { return kind == MetricKind::sparse_categorical_accuracy; }
 
 // What a batch's rows are judged by.
 template <class T>

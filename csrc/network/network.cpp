@@ -20,86 +20,142 @@ constexpr double kFlopPerLane = 2.5e9;
 
 template <class T>
 Network<T>::Network(Program p) : program((p.validate(), std::move(p))), instance_(program) {
-  trainable_.assign(program.parameters.size(), 1);
-  plan_.build(program, trainable_);
+  plan_.trainable.assign(program.parameters.size(), 1);
+  plan_.rates.assign(program.parameters.size(), 1.0);
+  heads_.resize(1);
   value_begun_.assign(program.widths.size(), 0);
   parameter_begun_.assign(program.parameters.size(), 0);
+  replan();
 }
 
 template <class T>
-int64_t Network<T>::size(int parameter) const {
-  const auto& s = instance_.slice(parameter);
-  return s.rows * s.cols;
+void Network<T>::replan() {
+  std::vector<char> begun(program.widths.size(), 0);
+  for (const Head& head : heads_) begun[program.output(head.output)] |= head.loss.has_value();
+  plan_.build(program, begun);
 }
 
 template <class T>
-void Network<T>::read(Part part, int parameter, T* to) {
+void Network<T>::read(Part part, int index, T* to) {
   if (part == Part::parameter) {
     Shared hold(occupancy_);
-    instance_.copy_out(instance_.parameters, parameter, to);
+    instance_.copy_out(instance_.parameters, instance_.slice(index), to);
     return;
   }
   Exclusive hold(occupancy_);
-  Buffer<T>& block = part == Part::gradient ? instance_.gradients : instance_.momentum;
-  instance_.need(block);
-  instance_.copy_out(block, parameter, to);
+  if (part == Part::state) {
+    instance_.copy_out(instance_.state, instance_.state_layout().slices[index], to);
+  } else {
+    const Slice& s = instance_.slice(index);
+    instance_.need(instance_.gradients);
+    if (parameter_begun_[index])
+      instance_.copy_out(instance_.gradients, s, to);
+    else  // the last backward pass did not reach it
+      std::fill(to, to + s.rows * s.cols, T(0));
+  }
 }
 
 template <class T>
-void Network<T>::write(Part part, int parameter, const T* from) {
+void Network<T>::write(Part part, int index, const T* from) {
   Exclusive hold(occupancy_);
-  Buffer<T>& block = part == Part::parameter  ? instance_.parameters
-                     : part == Part::gradient ? instance_.gradients
-                                              : instance_.momentum;
-  instance_.need(block);
-  instance_.copy_in(block, parameter, from);
-  if (part == Part::parameter) instance_.mark_written(parameter);
+  if (part == Part::state) {
+    instance_.copy_in(instance_.state, instance_.state_layout().slices[index], from);
+  } else if (part == Part::parameter) {
+    instance_.copy_in(instance_.parameters, instance_.slice(index), from);
+    instance_.mark_written(index);
+  } else {
+    instance_.need(instance_.gradients);
+    instance_.copy_in(instance_.gradients, instance_.slice(index), from);
+    parameter_begun_[index] = 1;
+  }
+}
+
+template <class T>
+void Network<T>::read_slot(const std::string& slot, int parameter, T* to) {
+  Exclusive hold(occupancy_);
+  instance_.copy_out(instance_.slot(slot)->block, instance_.slice(parameter), to);
+}
+
+template <class T>
+void Network<T>::write_slot(const std::string& slot, int parameter, const T* from) {
+  Exclusive hold(occupancy_);
+  instance_.copy_in(instance_.slot(slot)->block, instance_.slice(parameter), from);
+}
+
+template <class T>
+std::vector<std::string> Network<T>::slot_names() const {
+  std::vector<std::string> names;
+  for (const auto& slot : instance_.slots) names.push_back(slot.name);
+  return names;
 }
 
 template <class T>
 void Network<T>::set_threads(int threads) {
   Exclusive hold(occupancy_);
-  threads_ = threads;
+  plan_.threads = threads;
 }
 
 template <class T>
 void Network<T>::set_trainable(std::vector<char> flags) {
   Exclusive hold(occupancy_);
-  trainable_ = std::move(flags);
-  plan_.build(program, trainable_);
+  plan_.trainable = std::move(flags);
+  replan();
+}
+
+template <class T>
+void Network<T>::set_rates(std::vector<double> rates) {
+  Exclusive hold(occupancy_);
+  plan_.rates = std::move(rates);
 }
 
 template <class T>
 void Network<T>::set_sgd(std::optional<Sgd> sgd) {
   Exclusive hold(occupancy_);
-  const bool had = optimizer_ && optimizer_->momentum != 0, has = sgd && sgd->momentum != 0;
-  if (had != has) instance_.momentum = Buffer<T>();
-  if (has) instance_.need(instance_.momentum);
+  std::vector<std::string> slots;
+  if (sgd && sgd->momentum != 0) slots.push_back("momentum");
+  instance_.set_slots(slots);
   optimizer_ = sgd;
-  if (sgd) instance_.sgd = *sgd;
+  instance_.sgd = sgd.value_or(Sgd{});
 }
 
 template <class T>
-void Network<T>::set_loss(std::optional<Loss> loss, double parameter) {
+std::vector<int64_t> Network<T>::head_widths() const {
+  std::vector<int64_t> widths;
+  for (const Head& head : heads_) widths.push_back(program.widths[program.output(head.output)]);
+  return widths;
+}
+
+template <class T>
+void Network<T>::set_heads(std::vector<Head> heads) {
   Exclusive hold(occupancy_);
-  loss_ = loss;
-  loss_parameter_ = parameter;
+  bool same = heads.size() == heads_.size();
+  for (std::size_t h = 0; same && h < heads.size(); ++h) same = heads[h].output == heads_[h].output;
+  if (!same) batch_rows_ = 0;  // its targets are others'
+  heads_ = std::move(heads);
+  std::erase_if(metrics_, [&](const Metric& m) { return m.head >= static_cast<int>(heads_.size()); });
+  clear_logs();
+  replan();
 }
 
 template <class T>
 void Network<T>::set_metrics(std::vector<Metric> metrics) {
   Exclusive hold(occupancy_);
-  const std::size_t width = static_cast<std::size_t>(program.widths[program.output]);
-  for (Metric& m : metrics) m.sums.assign(m.kind == MetricKind::r2 ? 4 * width : 2, 0.0);
   metrics_ = std::move(metrics);
-  loss_sums_ = {0, 0};
+  clear_logs();
 }
 
 template <class T>
 void Network<T>::reset_metrics() {
   Exclusive hold(occupancy_);
-  loss_sums_ = {0, 0};
-  for (Metric& m : metrics_) std::fill(m.sums.begin(), m.sums.end(), 0.0);
+  clear_logs();
+}
+
+template <class T>
+void Network<T>::clear_logs() {
+  const std::vector<int64_t> widths = head_widths();
+  for (Head& head : heads_) head.sums[0] = head.sums[1] = 0;
+  for (Metric& m : metrics_)
+    m.sums.assign(m.kind == MetricKind::r2 ? 4 * static_cast<std::size_t>(widths[m.head]) : 2, 0.0);
 }
 
 template <class T>
@@ -112,20 +168,28 @@ Workspace<T>& Network<T>::workspace(int64_t rows) {
 
 template <class T>
 Run<T> Network<T>::run(Workspace<T>& space, Interrupt& interrupt, bool training) {
-  return {program, instance_, space, kernels<T>(), plan_, trainable_, interrupt, training, key, step};
+  return {program, instance_, space, kernels<T>(), plan_, interrupt, training, key, step};
 }
 
 // Adds one batch to the logs; returns its cost.
 template <class T>
-double Network<T>::log_batch(const Workspace<T>& space, bool weighted, int64_t n, const Judged<T>& judged) {
-  double sum = 0;
-  if (loss_) {
-    sum = weighted_sum(weighted ? space.weights.data() : nullptr, space.losses.data(), n);
-    loss_sums_[0] += sum;
+double Network<T>::log_batch(const Run<T>& run) {
+  double cost = 0;
+  for (std::size_t h = 0; h < heads_.size(); ++h) {
+    Head& head = heads_[h];
+    const auto& j = run.space.heads[h];
+    const double divisor = run.normaliser(head, h);
+    head.sums[1] += divisor;
+    if (!head.loss) continue;
+    const double sum = weighted_sum(j.weighted ? j.weights.data() : nullptr, j.losses.data(), run.n);
+    head.sums[0] += sum;
+    if (divisor != 0) cost += head.weight * (sum / divisor);
   }
-  loss_sums_[1] += static_cast<double>(n);
-  for (std::size_t m = 0; m < metrics_.size(); ++m) metric_add(metrics_[m], judged, n, space.metric_values[m].data());
-  return loss_ ? sum / static_cast<double>(n) : 0.0;
+  for (std::size_t m = 0; m < metrics_.size(); ++m) {
+    const std::size_t h = static_cast<std::size_t>(metrics_[m].head);
+    metric_add(metrics_[m], run.judged(heads_[h], h), run.n, run.space.metric_values[m].data());
+  }
+  return cost;
 }
 
 // Throws for a position that a run found wrong.
@@ -135,9 +199,19 @@ void Network<T>::reject(const Sources& sources, int64_t position) const {
   if (row < 0 || row >= sources.x->rows)
     throw std::out_of_range("rows: expected 0 <= row < " + std::to_string(sources.x->rows) + ", received " +
                             std::to_string(row));
+  const Targets* wrong = nullptr;
   int64_t label = 0;
-  sources.y->gather(&row, 0, 1, &label, 1);
-  throw LabelError(label, row, program.widths[program.output]);
+  for (const Targets& t : sources.heads) {
+    if (!t.y || !t.labels) continue;
+    int64_t given = 0;
+    t.y->gather(&row, 0, 1, &given, 1);
+    const bool bad = given < 0 || given >= t.classes;
+    if (wrong && !bad) continue;
+    wrong = &t;  // in case somebody has mended it meanwhile, any
+    label = given;
+    if (bad) break;
+  }
+  throw LabelError(label, row, wrong ? wrong->classes : 0);
 }
 
 template <class T>
@@ -148,7 +222,8 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
   if (training && !optimizer_) throw std::logic_error("train_steps: no optimizer is set");
   if (!program.is_native()) throw std::logic_error("train_steps: the program has operations written in Python");
   Workspace<T>& space = workspace(batch_size);
-  space.need_targets(sources.labels, program.widths[program.output], metrics_.size());
+  space.need_targets(sources.heads, head_widths());
+  space.need_metrics(metrics_.size());
   batch_rows_ = 0;  // the pieces' batch, if any, is overwritten
   instance_.need(instance_.gradients);
   instance_.refresh_transposed(kernels<T>());
@@ -162,29 +237,35 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     bool stop = false, stop_before_update = false;
     double budget;
     Interrupt::Clock::time_point start;
-    std::vector<Destination> to;
-    std::vector<char> apart, none;
-    bool any_apart = false;
-    bool quick = true;  // a backward pass is over soon: it updates as it goes and is not stopped
+    bool quick;  // a backward pass is over soon: it updates as it goes and is not stopped
+    UpdatePlan updates;
+    std::vector<char> none;
   };
-  Interrupt interrupt(limits.poll, limits.context);
-  Context job{this,          run(space, interrupt, training), batch_size, end, begin, training, false, false, false,
-              limits.budget, Interrupt::Clock::now(),         {},         {},  {}};
-  job.run.sources = sources;
   const int team_size = Run<T>::useful_threads(program, batch_size, training, threads());
-
   // Which updates are epilogues: those whose whole gradient nobody needs, and that are over soon.
   double flop = 0;
   for (const Parameter& p : program.parameters) flop += 2.0 * static_cast<double>(p.rows * p.cols);
   flop *= static_cast<double>(batch_size);
-  job.quick = flop / (team_size * kFlopPerLane * static_cast<double>(kernels<T>().lanes)) < kFusedSeconds;
-  for (int p = 0; p < instance_.count(); ++p) {
-    const bool used = trainable_[p] && program.uses(p) > 0, fuse = job.quick && used && program.uses(p) == 1;
-    job.to.push_back(fuse ? Destination::parameters : used ? Destination::gradients : Destination::nowhere);
-    job.apart.push_back(used && !fuse);
-    job.any_apart |= job.apart.back() != 0;
-  }
-  job.none.assign(job.to.size(), 0);
+  const bool quick = flop / (team_size * kFlopPerLane * static_cast<double>(kernels<T>().lanes)) < kFusedSeconds;
+  Interrupt interrupt(limits.poll, limits.context);
+  Context job{this,
+              run(space, interrupt, training),
+              batch_size,
+              end,
+              begin,
+              training,
+              false,
+              false,
+              false,
+              limits.budget,
+              Interrupt::Clock::now(),
+              quick,
+              UpdatePlan(program, plan_, quick),
+              std::vector<char>(program.parameters.size(), 0)};
+  job.run.sources = sources;
+  if (training)
+    for (int p = 0; p < instance_.count(); ++p)
+      if (job.updates.without[p]) instance_.clear(instance_.gradients, p);
 
   parallel_run(
       team_size,
@@ -204,22 +285,22 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
         for (;;) {
           run.gather(team);
           run.forward(team, 0, ops);
-          run.judge(team, net.loss_ ? &*net.loss_ : nullptr, static_cast<T>(net.loss_parameter_), net.metrics_);
+          run.judge(team, net.heads_, net.metrics_, c.training);
           if (team.rank == 0) c.stop = run.interrupt.stopped();
           if (team.size > 1) team.barrier();
           bool give_up = c.stop || run.bad_position.load() != INT64_MAX;
           if (c.training && !give_up) {
-            run.backward(team, 0, ops, c.to, c.none, !c.quick);
-            if (c.any_apart) {
+            run.backward(team, 0, ops, net.plan_.backward, c.updates.to, c.none, !c.quick);
+            if (c.updates.any_apart) {
               if (team.rank == 0) c.stop_before_update = !c.quick && run.interrupt.stopped();
               if (team.size > 1) team.barrier();
               give_up = c.stop_before_update;
-              if (!give_up) run.update(team, c.apart);
+              if (!give_up) run.update(team, c.updates.apart);
             }
           }
           if (team.rank == 0) {
             if (!give_up) {
-              net.log_batch(run.space, run.sources.weights != nullptr, run.n, run.judged());
+              net.log_batch(run);
               c.reached += run.n;
               if (c.training) ++net.step;
             }
@@ -255,7 +336,8 @@ int64_t Network<T>::evaluate_steps(const Sources& sources, int64_t batch_size, i
 }
 
 template <class T>
-int64_t Network<T>::predict(const RowSource& x, T* out, int64_t begin, int64_t end, const Limits& limits) {
+int64_t Network<T>::predict(const RowSource& x, const std::vector<T*>& out, int64_t begin, int64_t end,
+                            const Limits& limits) {
   Shared hold(occupancy_);
   if (begin >= end) return begin;
   if (!program.is_native()) throw std::logic_error("predict: the program has operations written in Python");
@@ -275,7 +357,7 @@ int64_t Network<T>::predict(const RowSource& x, T* out, int64_t begin, int64_t e
 
   struct Context {
     Run<T> run;
-    T* out;
+    const std::vector<T*>& out;
     int64_t chunk, end, reached;
     bool done;
     double budget;
@@ -289,7 +371,6 @@ int64_t Network<T>::predict(const RowSource& x, T* out, int64_t begin, int64_t e
       [](Team& team, void* p) {
         Context& c = *static_cast<Context*>(p);
         Run<T>& run = c.run;
-        const int64_t width = run.program.widths[run.program.output];
         for (;;) {
           if (team.rank == 0) {
             run.begin = c.reached;
@@ -299,11 +380,15 @@ int64_t Network<T>::predict(const RowSource& x, T* out, int64_t begin, int64_t e
           if (team.size > 1) team.barrier();
           run.gather(team);
           run.forward(team, 0, static_cast<int>(run.program.operations.size()));
-          const auto y = run.value(run.program.output);
           const Range r = run.rows_of(team);
-          for (int64_t i = r.begin; i < r.end; ++i)
-            std::memcpy(c.out + (run.begin + i) * width, y.data + i * y.row,
-                        sizeof(T) * static_cast<std::size_t>(width));
+          for (std::size_t k = 0; k < c.out.size(); ++k) {
+            const int v = run.program.outputs[k];
+            const auto y = run.value(v);
+            const int64_t width = run.program.widths[v];
+            for (int64_t i = r.begin; i < r.end; ++i)
+              std::memcpy(c.out[k] + (run.begin + i) * width, y.data + i * y.row,
+                          sizeof(T) * static_cast<std::size_t>(width));
+          }
           if (team.size > 1) team.barrier();
           if (team.rank == 0) {
             if (!run.interrupt.stopped()) c.reached += run.n;

@@ -39,28 +39,32 @@ class Network {
   uint64_t key = 0;
 
   // State. Every call takes the network exclusively; arrays are unpadded (rows, cols).
-  enum class Part { parameter, gradient, momentum };
-  int64_t size(int parameter) const;
-  void read(Part part, int parameter, T* to);
-  void write(Part part, int parameter, const T* from);
+  enum class Part { parameter, gradient, state };
+  void read(Part part, int index, T* to);
+  void write(Part part, int index, const T* from);
+  void read_slot(const std::string& slot, int parameter, T* to);
+  void write_slot(const std::string& slot, int parameter, const T* from);
+  std::vector<std::string> slot_names() const;
 
   // Configuration.
   void set_threads(int threads);
   void set_trainable(std::vector<char> flags);
-  void set_sgd(std::optional<Sgd> sgd);  // nullopt: updates come from outside; momentum is kept or zeroed
+  void set_rates(std::vector<double> rates);
+  void set_sgd(std::optional<Sgd> sgd);  // nullopt: updates come from outside; slots are kept or zeroed
   const std::optional<Sgd>& sgd() const { return optimizer_; }
-  void set_loss(std::optional<Loss> loss, double parameter);
+  void set_heads(std::vector<Head> heads);  // metrics of heads that are gone go too
   void set_metrics(std::vector<Metric> metrics);
 
-  // Logs: {sum of weighted losses, rows}, then each metric's sums.
+  // Logs: each head's sums, then each metric's.
   void reset_metrics();
-  const std::vector<double>& loss_sums() const { return loss_sums_; }
+  const std::vector<Head>& heads() const { return heads_; }
   const std::vector<Metric>& metrics() const { return metrics_; }
 
   // Runs over positions [begin, end) in batches; each returns the position reached.
   int64_t train_steps(const Sources& sources, int64_t batch_size, int64_t begin, int64_t end, const Limits& limits);
   int64_t evaluate_steps(const Sources& sources, int64_t batch_size, int64_t begin, int64_t end, const Limits& limits);
-  int64_t predict(const RowSource& x, T* out, int64_t begin, int64_t end, const Limits& limits);
+  // out: rows of each of the program's outputs.
+  int64_t predict(const RowSource& x, const std::vector<T*>& out, int64_t begin, int64_t end, const Limits& limits);
 
   // The pieces of one step.
   void load_batch(const Sources& sources, int64_t begin, int64_t end);
@@ -78,25 +82,25 @@ class Network {
  private:
   struct Call;
   Run<T> run(Workspace<T>& space, Interrupt& interrupt, bool training);
-  int threads() const { return threads_ > 0 ? threads_ : thread_count(); }
+  int threads() const { return plan_.threads > 0 ? plan_.threads : thread_count(); }
   // The training workspace, grown when a batch needs it.
   Workspace<T>& workspace(int64_t rows);
   void check_operations(int first, int last) const;
   void check_value(int value) const;
   int64_t steps(const Sources& sources, int64_t batch_size, int64_t begin, int64_t end, const Limits& limits,
                 bool training);
-  double log_batch(const Workspace<T>& space, bool weighted, int64_t n, const Judged<T>& judged);
+  double log_batch(const Run<T>& run);
+  // The plan of a whole step, whose backward pass begins at the losses.
+  void replan();
+  void clear_logs();
+  std::vector<int64_t> head_widths() const;
   [[noreturn]] void reject(const Sources& sources, int64_t position) const;
 
   Instance<T> instance_;
-  std::vector<char> trainable_;
-  BackwardPlan plan_;
+  Plan plan_;
   std::optional<Sgd> optimizer_;
-  std::optional<Loss> loss_;
-  double loss_parameter_ = 0;
+  std::vector<Head> heads_;
   std::vector<Metric> metrics_;
-  std::vector<double> loss_sums_{0, 0};
-  int threads_ = 0;
 
   std::unique_ptr<Workspace<T>> space_;
   // Workspaces that finished predictions left for the next ones.
@@ -112,7 +116,6 @@ class Network {
   // The batch that the pieces work on.
   int64_t batch_rows_ = 0;
   bool batch_training_ = false;
-  bool batch_labels_ = false, batch_targets_ = false, batch_weights_ = false;
   std::vector<char> value_begun_, parameter_begun_;
 
   Occupancy occupancy_;

@@ -53,11 +53,8 @@ void Network<T>::load_batch(const Sources& sources, int64_t begin, int64_t end) 
   Exclusive hold(occupancy_);
   if (end <= begin) throw std::invalid_argument("load_batch: expected at least one row");
   Workspace<T>& space = workspace(end - begin);
-  if (sources.y) space.need_targets(sources.labels, program.widths[program.output], metrics_.size());
+  space.need_targets(sources.heads, head_widths());
   batch_rows_ = end - begin;
-  batch_labels_ = sources.labels;
-  batch_targets_ = sources.y != nullptr;
-  batch_weights_ = sources.weights != nullptr;
   int64_t bad = INT64_MAX;
   Call::over(*this, false, [&](Run<T>& run, Team& team) {
     if (team.rank == 0) {
@@ -107,28 +104,33 @@ void Network<T>::write_value(int value, const T* from) {
 template <class T>
 double Network<T>::judge(bool training) {
   Exclusive hold(occupancy_);
-  check_value(program.output);
-  if (!batch_targets_ && (loss_ || !metrics_.empty())) throw std::logic_error("loss: the batch has no targets");
-  space_->need_targets(batch_labels_, program.widths[program.output], metrics_.size());
+  check_value(0);
+  bool any = false;
+  for (std::size_t h = 0; h < heads_.size(); ++h) {
+    const auto& j = space_->heads[h];
+    bool read = heads_[h].loss.has_value(), fits = !read || loss_takes_labels(*heads_[h].loss) == j.labels;
+    any |= read;
+    for (const Metric& m : metrics_)
+      if (m.head == static_cast<int>(h)) {
+        read = true;
+        fits = fits && metric_takes_labels(m.kind) == j.labels;
+      }
+    if (read && !j.given) throw std::logic_error("loss: the batch has no targets");
+    if (read && !fits) throw std::logic_error("loss: the batch was loaded for another loss or other metrics");
+  }
+  space_->need_metrics(metrics_.size());
   double cost = 0;
-  // What the batch was gathered with; only whether there are labels and weights matters now.
-  const DenseSource given;
-  Call::over(*this, training, [&](Run<T>& run, Team& team) {
-    if (team.rank == 0) {
-      run.sources.labels = batch_labels_;
-      run.sources.weights = batch_weights_ ? &given : nullptr;
-    }
+  Call::over(*this, batch_training_, [&](Run<T>& run, Team& team) {
+    run.judge(team, heads_, metrics_, training);
     if (team.size > 1) team.barrier();
-    run.judge(team, loss_ ? &*loss_ : nullptr, static_cast<T>(loss_parameter_), metrics_);
-    if (team.size > 1) team.barrier();
-    if (team.rank == 0) cost = log_batch(run.space, batch_weights_, run.n, run.judged());
+    if (team.rank == 0) cost = log_batch(run);
   });
   if (training) {
     std::fill(value_begun_.begin(), value_begun_.end(), 0);
     std::fill(parameter_begun_.begin(), parameter_begun_.end(), 0);
-    value_begun_[program.output] = loss_.has_value();
+    for (const Head& head : heads_) value_begun_[program.output(head.output)] |= head.loss.has_value();
   }
-  return loss_ ? cost : std::numeric_limits<double>::quiet_NaN();
+  return any ? cost : std::numeric_limits<double>::quiet_NaN();
 }
 
 template <class T>
@@ -166,20 +168,17 @@ void Network<T>::backward(int first, int last) {
   check_value(0);
   instance_.need(instance_.gradients);
   instance_.refresh_transposed(kernels<T>());
-  BackwardPlan plan = plan_;
-  plan.order(program, first, last, value_begun_);
-  std::swap(plan, plan_);
+  const BackwardPlan pass = plan_.order(program, first, last, value_begun_);
   const std::vector<char> begun = parameter_begun_;
   std::vector<Destination> to;
-  for (char trainable : trainable_) to.push_back(trainable ? Destination::gradients : Destination::nowhere);
-  Call::over(*this, true, [&](Run<T>& run, Team& team) { run.backward(team, first, last, to, begun, true); });
-  std::swap(plan, plan_);
+  for (char trainable : plan_.trainable) to.push_back(trainable ? Destination::gradients : Destination::nowhere);
+  Call::over(*this, true, [&](Run<T>& run, Team& team) { run.backward(team, first, last, pass, to, begun, true); });
   for (int i = first; i < last; ++i) {
     const Operation& op = program.operations[i];
-    if (!plan_.value_needed[op.output]) continue;
-    value_begun_[op.input] = 1;
-    if (op.weights >= 0) parameter_begun_[op.weights] = 1;
-    if (op.bias >= 0) parameter_begun_[op.bias] = 1;
+    if (!pass.active[i]) continue;
+    for (int v : op.inputs) value_begun_[v] |= plan_.wanted[v];
+    if (op.weights >= 0) parameter_begun_[op.weights] |= plan_.trainable[op.weights];
+    if (op.bias >= 0) parameter_begun_[op.bias] |= plan_.trainable[op.bias];
   }
 }
 
@@ -191,7 +190,9 @@ void Network<T>::update() {
   instance_.need(instance_.gradients);
   // Weights written since the last step must not leave an old transpose beside a partly renewed one.
   instance_.refresh_transposed(kernels<T>());
-  Call::over(*this, true, [&](Run<T>& run, Team& team) { run.update(team, trainable_); });
+  for (int p = 0; p < instance_.count(); ++p)
+    if (!parameter_begun_[p]) instance_.clear(instance_.gradients, p);  // no loss reached it
+  Call::over(*this, true, [&](Run<T>& run, Team& team) { run.update(team, plan_.trainable); });
   ++step;
 }
 

@@ -22,18 +22,24 @@ void Program::validate() const {
   for (int64_t w : widths)
     if (w < 1 || w >= most)
       throw std::invalid_argument("program: expected widths from 1, received " + std::to_string(w));
-  for (const Parameter& p : parameters)
-    if (p.rows < 0 || p.cols < 0 || p.rows >= most || p.cols >= most || (p.rows > 0 && p.cols > most / p.rows))
-      throw std::invalid_argument("program: a parameter of " + std::to_string(p.rows) + " x " + std::to_string(p.cols) +
-                                  " elements is too large");
+  for (const auto* arrays : {&parameters, &states})
+    for (const Parameter& p : *arrays)
+      if (p.rows < 0 || p.cols < 0 || p.rows >= most || p.cols >= most || (p.rows > 0 && p.cols > most / p.rows))
+        throw std::invalid_argument("program: a parameter of " + std::to_string(p.rows) + " x " +
+                                    std::to_string(p.cols) + " elements is too large");
   std::vector<char> defined(widths.size(), 0);
   defined[0] = 1;
   for (std::size_t i = 0; i < operations.size(); ++i) {
     const Operation& op = operations[i];
-    if (op.input < 0 || op.input >= values || !defined[op.input]) fail(i, "its input is not computed before it");
+    if (op.inputs.empty()) fail(i, "expected at least one input");
+    for (int v : op.inputs)
+      if (v < 0 || v >= values || !defined[v]) fail(i, "its input is not computed before it");
+    const bool joins =
+        op.kind == OperationKind::add || op.kind == OperationKind::multiply || op.kind == OperationKind::concatenate;
+    if (!joins && op.inputs.size() != 1) fail(i, "expected one input, received " + std::to_string(op.inputs.size()));
     if (op.output <= 0 || op.output >= values || defined[op.output]) fail(i, "its output is not a new value");
     defined[op.output] = 1;
-    const int64_t in = widths[op.input], out = widths[op.output];
+    const int64_t in = widths[op.input()], out = widths[op.output];
     if (op.activation < Activation::linear || op.activation > Activation::softmax) fail(i, "unknown activation");
     switch (op.kind) {
       case OperationKind::dense: {
@@ -54,14 +60,36 @@ void Program::validate() const {
         if (op.kind == OperationKind::dropout && !(op.rate >= 0 && op.rate < 1)) fail(i, "expected 0 <= rate < 1");
         if (op.stream > 0xffff) fail(i, "expected a stream below 65536");
         break;
+      case OperationKind::add:
+      case OperationKind::multiply:
+        for (int v : op.inputs)
+          if (widths[v] != out)
+            fail(i, "expected inputs of width " + std::to_string(out) + ", as its output, received " +
+                        std::to_string(widths[v]));
+        break;
+      case OperationKind::concatenate: {
+        int64_t sum = 0;
+        for (int v : op.inputs) sum += widths[v];
+        if (sum != out)
+          fail(i, "expected an output of width " + std::to_string(sum) + ", the sum of its inputs', received " +
+                      std::to_string(out));
+        break;
+      }
+      case OperationKind::columns:
+        if (op.input() != 0) fail(i, "expected value 0, the input");
+        if (op.begin < 0 || op.begin > in - out)
+          fail(i, "expected columns within the " + std::to_string(in) + " of the input, received " +
+                      std::to_string(op.begin) + " to " + std::to_string(op.begin + out));
+        break;
       case OperationKind::python:
         for (int p : op.parameters)
           if (p < 0 || p >= params) fail(i, "expected parameter numbers below " + std::to_string(params));
         break;
     }
   }
-  if (output < 0 || output >= values || !defined[output])
-    throw std::invalid_argument("program: the output is not a computed value");
+  if (outputs.empty()) throw std::invalid_argument("program: expected at least one output");
+  for (int v : outputs)
+    if (v < 0 || v >= values || !defined[v]) throw std::invalid_argument("program: the output is not a computed value");
 }
 
 bool Program::is_native() const {
@@ -72,10 +100,10 @@ bool Program::is_native() const {
 bool Program::is_chain() const {
   int value = 0;
   for (const Operation& op : operations) {
-    if (op.input != value) return false;
+    if (op.inputs.size() != 1 || op.input() != value) return false;
     value = op.output;
   }
-  return value == output;
+  return std::all_of(outputs.begin(), outputs.end(), [value](int v) { return v == value; });
 }
 
 int Program::uses(int parameter) const {
@@ -88,51 +116,15 @@ int Program::uses(int parameter) const {
 }
 
 int Program::consumers(int value) const {
-  return static_cast<int>(
-      std::count_if(operations.begin(), operations.end(), [value](const Operation& op) { return op.input == value; }));
+  int n = 0;
+  for (const Operation& op : operations) n += static_cast<int>(std::count(op.inputs.begin(), op.inputs.end(), value));
+  return n;
 }
 
 int Program::producer(int value) const {
   for (std::size_t i = 0; i < operations.size(); ++i)
     if (operations[i].output == value) return static_cast<int>(i);
   return -1;
-}
-
-void BackwardPlan::build(const Program& program, const std::vector<char>& trainable) {
-  const auto& ops = program.operations;
-  value_needed.assign(program.widths.size(), 0);
-  derivative_fused.assign(program.widths.size(), 0);
-  for (const Operation& op : ops) {
-    char needed = value_needed[op.input];
-    if (op.weights >= 0) needed |= trainable[op.weights];
-    if (op.bias >= 0) needed |= trainable[op.bias];
-    for (int p : op.parameters) needed |= trainable[p];
-    value_needed[op.output] = needed;
-  }
-  // A value that the output does not depend on has no gradient.
-  std::vector<char> reaches(program.widths.size(), 0);
-  reaches[program.output] = 1;
-  for (std::size_t i = ops.size(); i-- > 0;) reaches[ops[i].input] |= reaches[ops[i].output];
-  for (std::size_t v = 0; v < reaches.size(); ++v) value_needed[v] &= reaches[v];
-  for (const Operation& op : ops) {
-    const int made = program.producer(op.input);
-    derivative_fused[op.input] = op.kind == OperationKind::dense && made >= 0 && op.input != program.output &&
-                                 ops[made].kind == OperationKind::dense && ops[made].activation != Activation::linear &&
-                                 program.consumers(op.input) == 1;
-  }
-  std::vector<char> begun(program.widths.size(), 0);
-  begun[program.output] = 1;  // by the loss
-  order(program, 0, static_cast<int>(ops.size()), begun);
-}
-
-void BackwardPlan::order(const Program& program, int first, int last, const std::vector<char>& begun) {
-  const auto& ops = program.operations;
-  accumulate.assign(ops.size(), 0);
-  for (int i = last - 1; i >= first; --i) {
-    bool earlier = begun[ops[i].input];
-    for (int j = i + 1; j < last; ++j) earlier |= ops[j].input == ops[i].input && value_needed[ops[j].output];
-    accumulate[i] = earlier;
-  }
 }
 
 }  // namespace fp

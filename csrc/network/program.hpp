@@ -9,16 +9,17 @@
 
 namespace fp {
 
+// An array of numbers: a parameter, or state that is not trained.
 struct Parameter {
   int64_t rows;  // a kernel (in, out) has in rows; anything else is one row
   int64_t cols;
 };
 
-enum class OperationKind { dense, activation, dropout, python };
+enum class OperationKind { dense, activation, dropout, add, multiply, concatenate, columns, python };
 
 struct Operation {
   OperationKind kind;
-  int input;
+  std::vector<int> inputs;  // one, or for add, multiply and concatenate any number; a value may appear again
   int output;
   int weights = -1;  // parameter numbers of a dense operation
   int bias = -1;
@@ -26,36 +27,30 @@ struct Operation {
   double alpha = 0;
   double rate = 0;
   uint32_t stream = 0;
+  int64_t begin = 0;            // the first of the columns
   std::vector<int> parameters;  // of an operation written in Python
+
+  int input() const { return inputs[0]; }
 };
 
 struct Program {
-  std::vector<int64_t> widths;  // of each value; value 0 is the input
+  std::vector<int64_t> widths;  // of each value; value 0 is the input: all inputs side by side
   std::vector<Parameter> parameters;
+  std::vector<Parameter> states;  // arrays that go with the parameters but are not trained
   std::vector<Operation> operations;
-  int output = 0;
+  std::vector<int> outputs;  // values that predictions and losses read; one may appear again
 
   // Throws std::invalid_argument, naming the operation, when the parts do not fit each other.
   void validate() const;
   bool is_native() const;
-  // Each operation reads what the one before it wrote, and the output is the last.
+  // Each operation reads what the one before it wrote and nothing else, and the last is all that is wanted.
   bool is_chain() const;
   int uses(int parameter) const;
   int consumers(int value) const;
   // The operation that computes a value; -1 for the input.
   int producer(int value) const;
-};
-
-// What a backward pass has to compute, given which parameters are trainable.
-struct BackwardPlan {
-  std::vector<char> value_needed;  // gradient of this value is wanted
-  // The consumer's product multiplies by the activation's derivative of the dense operation that made the value.
-  std::vector<char> derivative_fused;
-  std::vector<char> accumulate;  // per operation: its input's gradient was begun by a later operation
-
-  void build(const Program& program, const std::vector<char>& trainable);
-  // Recomputes `accumulate` for operations [first, last), given the values whose gradient exists already.
-  void order(const Program& program, int first, int last, const std::vector<char>& begun);
+  // The value behind an output.
+  int output(int place) const { return outputs[static_cast<std::size_t>(place)]; }
 };
 
 }  // namespace fp

@@ -117,4 +117,24 @@ void DenseSource::gather(const int64_t* index, int64_t begin, int64_t count, int
   gather_as(index, begin, count, out, out_row);
 }
 
+template <class T>
+void SideBySide::gather_as(const int64_t* index, int64_t begin, int64_t count, T* out, int64_t out_row) const {
+  for (const RowSource* part : parts_) {
+    part->gather(index, begin, count, out, out_row);
+    out += part->cols;
+  }
+}
+
+void SideBySide::gather(const int64_t* index, int64_t begin, int64_t count, float* out, int64_t out_row) const {
+  gather_as(index, begin, count, out, out_row);
+}
+
+void SideBySide::gather(const int64_t* index, int64_t begin, int64_t count, double* out, int64_t out_row) const {
+  gather_as(index, begin, count, out, out_row);
+}
+
+void SideBySide::gather(const int64_t* index, int64_t begin, int64_t count, int64_t* out, int64_t out_row) const {
+  gather_as(index, begin, count, out, out_row);
+}
+
 }  // namespace fp

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace fp {
 
@@ -35,6 +36,24 @@ class DenseSource final : public RowSource {
  private:
   template <class T>
   void gather_as(const int64_t* index, int64_t begin, int64_t count, T* out, int64_t out_row) const;
+};
+
+// Several sources of as many rows, side by side.
+class SideBySide final : public RowSource {
+ public:
+  void append(const RowSource& part) {
+    parts_.push_back(&part);
+    rows = part.rows;
+    cols += part.cols;
+  }
+  void gather(const int64_t* index, int64_t begin, int64_t count, float* out, int64_t out_row) const override;
+  void gather(const int64_t* index, int64_t begin, int64_t count, double* out, int64_t out_row) const override;
+  void gather(const int64_t* index, int64_t begin, int64_t count, int64_t* out, int64_t out_row) const override;
+
+ private:
+  template <class T>
+  void gather_as(const int64_t* index, int64_t begin, int64_t count, T* out, int64_t out_row) const;
+  std::vector<const RowSource*> parts_;
 };
 
 }  // namespace fp

@@ -47,17 +47,14 @@ Grid grid(const Team& team, int64_t rows, int64_t cols, int64_t row_grain, int64
 }
 
 double product_flop(const Program& program, const Operation& op) {
-  return 2.0 * static_cast<double>(program.widths[op.input]) * static_cast<double>(program.widths[op.output]);
+  return 2.0 * static_cast<double>(program.widths[op.input()]) * static_cast<double>(program.widths[op.output]);
 }
 
 }  // namespace
 
 template <class T>
 typename Run<T>::View Run<T>::value(int v) const {
-  if (!training)
-    for (int made = program.producer(v); made >= 0 && program.operations[made].kind == OperationKind::dropout;
-         made = program.producer(v))
-      v = program.operations[made].input;
+  if (!training) v = plan.inference[v];
   return {space.values[v].data, space.values[v].row};
 }
 
@@ -65,8 +62,9 @@ template <class T>
 int Run<T>::useful_threads(const Program& program, int64_t rows, bool training, int most) {
   double flop = 0;
   for (const Operation& op : program.operations)
-    flop += op.kind == OperationKind::dense ? product_flop(program, op)
-                                            : 16.0 * static_cast<double>(program.widths[op.output]);
+    flop += op.kind == OperationKind::dense     ? product_flop(program, op)
+            : op.kind == OperationKind::columns ? 0
+                                                : 16.0 * static_cast<double>(program.widths[op.output]);
   flop *= static_cast<double>(rows) * (training ? 3 : 1);
   return static_cast<int>(std::clamp(flop / kFlopPerThread, 1.0, static_cast<double>(std::max(most, 1))));
 }
@@ -132,7 +130,8 @@ void Run<T>::report_bad(int64_t position) {
 
 template <class T>
 void Run<T>::gather(Team& team) {
-  const int64_t width = program.widths[0] + (sources.y && !sources.labels ? program.widths[program.output] : 1);
+  int64_t width = program.widths[0];
+  for (const Targets& t : sources.heads) width += t.y && !t.labels ? t.y->cols : 1;
   slabs(team, rows_of(team), width, true, [&](Range r) { gather_rows(r); });
   settle(team);
 }
@@ -159,20 +158,23 @@ template <class T>
 void Run<T>::gather_part(Range r, const int64_t* index, int64_t from) {
   const View x = value(0);
   sources.x->gather(index, from, r.size(), x.data + r.begin * x.row, x.row);
-  if (sources.y && sources.labels) {
-    int64_t* label = space.label.data();
-    sources.y->gather(index, from, r.size(), label + r.begin, 1);
-    const int64_t classes = program.widths[program.output];
-    for (int64_t i = r.begin; i < r.end; ++i) {
-      if (label[i] >= 0 && label[i] < classes) continue;
-      // The kernels may index with what is stored here; the step is given up before the update.
-      label[i] = 0;
-      report_bad(begin + i);
+  for (std::size_t h = 0; h < sources.heads.size(); ++h) {
+    const Targets& given = sources.heads[h];
+    auto& to = space.heads[h];
+    if (given.y && given.labels) {
+      int64_t* label = to.label.data();
+      given.y->gather(index, from, r.size(), label + r.begin, 1);
+      for (int64_t i = r.begin; i < r.end; ++i) {
+        if (label[i] >= 0 && label[i] < given.classes) continue;
+        // The kernels may index with what is stored here; the step is given up before the update.
+        label[i] = 0;
+        report_bad(begin + i);
+      }
+    } else if (given.y) {
+      given.y->gather(index, from, r.size(), to.target.data + r.begin * to.target.row, to.target.row);
     }
-  } else if (sources.y) {
-    sources.y->gather(index, from, r.size(), space.target.data + r.begin * space.target.row, space.target.row);
+    if (given.weights) given.weights->gather(index, from, r.size(), to.weights.data() + r.begin, 1);
   }
-  if (sources.weights) sources.weights->gather(index, from, r.size(), space.weights.data() + r.begin, 1);
 }
 
 template <class T>
@@ -184,13 +186,13 @@ void Run<T>::forward(Team& team, int first, int last) {
 template <class T>
 void Run<T>::forward_operation(Team& team, int i) {
   const Operation& op = program.operations[i];
-  const View x = value(op.input), y = value(op.output);
+  const View x = value(op.input()), y = value(op.output);
   const int64_t width = program.widths[op.output];
   const T alpha = static_cast<T>(op.alpha);
   const Range r = rows_of(team);
   switch (op.kind) {
     case OperationKind::dense: {
-      const int64_t in = program.widths[op.input];
+      const int64_t in = program.widths[op.input()];
       Grid g{r, {0, width}};
       if (!by_rows) g = grid(team, n, width, kernels.tile_rows, kLine<T>);
       T* z = training ? space.pre[i].data : nullptr;
@@ -219,6 +221,12 @@ void Run<T>::forward_operation(Team& team, int i) {
                          step, op.stream});
       });
       break;
+    case OperationKind::add:
+    case OperationKind::multiply:
+    case OperationKind::concatenate:
+      slabs(team, r, width * static_cast<int64_t>(op.inputs.size()), true, [&](Range s) { join_forward(op, s); });
+      break;
+    case OperationKind::columns:  // a view
     case OperationKind::python:
       break;
   }
@@ -226,69 +234,105 @@ void Run<T>::forward_operation(Team& team, int i) {
 }
 
 template <class T>
-Judged<T> Run<T>::judged() const {
-  const View p = value(program.output);
-  return {program.widths[program.output],
+Judged<T> Run<T>::judged(const Head& head, std::size_t number) const {
+  const int v = program.output(head.output);
+  const View p = value(v);
+  const auto& j = space.heads[number];
+  return {program.widths[v],
           p.data,
           p.row,
-          sources.labels ? nullptr : space.target.data,
-          space.target.row,
-          sources.labels ? space.label.data() : nullptr,
-          sources.weights ? space.weights.data() : nullptr};
+          j.labels ? nullptr : j.target.data,
+          j.target.row,
+          j.labels ? j.label.data() : nullptr,
+          j.weighted ? j.weights.data() : nullptr};
 }
 
 template <class T>
-void Run<T>::judge(Team& team, const Loss* loss, T parameter, std::vector<Metric>& metrics) {
-  slabs(team, rows_of(team), program.widths[program.output], true,
-        [&](Range r) { judge_rows(r, loss, parameter, metrics); });
+void Run<T>::judge(Team& team, const std::vector<Head>& heads, const std::vector<Metric>& metrics, bool gradients) {
+  int64_t width = 0;
+  bool sums = false;
+  for (std::size_t h = 0; h < heads.size(); ++h) {
+    width += program.widths[program.output(heads[h].output)];
+    sums |= heads[h].normaliser == Normaliser::weights && space.heads[h].weighted;
+  }
+  if (sums) {  // the weights of the whole batch, before the first gradient
+    if (team.size > 1) team.barrier();
+    if (team.rank == 0)
+      for (auto& j : space.heads)
+        if (j.weighted) j.total = weighted_sum(j.weights.data(), static_cast<const double*>(nullptr), n);
+    if (team.size > 1) team.barrier();
+  }
+  slabs(team, rows_of(team), width, true, [&](Range r) { judge_rows(team, r, heads, metrics, gradients); });
   settle(team);
 }
 
 template <class T>
-void Run<T>::judge_rows(Range r, const Loss* loss, T parameter, std::vector<Metric>& metrics) {
-  const View p = value(program.output);
-  const int64_t width = program.widths[program.output];
-  const bool labels = sources.labels;
-  if (loss) {
+void Run<T>::judge_rows(Team& team, Range r, const std::vector<Head>& heads, const std::vector<Metric>& metrics,
+                        bool gradients) {
+  for (std::size_t h = 0; h < heads.size(); ++h) {
+    const Head& head = heads[h];
+    if (!head.loss) continue;
+    const Judged<T> j = judged(head, h);
+    const double divisor = normaliser(head, h);
     LossArgs<T> a{};
-    a.kind = *loss;
-    a.parameter = parameter;
+    a.kind = *head.loss;
+    a.parameter = static_cast<T>(head.parameter);
     a.n = r.size();
-    a.width = width;
-    a.prediction = p.data + r.begin * p.row;
-    a.prediction_row = p.row;
-    a.target = labels ? nullptr : space.target.data + r.begin * space.target.row;
-    a.target_row = space.target.row;
-    a.label = labels ? space.label.data() + r.begin : nullptr;
-    a.weights = sources.weights ? space.weights.data() + r.begin : nullptr;
-    a.scale = static_cast<T>(1.0 / static_cast<double>(n));
-    a.losses = space.losses.data() + r.begin;
-    if (training) {
-      const View g = gradient(program.output);
-      a.gradient = g.data + r.begin * g.row;
-      a.gradient_row = g.row;
+    a.width = j.width;
+    a.prediction = j.prediction + r.begin * j.prediction_row;
+    a.prediction_row = j.prediction_row;
+    a.target = j.target ? j.target + r.begin * j.target_row : nullptr;
+    a.target_row = j.target_row;
+    a.label = j.label ? j.label + r.begin : nullptr;
+    a.weights = j.weights ? j.weights + r.begin : nullptr;
+    a.scale = divisor != 0 ? static_cast<T>(head.weight / divisor) : T(0);
+    a.losses = space.heads[h].losses.data() + r.begin;
+    if (!gradients) {
+      kernels.loss(a);
+      continue;
     }
-    kernels.loss(a);
+    const int v = program.output(head.output);
+    const View g = gradient(v);
+    bool begun = false;  // by an earlier head
+    for (std::size_t e = 0; e < h; ++e) begun |= heads[e].loss && program.output(heads[e].output) == v;
+    if (!g.data || !begun) {
+      a.gradient = g.data ? g.data + r.begin * g.row : nullptr;  // the input's gradient is not kept
+      a.gradient_row = g.row;
+      kernels.loss(a);
+      continue;
+    }
+    a.n = 1;
+    a.gradient = space.spare.data() + team.rank * space.spare_row;
+    for (int64_t i = r.begin; i < r.end; ++i) {
+      kernels.loss(a);
+      kernels.add(j.width, a.gradient, g.data + i * g.row);
+      a.prediction += a.prediction_row;
+      if (a.target) a.target += a.target_row;
+      if (a.label) ++a.label;
+      if (a.weights) ++a.weights;
+      ++a.losses;
+    }
   }
-  const Judged<T> rows = judged();
-  for (std::size_t m = 0; m < metrics.size(); ++m)
-    metric_rows(metrics[m], rows, r.begin, r.end, space.metric_values[m].data());
+  for (std::size_t m = 0; m < metrics.size(); ++m) {
+    const std::size_t h = static_cast<std::size_t>(metrics[m].head);
+    metric_rows(metrics[m], judged(heads[h], h), r.begin, r.end, space.metric_values[m].data());
+  }
 }
 
 template <class T>
-void Run<T>::backward(Team& team, int first, int last, const std::vector<Destination>& to,
+void Run<T>::backward(Team& team, int first, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
                       const std::vector<char>& begun, bool may_stop) {
   const auto& ops = program.operations;
   // Uses of one parameter are cut alike, so that each part of its gradient belongs to one thread.
   auto used_later = [&](int i, int p, int Operation::* role) {
     for (int j = i + 1; j < last; ++j)
-      if (ops[j].*role == p && plan.value_needed[ops[j].output]) return true;
+      if (ops[j].*role == p && pass.active[j]) return true;
     return begun[p] != 0;
   };
   for (int i = last - 1; i >= first; --i) {
     const Operation& op = ops[i];
-    if (!plan.value_needed[op.output]) continue;
-    backward_operation(team, i, may_stop);
+    if (!pass.active[i]) continue;
+    backward_operation(team, i, pass.accumulate[i], may_stop);
     const Destination w = op.weights < 0 ? Destination::nowhere : to[op.weights];
     const Destination b = op.bias < 0 ? Destination::nowhere : to[op.bias];
     if (w == Destination::nowhere && b == Destination::nowhere) {
@@ -306,12 +350,12 @@ void Run<T>::backward(Team& team, int first, int last, const std::vector<Destina
 }
 
 template <class T>
-void Run<T>::backward_operation(Team& team, int i, bool may_stop) {
+void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accumulate, bool may_stop) {
   const Operation& op = program.operations[i];
-  const bool input_needed = op.input != 0 && plan.value_needed[op.input];
-  const int64_t width = program.widths[op.output], in = program.widths[op.input];
-  const View x = value(op.input), y = value(op.output), dy = gradient(op.output);
-  const View dx = input_needed ? gradient(op.input) : View{nullptr, 0};
+  const bool input_needed = plan.wanted[op.input()] != 0;
+  const int64_t width = program.widths[op.output], in = program.widths[op.input()];
+  const View x = value(op.input()), y = value(op.output), dy = gradient(op.output);
+  const View dx = input_needed ? gradient(op.input()) : View{nullptr, 0};
   const T alpha = static_cast<T>(op.alpha);
   const Range r = rows_of(team);
   T* spare = space.spare.data() + team.rank * space.spare_row;
@@ -331,8 +375,8 @@ void Run<T>::backward_operation(Team& team, int i, bool may_stop) {
     int64_t saved_row = 0;
     Activation act = Activation::linear;
     T act_alpha = 0;
-    if (plan.derivative_fused[op.input]) {
-      const int made = program.producer(op.input);
+    if (plan.derivative_fused[op.input()]) {
+      const int made = plan.producer[op.input()];
       const Operation& before = program.operations[made];
       act = before.activation;
       act_alpha = static_cast<T>(before.alpha);
@@ -341,7 +385,7 @@ void Run<T>::backward_operation(Team& team, int i, bool may_stop) {
     }
     Grid g{r, {0, in}};
     if (!by_rows) g = grid(team, n, in, kernels.tile_rows, kLine<T>);
-    const bool add = plan.accumulate[i];
+    const bool add = accumulate[0] != 0;
     pieces(team, g.rows, g.cols, width, may_stop, [&](Range rows, Range cols) {
       ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, instance.transposed(op.weights), saved,
                                    saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, cols,
@@ -351,10 +395,17 @@ void Run<T>::backward_operation(Team& team, int i, bool may_stop) {
     return;
   }
 
+  if (op.kind == OperationKind::add || op.kind == OperationKind::multiply || op.kind == OperationKind::concatenate) {
+    slabs(team, r, width * static_cast<int64_t>(op.inputs.size()), may_stop,
+          [&](Range s) { join_backward(op, s, accumulate, spare); });
+    settle(team);
+    return;
+  }
+
   if (!input_needed) return;
   slabs(team, r, width, may_stop, [&](Range s) {
     for (int64_t k = s.begin; k < s.end; ++k) {
-      T* to = plan.accumulate[i] ? spare : dx.data + k * dx.row;
+      T* to = accumulate[0] ? spare : dx.data + k * dx.row;
       const T* from = dy.data + k * dy.row;
       if (op.kind == OperationKind::dropout) {
         kernels.dropout({1, width, k, from, dy.row, to, dx.row, static_cast<uint32_t>(op.rate * 4294967296.0),
@@ -365,7 +416,7 @@ void Run<T>::backward_operation(Team& team, int i, bool may_stop) {
         const View saved = derivative_needs_z(op.activation) ? x : y;
         kernels.activation_backward(op.activation, alpha, width, from, saved.data + k * saved.row, to);
       }
-      if (plan.accumulate[i]) kernels.add(width, spare, dx.data + k * dx.row);
+      if (accumulate[0]) kernels.add(width, spare, dx.data + k * dx.row);
     }
   });
   settle(team);
@@ -376,15 +427,15 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
   const Operation& op = program.operations[i];
   const int p = op.weights;
   const auto& s = instance.slice(p);
-  const View x = value(op.input), dz = gradient(op.output);
+  const View x = value(op.input()), dz = gradient(op.output);
   const Grid g = grid(team, s.rows, s.cols, kernels.tile_rows, kLine<T>);
   Epilogue<T> e{};
   if (fuse) {
     e.kind = EpilogueKind::sgd;
-    e.learning_rate = static_cast<T>(instance.sgd.learning_rate);
+    e.learning_rate = learning_rate(p);
     e.momentum = static_cast<T>(instance.sgd.momentum);
     e.nesterov = instance.sgd.nesterov;
-    if (instance.sgd.momentum != 0) e.velocity = instance.at(instance.momentum, p);
+    e.velocity = instance.velocity(p);
   }
   T* dw = instance.at(fuse ? instance.parameters : instance.gradients, p);
   pieces(team, g.rows, g.cols, n, may_stop, [&](Range inputs, Range outputs) {
@@ -405,9 +456,10 @@ void Run<T>::bias_of(Team& team, int i, bool accumulate, bool fuse) {
   kernels.column_sums(n, c.size(), dz.data + c.begin, dz.row, db, accumulate);
   if (!fuse) return;
   const Sgd& sgd = instance.sgd;
+  T* velocity = instance.velocity(op.bias);
   kernels.sgd_update(c.size(), instance.at(instance.parameters, op.bias) + c.begin, db,
-                     sgd.momentum != 0 ? instance.at(instance.momentum, op.bias) + c.begin : nullptr,
-                     static_cast<T>(sgd.learning_rate), static_cast<T>(sgd.momentum), sgd.nesterov);
+                     velocity ? velocity + c.begin : nullptr, learning_rate(op.bias), static_cast<T>(sgd.momentum),
+                     sgd.nesterov);
 }
 
 template <class T>
@@ -418,12 +470,12 @@ void Run<T>::update(Team& team, const std::vector<char>& which) {
     const auto& s = instance.slice(p);
     if (s.rows == 0 || s.cols == 0) continue;
     const Grid g = grid(team, s.rows, s.cols, s.rows > 1 ? kernels.tile_rows : 1, kLine<T>);
+    T* velocity = instance.velocity(p);
     for (int64_t r = g.rows.begin; r < g.rows.end && g.cols.size() > 0; ++r) {
       const int64_t at = r * s.row + g.cols.begin;
       kernels.sgd_update(g.cols.size(), instance.at(instance.parameters, p) + at,
-                         instance.at(instance.gradients, p) + at,
-                         sgd.momentum != 0 ? instance.at(instance.momentum, p) + at : nullptr,
-                         static_cast<T>(sgd.learning_rate), static_cast<T>(sgd.momentum), sgd.nesterov);
+                         instance.at(instance.gradients, p) + at, velocity ? velocity + at : nullptr, learning_rate(p),
+                         static_cast<T>(sgd.momentum), sgd.nesterov);
     }
     if (instance.has_transposed(p)) instance.transpose_part(kernels, p, g.rows, g.cols);
   }

@@ -9,9 +9,9 @@
 #include <atomic>
 #include <chrono>
 
+#include "network/heads.hpp"
 #include "network/instance.hpp"
-#include "network/metrics.hpp"
-#include "network/row_source.hpp"
+#include "network/plan.hpp"
 #include "network/workspace.hpp"
 
 namespace fp {
@@ -41,14 +41,9 @@ class Interrupt {
 // Rows of a batch: where they come from and, in training and evaluation, what they are judged by.
 struct Sources {
   const RowSource* x = nullptr;
-  const RowSource* y = nullptr;        // labels or a matrix, as the loss and metrics read them
-  const RowSource* weights = nullptr;  // one column, or nullptr
-  const int64_t* index = nullptr;      // row numbers, or nullptr for 0, 1, 2, ...
-  bool labels = false;
+  std::vector<Targets> heads;
+  const int64_t* index = nullptr;  // row numbers, or nullptr for 0, 1, 2, ...
 };
-
-// What becomes of a parameter's gradient.
-enum class Destination : char { nowhere, gradients, parameters };
 
 template <class T>
 struct Run {
@@ -56,8 +51,7 @@ struct Run {
   Instance<T>& instance;
   Workspace<T>& space;
   const Kernels<T>& kernels;
-  const BackwardPlan& plan;
-  const std::vector<char>& trainable;
+  const Plan& plan;
   Interrupt& interrupt;
   bool training = false;
   uint64_t key = 0, step = 0;
@@ -84,15 +78,20 @@ struct Run {
   Range rows_of(const Team& team) const { return split(n, team.rank, team.size, by_rows ? kernels.tile_rows : 1); }
   void gather(Team& team);
   void forward(Team& team, int first, int last);
-  // Row losses, the output's gradient when training, and the metrics' row values.
-  void judge(Team& team, const Loss* loss, T parameter, std::vector<Metric>& metrics);
-  // Predictions and targets, as the metrics see them.
-  Judged<T> judged() const;
-  // From the output's gradient through operations last-1 down to first. After an operation's input gradient its weights
-  // follow at once, while its data are in cache: into instance.gradients (added when `begun`), or straight into
+  // Row losses, the outputs' gradients when asked for, and the metrics' row values.
+  void judge(Team& team, const std::vector<Head>& heads, const std::vector<Metric>& metrics, bool gradients);
+  // A head's predictions and targets, as its metrics see them.
+  Judged<T> judged(const Head& head, std::size_t number) const;
+  // What divides a head's sum of losses.
+  double normaliser(const Head& head, std::size_t number) const {
+    return head.normaliser == Normaliser::weights && space.heads[number].weighted ? space.heads[number].total
+                                                                                  : static_cast<double>(n);
+  }
+  // From the outputs' gradients through operations last-1 down to first. After an operation's input gradient its
+  // weights follow at once, while its data are in cache: into instance.gradients (added when `begun`), or straight into
   // the parameters, the update being the product's epilogue. may_stop: nothing is updated yet.
-  void backward(Team& team, int first, int last, const std::vector<Destination>& to, const std::vector<char>& begun,
-                bool may_stop);
+  void backward(Team& team, int first, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
+                const std::vector<char>& begun, bool may_stop);
   // The optimizer over instance.gradients.
   void update(Team& team, const std::vector<char>& which);
 
@@ -103,14 +102,19 @@ struct Run {
   void report_bad(int64_t position);
   void gather_rows(Range r);
   void gather_part(Range r, const int64_t* index, int64_t from);
-  void judge_rows(Range r, const Loss* loss, T parameter, std::vector<Metric>& metrics);
+  void judge_rows(Team& team, Range r, const std::vector<Head>& heads, const std::vector<Metric>& metrics,
+                  bool gradients);
   // Calls f on parts of a product, or of a range of rows of `width` elements, with a look at the interrupt in between.
   template <class F>
   void pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, F&& f);
   template <class F>
   void slabs(Team& team, Range range, int64_t width, bool may_stop, F&& f);
   void forward_operation(Team& team, int i);
-  void backward_operation(Team& team, int i, bool may_stop);
+  void backward_operation(Team& team, int i, const std::vector<char>& accumulate, bool may_stop);
+  // add, multiply and concatenate, in joins.cpp; spare has room for one row.
+  void join_forward(const Operation& op, Range rows);
+  void join_backward(const Operation& op, Range rows, const std::vector<char>& accumulate, T* spare);
+  T learning_rate(int parameter) const { return static_cast<T>(instance.sgd.learning_rate * plan.rates[parameter]); }
   void weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop);
   void bias_of(Team& team, int i, bool accumulate, bool fuse);
 };

@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "network/program.hpp"
+#include "network/heads.hpp"
 #include "ops/dense.hpp"
 #include "runtime/memory.hpp"
 
@@ -42,10 +42,18 @@ struct Workspace {
   Buffer<T> scratch;  // per thread
   int64_t scratch_size = 0;
 
-  Block target;
-  Buffer<int64_t> label;
-  Buffer<T> weights;
-  Buffer<double> losses;
+  // Of each head: the batch's targets and sample weights as gathered, and its row losses.
+  struct Judgement {
+    bool given = false;   // there are targets
+    bool labels = false;  // in `label`, else in `target`
+    bool weighted = false;
+    double total = 0;  // sum of the weights, where something divides by it
+    Block target;
+    Buffer<int64_t> label;
+    Buffer<T> weights;
+    Buffer<double> losses;
+  };
+  std::vector<Judgement> heads;
   std::vector<Buffer<double>> metric_values;
 
   Workspace(const Program& program, const Kernels<T>& kernels, int64_t rows, int threads_, bool training_)
@@ -59,8 +67,15 @@ struct Workspace {
     gradients_shared = training && program.is_native() && program.is_chain() &&
                        static_cast<double>(total) * static_cast<double>(rows) * sizeof(T) > kSharedFrom;
     for (std::size_t v = 0; v < values.size(); ++v) {
-      allocate(values[v], program.widths[v]);
-      if (training && v != 0 && !gradients_shared) allocate(gradients[v], program.widths[v]);
+      const int made = program.producer(static_cast<int>(v));
+      const bool is_view = made >= 0 && program.operations[made].kind == OperationKind::columns;
+      if (is_view) {
+        values[v].data = values[0].data + program.operations[made].begin;
+        values[v].row = values[0].row;
+      } else {
+        allocate(values[v], program.widths[v]);
+      }
+      if (training && v != 0 && !is_view && !gradients_shared) allocate(gradients[v], program.widths[v]);
       widest = std::max(widest, program.widths[v]);
     }
     if (gradients_shared) {
@@ -76,12 +91,10 @@ struct Workspace {
       if (op.kind != OperationKind::dense) continue;
       if (training && derivative_needs_z(op.activation)) allocate(pre[i], program.widths[op.output]);
       scratch_size = std::max(scratch_size,
-                              ops::dense_scratch(kernels, rows, program.widths[op.input], program.widths[op.output]));
+                              ops::dense_scratch(kernels, rows, program.widths[op.input()], program.widths[op.output]));
     }
     scratch_size = (scratch_size + 15) / 16 * 16 + 16;
     scratch = Buffer<T>(scratch_size * threads);
-    losses = Buffer<double>(rows);
-    weights = Buffer<T>(rows);
     if (training) {
       spare_row = batch_row<T>(widest);
       spare = Buffer<T>(spare_row * threads);
@@ -94,10 +107,21 @@ struct Workspace {
 
   T* thread_scratch(int rank) { return scratch.data() + rank * scratch_size; }
 
-  // Targets: labels, or a matrix of `width` columns.
-  void need_targets(bool labels, int64_t width, std::size_t metrics) {
-    if (labels && label.size() < capacity) label = Buffer<int64_t>(capacity);
-    if (!labels && (target.row < width || !target.data)) allocate(target, width);
+  // Memory for what the heads' outputs, of these widths, are judged by.
+  void need_targets(const std::vector<Targets>& targets, const std::vector<int64_t>& widths) {
+    heads.resize(targets.size());
+    for (std::size_t h = 0; h < heads.size(); ++h) {
+      Judgement& j = heads[h];
+      j.given = targets[h].y != nullptr;
+      j.labels = targets[h].labels;
+      j.weighted = targets[h].weights != nullptr;
+      if (j.labels && j.label.size() < capacity) j.label = Buffer<int64_t>(capacity);
+      if (j.given && !j.labels && (j.target.row < widths[h] || !j.target.data)) allocate(j.target, widths[h]);
+      if (j.weighted && j.weights.size() < capacity) j.weights = Buffer<T>(capacity);
+      if (j.losses.size() < capacity) j.losses = Buffer<double>(capacity);
+    }
+  }
+  void need_metrics(std::size_t metrics) {
     if (metric_values.size() < metrics) metric_values.resize(metrics);
     for (Buffer<double>& m : metric_values)
       if (m.size() < capacity) m = Buffer<double>(capacity);

@@ -31,12 +31,13 @@ class Graph(NamedTuple):
     calls: tuple[Call, ...]
     program: Program
     owners: tuple[tuple[Weight, Layer], ...]  # the weight behind each parameter, and its layer
+    state_owners: tuple[tuple[Weight, Layer], ...]  # the same for each state
     shapes: dict[int, tuple[Shape, Shape]]  # rows in and out of each Python operation, by its output value
 
     @property
     def weights(self) -> list[Weight]:
-        """In the order of the program's parameters."""
-        return [weight for weight, _ in self.owners]
+        """Each weight once, in order of first use."""
+        return [weight for layer in self.layers for weight in layer.weights]
 
     @property
     def layers(self) -> list[Layer]:
@@ -63,17 +64,19 @@ class ProgramBuilder:
         self.widths = [width]
         self.operations: list[Operation] = []
         self.owners: list[tuple[Weight, Layer]] = []
+        self.state_owners: list[tuple[Weight, Layer]] = []
         self.shapes: dict[int, tuple[Shape, Shape]] = {}
         self._numbers: dict[int, int] = {}
         self._dropouts = 0
 
     def parameters_of(self, layer: Layer) -> tuple[int, ...]:
-        """The numbers of the layer's weights; a layer used again has the same ones."""
+        """The numbers of the layer's parameters; a layer used again has the same ones. Its states get numbers too."""
         for weight in layer.weights:
             if id(weight) not in self._numbers:
-                self._numbers[id(weight)] = len(self.owners)
-                self.owners.append((weight, layer))
-        return tuple(self._numbers[id(weight)] for weight in layer.weights)
+                owners = self.state_owners if weight.is_state else self.owners
+                self._numbers[id(weight)] = len(owners)
+                owners.append((weight, layer))
+        return tuple(self._numbers[id(weight)] for weight in layer.weights if not weight.is_state)
 
     def dropout_stream(self) -> int:
         """A stream of random numbers of its own for each use of a dropout layer."""
@@ -108,9 +111,13 @@ def build_graph(input_shape: Shape, calls: Sequence[Call], dtype: str) -> Graph:
         shape = output_shape
     if value == 0:  # only layers that change nothing, and a network needs an operation
         value = builder.operation("activation", calls[-1].layer, 0, shape)
-    parameters = tuple(Parameter(f"{weight.layer}/{weight.name}", weight.shape) for weight, _ in builder.owners)
-    program = Program(dtype, tuple(builder.widths), parameters, tuple(builder.operations), value)
-    return Graph(input_shape, shape, tuple(calls), program, tuple(builder.owners), builder.shapes)
+    parameters, states = (
+        tuple(Parameter(f"{weight.layer}/{weight.name}", weight.shape) for weight, _ in owners)
+        for owners in (builder.owners, builder.state_owners)
+    )
+    program = Program(dtype, tuple(builder.widths), parameters, tuple(builder.operations), (value,), states)
+    owners = tuple(builder.owners), tuple(builder.state_owners)
+    return Graph(input_shape, shape, tuple(calls), program, *owners, builder.shapes)
 
 
 def name_layers(layers: Sequence[Layer]) -> None:

@@ -150,9 +150,10 @@ class Model(Trainer):
         network = self._backend.Network(graph.program)
         network.key = key
         self._graph, self._network = graph, network
-        for index, weight in enumerate(graph.weights):
-            _release(weight)
-            weight.bind(network, index, self._ownership, self.dtype)
+        for owners in (graph.owners, graph.state_owners):
+            for index, (weight, _) in enumerate(owners):
+                weight.release()
+                weight.bind(network, index, self._ownership, self.dtype)
         for layer in graph.layers:
             layer._model = weakref.ref(self)
         self._configure()
@@ -485,7 +486,7 @@ class Sequential(Model):
             if layer not in self._chain:
                 layer._model = None
                 for weight in layer.weights:
-                    _release(weight)
+                    weight.release()
         return layer
 
     def _rechain(self) -> None:
@@ -527,10 +528,3 @@ def _layer_entry(layer: Layer, graph: Graph | None) -> dict[str, Any]:
         # So that loading need not run the layer to know its shape.
         entry["output_shape"] = next(list(call.output_shape) for call in graph.calls if call.layer is layer)
     return entry
-
-
-def _release(weight: Weight) -> None:
-    """Takes the values back from a network."""
-    if weight._network is not None:
-        weight._array = weight._network.get_parameter(weight._index)
-        weight._network, weight._ownership, weight._index = None, None, -1

@@ -2,14 +2,15 @@
 
 A :class:`Program` lists *values* (matrices of one row per sample and a fixed width), *parameters* and
 *operations* in topological order. It is immutable and knows neither weights, batch sizes, threads nor
-losses. Value 0 is the input. Both backends build a network from the same program.
+losses. Value 0 is the input: all inputs side by side. Both backends build a network from the same program.
+A :class:`Head` says what one of a program's outputs is judged by.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-__all__ = ["ACTIVATIONS", "LOSSES", "NEEDS_Z", "Operation", "Parameter", "Program"]
+__all__ = ["ACTIVATIONS", "LOSSES", "NEEDS_Z", "Head", "Operation", "Parameter", "Program"]
 
 #: Elementwise activations and softmax, in the order of ``fp::Activation`` in csrc/kernels/table.hpp.
 ACTIVATIONS: tuple[str, ...] = (
@@ -50,7 +51,7 @@ LOSSES: tuple[str, ...] = (
 
 
 class Parameter(NamedTuple):
-    """A trainable array: a kernel (in, out), a bias (out,), or any shape for a layer written in Python."""
+    """An array, trained or not: a kernel (in, out), a bias (out,), or any shape for a layer written in Python."""
 
     name: str  # "<layer>/<weight>", unique in the program
     shape: tuple[int, ...]
@@ -59,17 +60,21 @@ class Parameter(NamedTuple):
 class Operation(NamedTuple):
     """One step of the forward pass: ``output = kind(inputs; parameters)``.
 
-    ========== ======================================= ==========================================
-    kind       computes                                uses
-    ========== ======================================= ==========================================
-    dense      act(x w + b)                            parameters (w,) or (w, b), activation, alpha
-    activation act(x), softmax over the row            activation, alpha
-    dropout    x mask / (1 - rate) while training      rate, stream
-    python     layer.forward(x, training)              layer, parameters
-    ========== ======================================= ==========================================
+    =========== ======================================= ==========================================
+    kind        computes                                uses
+    =========== ======================================= ==========================================
+    dense       act(x w + b)                            parameters (w,) or (w, b), activation, alpha
+    activation  act(x), softmax over the row            activation, alpha
+    dropout     x mask / (1 - rate) while training      rate, stream
+    add         x1 + x2 + ...                           any number of inputs of one width
+    multiply    x1 x2 ..., element by element           any number of inputs of one width
+    concatenate the columns of x1, x2, ...              any number of inputs
+    columns     columns [begin, begin + width) of x     begin; x is value 0, and nothing is copied
+    python      layer.forward(x, training)              layer, parameters
+    =========== ======================================= ==========================================
 
-    ``dense`` takes any activation but softmax. A value may feed several operations (its gradient is the
-    sum), and a parameter may be used by several.
+    ``dense`` takes any activation but softmax. A value may feed several operations, or one several times (its gradient
+    is the sum), and a parameter may be used by several.
     """
 
     kind: str
@@ -82,6 +87,7 @@ class Operation(NamedTuple):
     rate: float = 0.0
     stream: int = 0
     layer: Any = None
+    begin: int = 0
 
 
 class Program(NamedTuple):
@@ -91,9 +97,29 @@ class Program(NamedTuple):
     widths: tuple[int, ...]  # width of each value; value 0 is the input
     parameters: tuple[Parameter, ...]
     operations: tuple[Operation, ...]  # topological order; each value but 0 is the output of exactly one
-    output: int  # the value that predictions and the loss read
+    outputs: tuple[int, ...]  # the values that predictions and losses read; one may appear again
+    states: tuple[Parameter, ...] = ()  # arrays that go with the parameters but are not trained
+
+    @property
+    def output(self) -> int:
+        """The first output."""
+        return self.outputs[0]
 
     @property
     def is_native(self) -> bool:
         """Whether no operation is a layer written in Python."""
         return all(op.kind != "python" for op in self.operations)
+
+
+class Head(NamedTuple):
+    """What an output is judged by. Targets, sample weights and metrics go with a head.
+
+    cost = sum over heads of weight * sum_i(sample_weight_i loss_i) / normaliser, the normaliser being the batch's rows
+    ("rows") or the sum of its sample weights ("weights").
+    """
+
+    output: int = 0  # place in Program.outputs
+    kind: str | None = None  # one of LOSSES; None: the loss comes from Python, or there is none
+    parameter: float = 0.0
+    weight: float = 1.0
+    normaliser: str = "rows"

@@ -260,7 +260,11 @@ class Segments:
             grads = [grads[trainable.index(i)] if i in trainable else None for i in range(len(layer.weights))]
         if len(grads) != len(layer.weights):
             raise ValueError(f"{name}: expected {len(layer.weights)} gradients, one per weight; received {len(grads)}")
-        for index, weight, gradient in zip(op.parameters, layer.weights, grads, strict=True):
+        numbers = iter(op.parameters)
+        for weight, gradient in zip(layer.weights, grads, strict=True):
+            if weight.is_state:
+                continue
+            index = next(numbers)
             if not self._trainable[index]:
                 continue
             if gradient is None:

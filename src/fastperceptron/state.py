@@ -34,13 +34,11 @@ Described = dict[str, tuple[str, tuple[int, ...]]]
 
 def expected_state(graph: Graph, optimizer: Optimizer | None) -> Described:
     """Name -> (dtype, shape) of the state of a model with this structure and optimizer."""
-    found: Described = {}
-    for name, _, shape in _parameters(graph):
-        found[name] = (graph.program.dtype, shape)
+    dtype = graph.program.dtype
+    found: Described = {f"params/{name}": (dtype, shape) for name, shape in graph.program.parameters}
+    found |= {f"state/{name}": (dtype, shape) for name, shape in graph.program.states}
     for slot in () if optimizer is None else optimizer.slot_names:
-        for name, _, shape in _parameters(graph):
-            if name.startswith("params/"):
-                found[_slot(slot, name)] = (graph.program.dtype, shape)
+        found |= {f"slots/{slot}/{name}": (dtype, shape) for name, shape in graph.program.parameters}
     found["counters/step"] = ("int64", ())
     found["counters/epoch"] = ("int64", ())
     found["random/key"] = ("uint64", ())
@@ -71,15 +69,16 @@ def get_state(model: Trainer) -> dict[str, Array]:
     with model._ownership.reading("get_state"):
         model._push()
         found: dict[str, Array] = {}
-        for name, index, _ in _parameters(graph):
-            found[name] = _little(network.get_parameter(index))
+        for index, (name, _) in enumerate(graph.program.parameters):
+            found[f"params/{name}"] = _little(network.get_parameter(index))
+        for index, (name, _) in enumerate(graph.program.states):
+            found[f"state/{name}"] = _little(network.get_state(index))
         python = model._segments.slots if model._segments is not None else {}
         slots = model._compiled.optimizer.slot_names if model._compiled is not None else ()
         for slot in slots:
-            for name, index, _ in _parameters(graph):
-                if name.startswith("params/"):
-                    value = python[slot][index].copy() if slot in python else network.get_slot(slot, index)
-                    found[_slot(slot, name)] = _little(value)
+            for index, (name, _) in enumerate(graph.program.parameters):
+                value = python[slot][index].copy() if slot in python else network.get_slot(slot, index)
+                found[f"slots/{slot}/{name}"] = _little(value)
         found["counters/step"] = np.array(network.step, "<i8")
         found["counters/epoch"] = np.array(model._epoch, "<i8")
         found["random/key"] = np.array(network.key, "<u8")
@@ -101,33 +100,21 @@ def set_state(model: Trainer, state: Mapping[str, Any]) -> None:
     native = {name: np.array(array, array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
     with model._ownership.writing("set_state"):
         model._push()
-        for name, index, _ in _parameters(graph):
-            network.set_parameter(index, native[name])
+        for index, (name, _) in enumerate(graph.program.parameters):
+            network.set_parameter(index, native[f"params/{name}"])
+        for index, (name, _) in enumerate(graph.program.states):
+            network.set_state(index, native[f"state/{name}"])
         python = model._segments.slots if model._segments is not None else {}
         for slot in optimizer.slot_names if optimizer is not None else ():
-            for name, index, _ in _parameters(graph):
-                if not name.startswith("params/"):
-                    continue
+            for index, (name, _) in enumerate(graph.program.parameters):
                 if slot in python:
-                    python[slot][index] = native[_slot(slot, name)]
+                    python[slot][index] = native[f"slots/{slot}/{name}"]
                 else:
-                    network.set_slot(slot, index, native[_slot(slot, name)])
+                    network.set_slot(slot, index, native[f"slots/{slot}/{name}"])
         network.step = int(native["counters/step"])
         network.key = int(native["random/key"])
         model._epoch = int(native["counters/epoch"])
         model._count_updates()
-
-
-def _parameters(graph: Graph) -> list[tuple[str, int, tuple[int, ...]]]:
-    """(name in the tree, number, shape) of each parameter."""
-    return [
-        (f"{'params' if weight.trainable else 'state'}/{parameter.name}", index, parameter.shape)
-        for index, (parameter, weight) in enumerate(zip(graph.program.parameters, graph.weights, strict=True))
-    ]
-
-
-def _slot(slot: str, name: str) -> str:
-    return f"slots/{slot}/{name.removeprefix('params/')}"
 
 
 def _little(array: Array) -> Array:

@@ -30,7 +30,7 @@ def summary_text(model: Model) -> str:
             trainable = "" if not count else "yes" if layer.trainable else "no"
         seen.add(id(layer))
         rows.append((f"{layer.name} ({type(layer).__name__})", _shape(call.output_shape), parameters, trainable))
-    total = sum(weight.size for weight, _ in graph.owners)
+    total = sum(weight.size for weight in graph.weights)
     learning = sum(weight.size for weight, layer in graph.owners if weight.trainable and layer.trainable)
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [_line(row, widths) for row in rows]

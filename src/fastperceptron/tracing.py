@@ -170,8 +170,8 @@ class _Tracer:
         use.arrays["y"] = self.values[op.output] = y
 
     def _python_forward(self, op: Operation, x: Array, use: _Use) -> Array:
-        for index, weight in zip(op.parameters, op.layer.weights, strict=True):
-            use.arrays[weight.name] = self.parameters[index]
+        for weight in op.layer.weights:
+            use.arrays[weight.name] = weight.value
         shape, _ = self.graph.shapes[op.output]
         y, use.saved = op.layer.forward(x.reshape(len(x), *shape), self.training)
         return np.ascontiguousarray(y, x.dtype).reshape(len(x), self.program.widths[op.output])
@@ -228,7 +228,8 @@ class _Tracer:
         dx, grads = op.layer.backward(dy.reshape(len(dy), *output_shape), use.saved)
         if not isinstance(grads, Mapping):
             grads = dict(zip([weight.name for weight in op.layer.weights], grads or (), strict=False))
-        for index, weight in zip(op.parameters, op.layer.weights, strict=True):
+        trained = [weight for weight in op.layer.weights if not weight.is_state]
+        for index, weight in zip(op.parameters, trained, strict=True):
             if grads.get(weight.name) is not None:
                 use.arrays[f"d{weight.name}"] = np.asarray(grads[weight.name])
                 self._add(result, index, use.arrays[f"d{weight.name}"])

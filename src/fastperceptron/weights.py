@@ -37,6 +37,8 @@ class Weight(NDArrayOperatorsMixin):
         self.shape = shape
         self.initializer = initializer
         self.trainable = trainable
+        #: Made with ``trainable=False``: state beside the parameters, which no optimizer ever sees.
+        self.is_state = not trainable
         self.dtype: np.dtype[Any] = np.dtype(np.float32)
         self._array: NDArray[Any] | None = None
         self._network: Network | None = None
@@ -49,18 +51,37 @@ class Weight(NDArrayOperatorsMixin):
             self._array = self.initializer.checked(self.shape, key, step).astype(self.dtype)
 
     def bind(self, network: Network, index: int, ownership: Ownership, dtype: str) -> None:
-        """From now on the values live in `network`. The weight's own array, if any, is handed over."""
+        """From now on the values live in `network`, as parameter or state of this number. The weight's own array, if
+        any, is handed over."""
         self.dtype = np.dtype(dtype)
-        if self._array is not None:
-            network.set_parameter(index, np.ascontiguousarray(self._array, self.dtype).reshape(self.shape))
+        values = self._array
         self._network, self._index, self._ownership, self._array = network, index, ownership, None
+        if values is not None:
+            self._write(np.ascontiguousarray(values, self.dtype).reshape(self.shape))
+
+    def release(self) -> None:
+        """Takes the values back from the network."""
+        if self._network is not None:
+            self._array = self._read()
+            self._network, self._ownership, self._index = None, None, -1
+
+    def _read(self) -> NDArray[Any]:
+        assert self._network is not None
+        return self._network.get_state(self._index) if self.is_state else self._network.get_parameter(self._index)
+
+    def _write(self, array: NDArray[Any]) -> None:
+        assert self._network is not None
+        if self.is_state:
+            self._network.set_state(self._index, array)
+        else:
+            self._network.set_parameter(self._index, array)
 
     @property
     def value(self) -> NDArray[Any]:
         """A copy of the values."""
         if self._network is not None and self._ownership is not None:
             with self._ownership.reading(f"{self.layer}.{self.name}"):
-                return self._network.get_parameter(self._index)
+                return self._read()
         if self._array is None:
             raise NotBuiltError(f"{self.layer}.{self.name}: no values yet; build the model or let it see data first")
         return self._array.copy()
@@ -83,7 +104,7 @@ class Weight(NDArrayOperatorsMixin):
             self._array = array
             return
         with self._ownership.writing(f"{self.layer}.{self.name}"):
-            self._network.set_parameter(self._index, array)
+            self._write(array)
 
     @property
     def size(self) -> int:

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ShapeError
-from ..program import LOSSES, Program
+from ..program import LOSSES, Head, Program
 from .numpy_losses import check_labels, gradient_of, losses_of, takes_labels
 from .numpy_metrics import METRICS, metric_add, metric_zeros
-from .numpy_workspace import Gradients, Workspace
+from .numpy_workspace import Gradients, Targets, Workspace
+from .protocol import Arrays, OptionalArrays
 
 __all__ = ["Network"]
 
@@ -40,8 +41,48 @@ class _State:
         self.momentum = [] if flat is None else _views(program, flat)
 
 
+def _entries(given: OptionalArrays, count: int, what: str) -> list[Array | None]:
+    """One array or None per head."""
+    found: list[Array | None] = [None] * count
+    if given is not None:
+        found = [given] if isinstance(given, np.ndarray) else list(given)
+    if len(found) != count:
+        raise ShapeError(f"{what}: expected {count} arrays, one per loss head; received {len(found)}")
+    return found
+
+
+def _parts(x: Arrays, width: int) -> list[Array]:
+    """The matrices that stand side by side in x."""
+    parts: list[Array] = [x] if isinstance(x, np.ndarray) else list(x)
+    if sum(part.shape[1] for part in parts) != width or any(len(part) != len(parts[0]) for part in parts):
+        shapes = ", ".join(str(part.shape) for part in parts)
+        raise ShapeError(f"x: expected {width} columns in all and as many rows in each part; received {shapes}")
+    return parts
+
+
 def _vector(program: Program) -> Array:
     return np.zeros(sum(_size(p.shape) for p in program.parameters), program.dtype)
+
+
+def _check(program: Program) -> None:
+    """An error, naming the operation, when operations that join values do not fit; layers check all the rest."""
+    for number, op in enumerate(program.operations):
+        widths, out = [program.widths[v] for v in op.inputs], program.widths[op.output]
+        what = ""
+        if op.kind in ("add", "multiply") and any(width != out for width in widths):
+            what = f"expected inputs of width {out}, as its output"
+        elif op.kind == "concatenate" and sum(widths) != out:
+            what = f"expected an output of width {sum(widths)}, the sum of its inputs'; received {out}"
+        elif op.kind == "columns" and (op.inputs != (0,) or not 0 <= op.begin <= widths[0] - out):
+            what = (
+                f"expected columns within the {program.widths[0]} of value 0; received {op.begin} to {op.begin + out}"
+            )
+        elif not widths or (len(widths) > 1 and op.kind not in ("add", "multiply", "concatenate")):
+            what = f"expected one input; received {len(widths)}"
+        if what:
+            raise ValueError(f"program: operation {number} ({op.kind} {op.name!r}): {what}; inputs of widths {widths}")
+    if not program.outputs:
+        raise ValueError("program: expected at least one output; received none")
 
 
 def _size(shape: tuple[int, ...]) -> int:
@@ -60,17 +101,32 @@ def _views(program: Program, flat: Array) -> list[Array]:
     return views
 
 
-def _spans(program: Program, trainable: Sequence[bool]) -> list[tuple[slice, bool]]:
-    """The longest runs of parameters that are all trainable, or all frozen, as slices of a vector."""
-    spans: list[tuple[slice, bool]] = []
+def _spans(program: Program, trainable: Sequence[bool], rates: Sequence[float]) -> list[tuple[slice, float | None]]:
+    """The longest runs of parameters of one learning-rate factor, or all frozen (None), as slices of a vector."""
+    spans: list[tuple[slice, float | None]] = []
     at = 0
-    for p, flag in zip(program.parameters, trainable, strict=True):
+    for p, flag, rate in zip(program.parameters, trainable, rates, strict=True):
         begin, at = at, at + _size(p.shape)
-        if spans and spans[-1][1] == flag:
-            spans[-1] = (slice(spans[-1][0].start, at), flag)
+        factor = rate if flag else None
+        if spans and spans[-1][1] == factor:
+            spans[-1] = (slice(spans[-1][0].start, at), factor)
         else:
-            spans.append((slice(begin, at), flag))
+            spans.append((slice(begin, at), factor))
     return spans
+
+
+def _gather(parts: Sequence[Array], index: Any, to: Array) -> None:
+    begin = 0
+    for part in parts:
+        end = begin + part.shape[1]
+        np.copyto(to[:, begin:end], part[index], casting="unsafe")
+        begin = end
+
+
+def _targets(given: Targets, kind: str) -> Array:
+    targets = given.labels if takes_labels(kind) else given.matrix
+    assert targets is not None
+    return targets
 
 
 def _assign(operation: str, target: Array, value: Array) -> None:
@@ -90,17 +146,19 @@ class Network:
     backend = "numpy"
 
     def __init__(self, program: Program) -> None:
+        _check(program)
         self.program = program
         self.key = 0
         self._pair = (_State(program), _State(program))  # current, spare
         self._flat_gradients = _vector(program)
         self._gradients = Gradients(_views(program, self._flat_gradients))
         self._needed: list[bool] = []
+        self._states = [np.zeros(p.shape, program.dtype) for p in program.states]
+        self._rates = [1.0] * len(program.parameters)
         self._optimizer: str | None = None
         self._hyper = dict(_SGD_HYPER)
-        self._loss: str | None = None
-        self._loss_parameter = 0.0
-        self._metrics: tuple[tuple[str, float], ...] = ()
+        self._heads: tuple[Head, ...] = (Head(),)
+        self._metrics: tuple[tuple[str, float, int], ...] = ()
         self._workspaces: dict[int, Workspace] = {}
         self._batch: Workspace | None = None
         self.set_trainable([True] * len(program.parameters))
@@ -130,6 +188,12 @@ class Network:
         _assign(f"set_gradient({index})", self._gradients.arrays[index], value)
         self._gradients.written[index] = True
 
+    def get_state(self, index: int) -> Array:
+        return self._states[index].copy()
+
+    def set_state(self, index: int, value: Array) -> None:
+        _assign(f"set_state({index})", self._states[index], value)
+
     def slot_names(self) -> tuple[str, ...]:
         return ("momentum",) if self._pair[0].flat_momentum is not None else ()
 
@@ -154,10 +218,16 @@ class Network:
         if len(flags) != len(self.program.parameters):
             raise ValueError(f"set_trainable: expected {len(self.program.parameters)} flags; received {len(flags)}")
         trainable = self._gradients.trainable = [bool(flag) for flag in flags]
-        self._spans = _spans(self.program, trainable)
+        self._spans = _spans(self.program, trainable, self._rates)
         needed = self._needed = [False] * len(self.program.widths)
         for op in self.program.operations:
             needed[op.output] = any(needed[v] for v in op.inputs) or any(trainable[p] for p in op.parameters)
+
+    def set_rates(self, rates: Sequence[float]) -> None:
+        if len(rates) != len(self.program.parameters):
+            raise ValueError(f"set_rates: expected {len(self.program.parameters)} rates; received {len(rates)}")
+        self._rates = [float(rate) for rate in rates]
+        self._spans = _spans(self.program, self._gradients.trainable, self._rates)
 
     def set_optimizer(self, name: str | None, hyper: dict[str, float]) -> None:
         if name not in (None, "sgd"):
@@ -176,23 +246,42 @@ class Network:
     def set_hyper(self, name: str, value: float) -> None:
         self.set_optimizer(self._optimizer, {**self._hyper, name: value})
 
-    def set_loss(self, kind: str | None, parameter: float) -> None:
-        if kind is not None and kind not in LOSSES:
-            raise ValueError(f"set_loss: expected one of {LOSSES} or None; received {kind!r}")
-        self._loss, self._loss_parameter = kind, parameter
+    def set_heads(self, heads: Sequence[Head]) -> None:
+        for head in heads:
+            if head.kind is not None and head.kind not in LOSSES:
+                raise ValueError(f"set_heads: expected one of {LOSSES} or None; received {head.kind!r}")
+            if not 0 <= head.output < len(self.program.outputs):
+                last = len(self.program.outputs) - 1
+                raise ValueError(f"set_heads: expected outputs from 0 to {last}; received {head.output}")
+            if head.normaliser not in ("rows", "weights"):
+                raise ValueError(f"set_heads: expected the normaliser rows or weights; received {head.normaliser!r}")
+        if not heads:
+            raise ValueError("set_heads: expected at least one head; received none")
+        if [head.output for head in heads] != [head.output for head in self._heads]:
+            self._batch = None  # its targets are others'
+        self._heads = tuple(heads)
+        self._metrics = tuple(metric for metric in self._metrics if metric[2] < len(heads))
+        self.reset_metrics()
 
-    def set_metrics(self, metrics: Sequence[tuple[str, float]]) -> None:
-        for kind, _ in metrics:
+    def set_loss(self, kind: str | None, parameter: float) -> None:
+        self.set_heads((Head(0, kind, parameter),))
+
+    def set_metrics(self, metrics: Sequence[tuple[str, float] | tuple[str, float, int]]) -> None:
+        found = tuple((metric[0], metric[1], metric[2] if len(metric) == 3 else 0) for metric in metrics)
+        for kind, _, head in found:
             if kind not in METRICS:
                 raise ValueError(f"set_metrics: expected one of {METRICS}; received {kind!r}")
-        self._metrics = tuple(metrics)
+            if not 0 <= head < len(self._heads):
+                raise ValueError(f"set_metrics: expected heads from 0 to {len(self._heads) - 1}; received {head}")
+        self._metrics = found
         self.reset_metrics()
 
     # -- accumulated logs ----------------------------------------------------------------------------------------
 
     def reset_metrics(self) -> None:
-        width = self.program.widths[self.program.output]
-        self._sums = [np.zeros(2), *(metric_zeros(kind, width) for kind, _ in self._metrics)]
+        widths = [self.program.widths[self.program.outputs[head.output]] for head in self._heads]
+        self._sums = [np.zeros(2) for _ in self._heads]
+        self._sums += [metric_zeros(kind, widths[head]) for kind, _, head in self._metrics]
 
     def get_metrics(self) -> list[NDArray[np.float64]]:
         return [sums.copy() for sums in self._sums]
@@ -201,9 +290,9 @@ class Network:
 
     def train_steps(
         self,
-        x: Array,
-        y: Array,
-        sample_weight: Array | None,
+        x: Arrays,
+        y: OptionalArrays,
+        sample_weight: OptionalArrays,
         rows: Rows,
         batch_size: int,
         begin: int,
@@ -215,9 +304,9 @@ class Network:
 
     def evaluate_steps(
         self,
-        x: Array,
-        y: Array,
-        sample_weight: Array | None,
+        x: Arrays,
+        y: OptionalArrays,
+        sample_weight: OptionalArrays,
         rows: Rows,
         batch_size: int,
         begin: int,
@@ -231,9 +320,9 @@ class Network:
         self,
         training: bool,
         operations: int,
-        x: Array,
-        y: Array,
-        sample_weight: Array | None,
+        x: Arrays,
+        y: OptionalArrays,
+        sample_weight: OptionalArrays,
         rows: Rows,
         batch_size: int,
         begin: int,
@@ -256,9 +345,13 @@ class Network:
                 break
         return begin
 
-    def predict(self, x: Array, out: Array, begin: int, end: int, budget: float) -> int:
+    def predict(self, x: Arrays, out: Arrays, begin: int, end: int, budget: float) -> int:
         deadline = monotonic() + budget
         current = self._pair[0]
+        parts = _parts(x, self.program.widths[0])
+        outputs: list[Array] = [out] if isinstance(out, np.ndarray) else list(out)
+        if len(outputs) != len(self.program.outputs):
+            raise ShapeError(f"predict: expected {len(self.program.outputs)} outputs; received {len(outputs)}")
         piece = max(1, _PREDICT_ELEMENTS // max(self.program.widths))
         workspace: Workspace | None = None
         while begin < end:
@@ -267,9 +360,10 @@ class Network:
             if workspace is None or workspace.n != stop - begin:
                 workspace = Workspace(self.program, stop - begin, keep=False)
             with np.errstate(all="ignore"):
-                np.copyto(workspace.values[0], x[begin:stop], casting="unsafe")
+                _gather(parts, slice(begin, stop), workspace.values[0])
                 workspace.forward(current.parameters, 0, len(self.program.operations), False, self.key, current.step)
-            out[begin:stop] = workspace.values[self.program.output]
+            for array, value in zip(outputs, self.program.outputs, strict=True):
+                array[begin:stop] = workspace.values[value]
             begin = stop
             if monotonic() >= deadline:
                 break
@@ -278,8 +372,11 @@ class Network:
     # -- the pieces of one step ----------------------------------------------------------------------------------
 
     def load_batch(
-        self, x: Array, y: Array | None, sample_weight: Array | None, rows: Rows, begin: int, end: int
+        self, x: Arrays, y: OptionalArrays, sample_weight: OptionalArrays, rows: Rows, begin: int, end: int
     ) -> None:
+        parts = _parts(x, self.program.widths[0])
+        targets = _entries(y, len(self._heads), "y")
+        weights = _entries(sample_weight, len(self._heads), "sample_weight")
         batch = self._workspaces.get(end - begin)
         if batch is None:
             if len(self._workspaces) == _KEPT_WORKSPACES:
@@ -288,13 +385,15 @@ class Network:
         index: Any = slice(begin, end) if rows is None else rows[begin:end]
         dtype = batch.values[0].dtype
         with np.errstate(all="ignore"):
-            np.copyto(batch.values[0], x[index], casting="unsafe")
-            batch.targets = batch.labels = None
-            if y is not None and y.ndim == 1:
-                batch.labels = np.array(y[index])
-            elif y is not None:
-                batch.targets = np.array(y[index], dtype)
-            batch.weights = None if sample_weight is None else np.array(sample_weight[index], dtype)
+            _gather(parts, index, batch.values[0])
+            batch.heads = [
+                Targets(
+                    np.array(t[index]) if t is not None and t.ndim == 1 else None,
+                    np.array(t[index], dtype) if t is not None and t.ndim > 1 else None,
+                    None if w is None else np.array(w[index], dtype),
+                )
+                for t, w in zip(targets, weights, strict=True)
+            ]
         batch.rows = np.arange(begin, end) if rows is None else rows[begin:end]
         self._batch = batch
 
@@ -316,46 +415,53 @@ class Network:
 
     def loss(self, training: bool) -> float:
         batch = self._loaded("loss")
-        output = batch.values[self.program.output]
-        self._check_targets(batch, output)
-        cost = float("nan")
+        self._check_targets(batch)
+        cost = 0.0
         with np.errstate(all="ignore"):
-            if self._loss is not None:
-                targets = self._targets(batch, self._loss)
-                losses = losses_of(self._loss, self._loss_parameter, targets, output)
-                total = float(losses.sum() if batch.weights is None else batch.weights.astype(np.float64) @ losses)
-                cost = total / max(batch.n, 1)
-                self._sums[0][0] += total
-            self._sums[0][1] += batch.n
-            for sums, (kind, parameter) in zip(self._sums[1:], self._metrics, strict=True):
-                metric_add(sums, kind, parameter, self._targets(batch, kind), output, batch.weights)
             if training:
                 batch.clear_gradients()
                 self._gradients.clear()
-                if self._loss is not None:
-                    gradient = batch.begin_value_gradient(self.program.output)
-                    scale = 1 / max(batch.n, 1)
-                    gradient_of(self._loss, self._loss_parameter, targets, output, batch.weights, scale, gradient)
-        return cost
+            for head, given, sums in zip(self._heads, batch.heads, self._sums, strict=False):
+                divisor = float(batch.n)
+                if head.normaliser == "weights" and given.weights is not None:
+                    divisor = float(given.weights.sum(dtype=np.float64))
+                sums[1] += divisor
+                if head.kind is None:
+                    continue
+                value = self.program.outputs[head.output]
+                output, targets = batch.values[value], _targets(given, head.kind)
+                losses = losses_of(head.kind, head.parameter, targets, output)
+                total = float(losses.sum() if given.weights is None else given.weights.astype(np.float64) @ losses)
+                sums[0] += total
+                cost += head.weight * total / divisor if divisor else 0.0
+                if training:
+                    scale = head.weight / divisor if divisor else 0.0
+                    begun = batch.has_gradient(value)  # by an earlier head
+                    gradient = np.empty_like(output) if begun else batch.begin_value_gradient(value)
+                    gradient_of(head.kind, head.parameter, targets, output, given.weights, scale, gradient)
+                    if begun:
+                        batch.add_value_gradient(value, gradient)
+            for sums, (kind, parameter, number) in zip(self._sums[len(self._heads) :], self._metrics, strict=True):
+                given = batch.heads[number]
+                output = batch.values[self.program.outputs[self._heads[number].output]]
+                metric_add(sums, kind, parameter, _targets(given, kind), output, given.weights)
+        return cost if any(head.kind is not None for head in self._heads) else float("nan")
 
-    def _check_targets(self, batch: Workspace, output: Array) -> None:
+    def _check_targets(self, batch: Workspace) -> None:
         """All that can be wrong with a batch's targets, before anything is accumulated."""
-        for kind in (self._loss, *(kind for kind, _ in self._metrics)):
+        judged = [(head.kind, number) for number, head in enumerate(self._heads)]
+        for kind, number in [*judged, *((kind, number) for kind, _, number in self._metrics)]:
             if kind is None:
                 continue
+            given = batch.heads[number]
+            shape = batch.values[self.program.outputs[self._heads[number].output]].shape
             if takes_labels(kind):
-                if batch.labels is None:
+                if given.labels is None:
                     raise ShapeError(f"{kind}: expected a vector of integer labels; received none")
-                check_labels(kind, batch.labels, output.shape[1], batch.rows)
-            elif batch.targets is None or batch.targets.shape != output.shape:
-                received = "none" if batch.targets is None else f"shape {batch.targets.shape}"
-                raise ShapeError(f"{kind}: expected targets of shape {output.shape}; received {received}")
-
-    @staticmethod
-    def _targets(batch: Workspace, kind: str) -> Array:
-        targets = batch.labels if takes_labels(kind) else batch.targets
-        assert targets is not None
-        return targets
+                check_labels(kind, given.labels, shape[1], batch.rows)
+            elif given.matrix is None or given.matrix.shape != shape:
+                received = "none" if given.matrix is None else f"shape {given.matrix.shape}"
+                raise ShapeError(f"{kind}: expected targets of shape {shape}; received {received}")
 
     def get_value_gradient(self, value: int) -> Array:
         return self._loaded("get_value_gradient").value_gradient(value).copy()
@@ -383,14 +489,14 @@ class Network:
         self._gradients.settle()
         rate, momentum, nesterov = (self._hyper[name] for name in _SGD_HYPER)
         with np.errstate(all="ignore"):
-            for span, trainable in self._spans:
+            for span, factor in self._spans:
                 w, new = current.flat[span], spare.flat[span]
-                if not trainable:
+                if factor is None:
                     np.copyto(new, w)
                     if current.flat_momentum is not None and spare.flat_momentum is not None:
                         np.copyto(spare.flat_momentum[span], current.flat_momentum[span])
                     continue
-                step = rate * self._flat_gradients[span]
+                step = rate * factor * self._flat_gradients[span]
                 if current.flat_momentum is None or spare.flat_momentum is None:
                     np.subtract(w, step, out=new)
                     continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,17 @@ from ..program import NEEDS_Z, Operation, Program
 from .numpy_activations import BACKWARD, FORWARD
 from .numpy_kernels import dropout_forward
 
-__all__ = ["Gradients", "Workspace"]
+__all__ = ["Gradients", "Targets", "Workspace"]
 
 Array = NDArray[Any]
+
+
+class Targets(NamedTuple):
+    """What one head judges a batch by."""
+
+    labels: Array | None = None  # integers
+    matrix: Array | None = None
+    weights: Array | None = None
 
 
 class Gradients:
@@ -47,12 +55,13 @@ class Workspace:
         self.program = program
         self.n = n
         self.training = False
-        self.labels: Array | None = None  # integer targets
-        self.targets: Array | None = None  # a matrix of targets
-        self.weights: Array | None = None
+        self.heads: list[Targets] = []
         self.rows: NDArray[np.int64] | None = None  # the caller's row numbers, for messages
         dtype = np.dtype(program.dtype)
         self.values: list[Array] = [np.empty((n, width), dtype) for width in program.widths]
+        for op in program.operations:
+            if op.kind == "columns":
+                self.values[op.output] = self.values[0][:, op.begin : op.begin + program.widths[op.output]]
         self._keep = keep
         self._z: dict[int, Array] = {}
         self._gradients: dict[int, Array] = {}
@@ -80,7 +89,14 @@ class Workspace:
                     dropout_forward(x, op.rate, key, op.stream, step, y)
                 else:
                     np.copyto(y, x)
-            else:
+            elif op.kind == "concatenate":
+                np.concatenate([self.values[v] for v in op.inputs], axis=1, out=y)
+            elif op.kind in ("add", "multiply"):
+                combine = np.add if op.kind == "add" else np.multiply
+                np.copyto(y, x)
+                for v in op.inputs[1:]:
+                    combine(y, self.values[v], out=y)
+            elif op.kind != "columns":  # a view
                 raise ValueError(f"forward: operation {i} ({op.name!r}) must be built in; received kind {op.kind!r}")
 
     def _pre_activation(self, i: int, op: Operation, y: Array) -> Array:
@@ -95,6 +111,10 @@ class Workspace:
     def clear_gradients(self) -> None:
         """Begin a backward pass."""
         self._has_gradient = [False] * len(self.program.widths)
+
+    def has_gradient(self, value: int) -> bool:
+        """Whether one has arrived in this pass."""
+        return self._has_gradient[value]
 
     def value_gradient(self, value: int) -> Array:
         """The gradient so far; zeros where none has arrived."""
@@ -141,7 +161,9 @@ class Workspace:
                 continue
             source = op.inputs[0]
             dy = self._gradients[op.output]
-            if op.kind == "dense":
+            if op.kind in ("add", "multiply", "concatenate"):
+                self._join_backward(op, dy, needed)
+            elif op.kind == "dense":
                 saved = self._z[i] if op.activation in NEEDS_Z else self.values[op.output]
                 dz = dy if op.activation == "linear" else self._derivative(op, dy, saved)
                 self._dense_parameters(op, dz, gradients)
@@ -153,6 +175,20 @@ class Workspace:
                         np.matmul(dz, w.T, out=self.begin_value_gradient(source))
             elif needed[source]:
                 self.add_value_gradient(source, self._elementwise_backward(op, dy, key, step))
+
+    def _join_backward(self, op: Operation, dy: Array, needed: Sequence[bool]) -> None:
+        begin = 0
+        for place, v in enumerate(op.inputs):
+            end = begin + self.program.widths[v]
+            if needed[v] and op.kind == "concatenate":
+                self.add_value_gradient(v, dy[:, begin:end])
+            elif needed[v]:
+                dx = dy
+                for other, factor in enumerate(op.inputs):  # times all the other factors
+                    if op.kind == "multiply" and other != place:
+                        dx = dx * self.values[factor]
+                self.add_value_gradient(v, dx)
+            begin = end
 
     def _dense_parameters(self, op: Operation, dz: Array, gradients: Gradients) -> None:
         x = self.values[op.inputs[0]]

@@ -33,18 +33,23 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..program import Program
+from ..program import Head, Program
 
 __all__ = ["Network"]
 
 Array = NDArray[Any]
+#: x: one matrix, or several side by side. y and sample weights: one per head; an array alone when there is one head,
+#: None where a head has none. Outputs: one matrix, or one per output.
+Arrays = Array | Sequence[Array]
+OptionalArrays = Array | Sequence[Array | None] | None
 
 
 class Network(Protocol):
-    """A program with its whole state: parameters, gradients, optimizer slots, counters, random key.
+    """A program with its whole state: parameters, state, gradients, optimizer slots, counters, random key.
 
-    The arithmetic of one step: the batch is rows[begin : begin + batch_size] of x; cost = sum_i(weight_i loss_i) /
-    batch rows; gradients of the cost; then the optimizer. ``step`` counts finished updates and selects the dropout
+    The arithmetic of one step: the batch is rows[begin : begin + batch_size] of x; cost = sum over heads of
+    weight * sum_i(sample_weight_i loss_i) / normaliser (see :class:`Head`); gradients of the cost; then the optimizer.
+    A parameter that no loss reaches has a gradient of zero. ``step`` counts finished updates and selects the dropout
     masks.
     """
 
@@ -63,6 +68,10 @@ class Network(Protocol):
     def set_gradient(self, index: int, value: Array) -> None:
         """For parameters of layers written in Python."""
 
+    def get_state(self, index: int) -> Array:
+        """Of the program's ``states``."""
+
+    def set_state(self, index: int, value: Array) -> None: ...
     def slot_names(self) -> tuple[str, ...]:
         """Of the optimizer in force: ("momentum",) for SGD with momentum, else ()."""
 
@@ -76,33 +85,39 @@ class Network(Protocol):
     def set_trainable(self, flags: Sequence[bool]) -> None:
         """One flag per parameter; frozen ones get no gradient and no update."""
 
+    def set_rates(self, rates: Sequence[float]) -> None:
+        """One factor per parameter, times the optimizer's learning rate. 1 at first."""
+
     def set_optimizer(self, name: str | None, hyper: dict[str, float]) -> None:
         """ "sgd" with learning_rate, momentum, nesterov (0/1); None: updates come from Python. Slots are kept when the
         optimizer's name and slot names stay the same, else zeroed."""
 
     def set_hyper(self, name: str, value: float) -> None: ...
-    def set_loss(self, kind: str | None, parameter: float) -> None:
-        """None: losses come from Python."""
+    def set_heads(self, heads: Sequence[Head]) -> None:
+        """At least one. Logs begin anew; metrics of heads that are gone go too. At first there is one, without loss."""
 
-    def set_metrics(self, metrics: Sequence[tuple[str, float]]) -> None:
-        """(kind, parameter): "binary_accuracy" (threshold), "categorical_accuracy", "sparse_categorical_accuracy",
-        "mean_squared_error", "mean_absolute_error", "r2" (parameter unused)."""
+    def set_loss(self, kind: str | None, parameter: float) -> None:
+        """One head, on the first output."""
+
+    def set_metrics(self, metrics: Sequence[tuple[str, float] | tuple[str, float, int]]) -> None:
+        """(kind, parameter, head, 0 when not given): "binary_accuracy" (threshold), "categorical_accuracy",
+        "sparse_categorical_accuracy", "mean_squared_error", "mean_absolute_error", "r2" (parameter unused)."""
 
     # -- accumulated logs ---------------------------------------------------------------------------------------
     def reset_metrics(self) -> None: ...
     def get_metrics(self) -> list[NDArray[np.float64]]:
-        """First [sum of weight_i loss_i, rows]; then one array per metric: accuracies and errors
+        """For each head [sum of weight_i loss_i, sum of normalisers]; then one array per metric: accuracies and errors
         [sum of weight_i value_i, sum of weight_i] where value_i is the row's hit or mean error over columns; r2
         rows [sum w, sum w y, sum w y^2, sum w (y - p)^2] over the columns, shape (4, out)."""
 
     # -- whole runs; each returns the position reached: it stops after the first whole step past ``budget``
-    #    seconds (0: after one step), or at ``end``. x (N, in); y labels (N,) or (N, out); w (N,) or None;
-    #    rows int64 (M,) or None for 0..N-1; positions count rows of ``rows``.
+    #    seconds (0: after one step), or at ``end``. x (N, in), or several side by side; of each head y labels (N,) or
+    #    (N, out), weights (N,) or None; rows int64 (M,) or None for 0..N-1; positions count rows of ``rows``.
     def train_steps(
         self,
-        x: Array,
-        y: Array,
-        sample_weight: Array | None,
+        x: Arrays,
+        y: OptionalArrays,
+        sample_weight: OptionalArrays,
         rows: NDArray[np.int64] | None,
         batch_size: int,
         begin: int,
@@ -111,9 +126,9 @@ class Network(Protocol):
     ) -> int: ...
     def evaluate_steps(
         self,
-        x: Array,
-        y: Array,
-        sample_weight: Array | None,
+        x: Arrays,
+        y: OptionalArrays,
+        sample_weight: OptionalArrays,
         rows: NDArray[np.int64] | None,
         batch_size: int,
         begin: int,
@@ -122,15 +137,15 @@ class Network(Protocol):
     ) -> int:
         """Inference, loss and metrics; no gradients."""
 
-    def predict(self, x: Array, out: Array, begin: int, end: int, budget: float) -> int:
-        """Writes out[begin:position]; out is C-contiguous (N, width of the output) of the program's dtype."""
+    def predict(self, x: Arrays, out: Arrays, begin: int, end: int, budget: float) -> int:
+        """Writes out[begin:position] of each output; C-contiguous (N, width) of the program's dtype."""
 
     # -- the pieces of one step, for layers, losses, metrics and optimizers written in Python ------------------
     def load_batch(
         self,
-        x: Array,
-        y: Array | None,
-        sample_weight: Array | None,
+        x: Arrays,
+        y: OptionalArrays,
+        sample_weight: OptionalArrays,
         rows: NDArray[np.int64] | None,
         begin: int,
         end: int,
@@ -143,13 +158,13 @@ class Network(Protocol):
     def get_value(self, value: int) -> Array: ...
     def set_value(self, value: int, array: Array) -> None: ...
     def loss(self, training: bool) -> float:
-        """Adds the batch to the metrics (and to the loss when one is set); returns the cost (nan when none is set).
+        """Adds the batch to the metrics and losses that are set; returns the cost (nan when no head has a loss).
 
-        With training, begins the backward pass: clears the value gradients and, when a loss is set, writes that of
-        the output."""
+        With training, begins the backward pass: clears the value gradients and writes those of the outputs that have
+        losses."""
 
     def get_value_gradient(self, value: int) -> Array:
-        """For the values that a Python operation computes, and the output; others may be overwritten or fused."""
+        """For the values that a Python operation computes, and the outputs; others may be overwritten or fused."""
 
     def set_value_gradient(self, value: int, array: Array) -> None:
         """Replaces the gradient when it is the first of this backward pass, else adds to it."""

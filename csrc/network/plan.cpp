@@ -1,0 +1,75 @@
+#include "network/plan.hpp"
+
+#include <cstddef>
+
+namespace fp {
+
+void Plan::build(const Program& program, const std::vector<char>& begun) {
+  const auto& ops = program.operations;
+  const std::size_t values = program.widths.size();
+  producer.assign(values, -1);
+  inference.resize(values);
+  for (std::size_t v = 0; v < values; ++v) inference[v] = static_cast<int>(v);
+  wanted.assign(values, 0);
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    const Operation& op = ops[i];
+    producer[op.output] = static_cast<int>(i);
+    if (op.kind == OperationKind::dropout) inference[op.output] = inference[op.input()];
+    char needed = 0;
+    for (int v : op.inputs) needed |= wanted[v];
+    if (op.weights >= 0) needed |= trainable[op.weights];
+    if (op.bias >= 0) needed |= trainable[op.bias];
+    for (int p : op.parameters) needed |= trainable[p];
+    wanted[op.output] = needed;
+  }
+  derivative_fused.assign(values, 0);
+  for (const Operation& op : ops) {
+    if (op.kind != OperationKind::dense) continue;
+    const int v = op.input(), made = producer[v];
+    if (made < 0 || ops[made].kind != OperationKind::dense || ops[made].activation == Activation::linear) continue;
+    bool is_output = false;  // whose gradient a loss begins
+    for (int out : program.outputs) is_output |= out == v;
+    derivative_fused[v] = !is_output && program.consumers(v) == 1;
+  }
+  backward = order(program, 0, static_cast<int>(ops.size()), begun);
+}
+
+BackwardPlan Plan::order(const Program& program, int first, int last, const std::vector<char>& begun) const {
+  const auto& ops = program.operations;
+  BackwardPlan plan;
+  plan.active.assign(ops.size(), 0);
+  plan.accumulate.resize(ops.size());
+  std::vector<char> exists = begun;
+  for (int i = last - 1; i >= first; --i) {
+    const Operation& op = ops[i];
+    plan.accumulate[i].assign(op.inputs.size(), 0);
+    plan.active[i] = wanted[op.output] && exists[op.output];
+    if (!plan.active[i]) continue;
+    for (std::size_t k = 0; k < op.inputs.size(); ++k) {
+      const int v = op.inputs[k];
+      plan.accumulate[i][k] = exists[v];
+      exists[v] |= wanted[v];
+    }
+  }
+  return plan;
+}
+
+UpdatePlan::UpdatePlan(const Program& program, const Plan& plan, bool fuse) {
+  const auto& ops = program.operations;
+  std::vector<char> reached(program.parameters.size(), 0);
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    if (!plan.backward.active[i]) continue;
+    if (ops[i].weights >= 0) reached[ops[i].weights] = 1;
+    if (ops[i].bias >= 0) reached[ops[i].bias] = 1;
+  }
+  for (std::size_t p = 0; p < program.parameters.size(); ++p) {
+    const bool trained = plan.trainable[p] != 0;
+    const bool fused = fuse && trained && reached[p] && program.uses(static_cast<int>(p)) == 1;
+    to.push_back(fused ? Destination::parameters : trained ? Destination::gradients : Destination::nowhere);
+    apart.push_back(trained && !fused);
+    without.push_back(trained && !reached[p]);
+    any_apart |= apart.back() != 0;
+  }
+}
+
+}  // namespace fp
