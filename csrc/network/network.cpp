@@ -262,7 +262,8 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
               quick,
               UpdatePlan(program, plan_, quick),
               std::vector<char>(program.parameters.size(), 0)};
-  job.run.sources = sources;
+  job.run.sources = &sources;
+  job.run.begin = begin;
   if (training)
     for (int p = 0; p < instance_.count(); ++p)
       if (job.updates.without[p]) instance_.clear(instance_.gradients, p);
@@ -272,25 +273,26 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
       [](Team& team, void* p) {
         Context& c = *static_cast<Context*>(p);
         Network& net = *c.net;
-        Run<T>& run = c.run;
+        Run<T> run = c.run;
         const int ops = static_cast<int>(run.program.operations.size());
-        auto next_batch = [&] {
-          run.begin = c.reached;
-          run.n = std::min(c.batch_size, c.end - c.reached);
-          run.step = net.step;
-          run.choose_way(team.size);
-        };
-        if (team.rank == 0) next_batch();
-        if (team.size > 1) team.barrier();
+        const BackwardPlan& pass = net.plan_.backward;
         for (;;) {
+          run.n = std::min(c.batch_size, c.end - run.begin);
+          run.choose_way(team.size);
+          // Whatever a thread can do with its own rows alone it does before the first barrier.
           run.gather(team);
           run.forward(team, 0, ops);
           run.judge(team, net.heads_, net.metrics_, c.training);
+          const bool values_first = c.training && run.values_first();
+          if (values_first) run.backward_values(team, 0, ops, pass, true);
           if (team.rank == 0) c.stop = run.interrupt.stopped();
           if (team.size > 1) team.barrier();
-          bool give_up = c.stop || run.bad_position.load() != INT64_MAX;
+          bool give_up = c.stop || run.interrupt.bad_position() != INT64_MAX;
           if (c.training && !give_up) {
-            run.backward(team, 0, ops, net.plan_.backward, c.updates.to, c.none, !c.quick);
+            if (values_first)
+              run.backward_weights(team, 0, ops, pass, c.updates.to, c.none, !c.quick);
+            else
+              run.backward(team, 0, ops, pass, c.updates.to, c.none, !c.quick);
             if (c.updates.any_apart) {
               if (team.rank == 0) c.stop_before_update = !c.quick && run.interrupt.stopped();
               if (team.size > 1) team.barrier();
@@ -310,13 +312,12 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
           }
           if (team.size > 1) team.barrier();
           if (c.done) return;
-          // Only now has everybody done with this batch's sizes.
-          if (team.rank == 0) next_batch();
-          if (team.size > 1) team.barrier();
+          run.begin += run.n;
+          if (c.training) ++run.step;
         }
       },
       &job);
-  const int64_t bad = job.run.bad_position.load();
+  const int64_t bad = interrupt.bad_position();
   if (bad != INT64_MAX) reject(sources, bad);
   return job.reached;
 }
@@ -359,25 +360,24 @@ int64_t Network<T>::predict(const RowSource& x, const std::vector<T*>& out, int6
     Run<T> run;
     const std::vector<T*>& out;
     int64_t chunk, end, reached;
-    bool done;
+    bool done[2];  // in turn: the next chunk's answer must not overtake a thread that has yet to read this one's
     double budget;
     Interrupt::Clock::time_point start;
   };
   Interrupt interrupt(limits.poll, limits.context);
-  Context job{run(*space, interrupt, false), out, chunk, end, begin, false, limits.budget, Interrupt::Clock::now()};
-  job.run.sources.x = &x;
+  Context job{run(*space, interrupt, false), out, chunk, end, begin, {}, limits.budget, Interrupt::Clock::now()};
+  Sources sources;
+  sources.x = &x;
+  job.run.sources = &sources;
+  job.run.begin = begin;
   parallel_run(
       team_size,
       [](Team& team, void* p) {
         Context& c = *static_cast<Context*>(p);
-        Run<T>& run = c.run;
-        for (;;) {
-          if (team.rank == 0) {
-            run.begin = c.reached;
-            run.n = std::min(c.chunk, c.end - c.reached);
-            run.choose_way(team.size);
-          }
-          if (team.size > 1) team.barrier();
+        Run<T> run = c.run;
+        for (int turn = 0;; turn ^= 1) {
+          run.n = std::min(c.chunk, c.end - run.begin);
+          run.choose_way(team.size);
           run.gather(team);
           run.forward(team, 0, static_cast<int>(run.program.operations.size()));
           const Range r = run.rows_of(team);
@@ -389,15 +389,16 @@ int64_t Network<T>::predict(const RowSource& x, const std::vector<T*>& out, int6
               std::memcpy(c.out[k] + (run.begin + i) * width, y.data + i * y.row,
                           sizeof(T) * static_cast<std::size_t>(width));
           }
-          if (team.size > 1) team.barrier();
           if (team.rank == 0) {
+            // Only this thread's looks stop a run: whoever left something out did so after one of them.
             if (!run.interrupt.stopped()) c.reached += run.n;
             run.interrupt.check(team);
             const double spent = std::chrono::duration<double>(Interrupt::Clock::now() - c.start).count();
-            c.done = c.reached >= c.end || spent >= c.budget || run.interrupt.stopped();
+            c.done[turn] = c.reached >= c.end || spent >= c.budget || run.interrupt.stopped();
           }
           if (team.size > 1) team.barrier();
-          if (c.done) return;
+          if (c.done[turn]) return;
+          run.begin += run.n;
         }
       },
       &job);

@@ -39,10 +39,10 @@ struct Network<T>::Call {
     parallel_run(
         std::min(team_size, net.space_->threads),
         [](Team& team, void* p) {
-          Context& c = *static_cast<Context*>(p);
-          if (team.rank == 0) c.run.choose_way(team.size);
-          if (team.size > 1) team.barrier();
-          (*c.fn)(c.run, team);
+          const Context& c = *static_cast<Context*>(p);
+          Run<T> run = c.run;
+          run.choose_way(team.size);
+          (*c.fn)(run, team);
         },
         &job);
   }
@@ -57,14 +57,11 @@ void Network<T>::load_batch(const Sources& sources, int64_t begin, int64_t end) 
   batch_rows_ = end - begin;
   int64_t bad = INT64_MAX;
   Call::over(*this, false, [&](Run<T>& run, Team& team) {
-    if (team.rank == 0) {
-      run.sources = sources;
-      run.begin = begin;
-    }
-    if (team.size > 1) team.barrier();
+    run.sources = &sources;
+    run.begin = begin;
     run.gather(team);
     if (team.size > 1) team.barrier();
-    if (team.rank == 0) bad = run.bad_position.load();
+    if (team.rank == 0) bad = run.interrupt.bad_position();
   });
   if (bad == INT64_MAX) return;
   batch_rows_ = 0;

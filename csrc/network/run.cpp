@@ -122,32 +122,25 @@ void Run<T>::slabs(Team& team, Range range, int64_t width, bool may_stop, F&& f)
 }
 
 template <class T>
-void Run<T>::report_bad(int64_t position) {
-  int64_t seen = bad_position.load();
-  while (position < seen && !bad_position.compare_exchange_weak(seen, position)) {
-  }
-}
-
-template <class T>
 void Run<T>::gather(Team& team) {
   int64_t width = program.widths[0];
-  for (const Targets& t : sources.heads) width += t.y && !t.labels ? t.y->cols : 1;
+  for (const Targets& t : sources->heads) width += t.y && !t.labels ? t.y->cols : 1;
   slabs(team, rows_of(team), width, true, [&](Range r) { gather_rows(r); });
   settle(team);
 }
 
 template <class T>
 void Run<T>::gather_rows(Range r) {
-  if (!sources.index) return gather_part(r, nullptr, begin + r.begin);
+  if (!sources->index) return gather_part(r, nullptr, begin + r.begin);
   // Row numbers lie in memory that others can write to: each is read once, and the copy is checked and used.
   constexpr int64_t most = 512;
   int64_t numbers[most];
-  const volatile int64_t* given = sources.index + begin;
+  const volatile int64_t* given = sources->index + begin;
   for (int64_t at = r.begin; at < r.end; at += most) {
     const Range part{at, std::min(at + most, r.end)};
     for (int64_t i = 0; i < part.size(); ++i) {
       numbers[i] = given[at + i];
-      if (numbers[i] < 0 || numbers[i] >= sources.x->rows) return report_bad(begin + at + i);
+      if (numbers[i] < 0 || numbers[i] >= sources->x->rows) return interrupt.report_bad(begin + at + i);
     }
     gather_part(part, numbers, 0);
   }
@@ -157,9 +150,9 @@ void Run<T>::gather_rows(Range r) {
 template <class T>
 void Run<T>::gather_part(Range r, const int64_t* index, int64_t from) {
   const View x = value(0);
-  sources.x->gather(index, from, r.size(), x.data + r.begin * x.row, x.row);
-  for (std::size_t h = 0; h < sources.heads.size(); ++h) {
-    const Targets& given = sources.heads[h];
+  sources->x->gather(index, from, r.size(), x.data + r.begin * x.row, x.row);
+  for (std::size_t h = 0; h < sources->heads.size(); ++h) {
+    const Targets& given = sources->heads[h];
     auto& to = space.heads[h];
     if (given.y && given.labels) {
       int64_t* label = to.label.data();
@@ -168,7 +161,7 @@ void Run<T>::gather_part(Range r, const int64_t* index, int64_t from) {
         if (label[i] >= 0 && label[i] < given.classes) continue;
         // The kernels may index with what is stored here; the step is given up before the update.
         label[i] = 0;
-        report_bad(begin + i);
+        interrupt.report_bad(begin + i);
       }
     } else if (given.y) {
       given.y->gather(index, from, r.size(), to.target.data + r.begin * to.target.row, to.target.row);
@@ -322,31 +315,52 @@ void Run<T>::judge_rows(Team& team, Range r, const std::vector<Head>& heads, con
 template <class T>
 void Run<T>::backward(Team& team, int first, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
                       const std::vector<char>& begun, bool may_stop) {
+  if (values_first()) {
+    backward_values(team, first, last, pass, may_stop);
+    if (team.size > 1) team.barrier();  // all rows are there, and everybody has read the weights
+    return backward_weights(team, first, last, pass, to, begun, may_stop);
+  }
+  for (int i = last - 1; i >= first; --i) {
+    if (!pass.active[i]) continue;
+    backward_operation(team, i, pass.accumulate[i], may_stop);
+    const Operation& op = program.operations[i];
+    const bool learns = (op.weights >= 0 && to[op.weights] != Destination::nowhere) ||
+                        (op.bias >= 0 && to[op.bias] != Destination::nowhere);
+    if (team.size > 1 && learns) team.barrier();
+    parameters_of(team, i, last, pass, to, begun, may_stop);
+    // The next operation's gradient lies, with rows of another length, where this one's is read.
+    if (team.size > 1 && space.gradients_shared) team.barrier();
+  }
+}
+
+template <class T>
+void Run<T>::backward_values(Team& team, int first, int last, const BackwardPlan& pass, bool may_stop) {
+  for (int i = last - 1; i >= first; --i)
+    if (pass.active[i]) backward_operation(team, i, pass.accumulate[i], may_stop);
+}
+
+template <class T>
+void Run<T>::backward_weights(Team& team, int first, int last, const BackwardPlan& pass,
+                              const std::vector<Destination>& to, const std::vector<char>& begun, bool may_stop) {
+  for (int i = last - 1; i >= first; --i)
+    if (pass.active[i]) parameters_of(team, i, last, pass, to, begun, may_stop);
+}
+
+template <class T>
+void Run<T>::parameters_of(Team& team, int i, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
+                           const std::vector<char>& begun, bool may_stop) {
   const auto& ops = program.operations;
   // Uses of one parameter are cut alike, so that each part of its gradient belongs to one thread.
-  auto used_later = [&](int i, int p, int Operation::* role) {
+  auto used_later = [&](int p, int Operation::* role) {
     for (int j = i + 1; j < last; ++j)
       if (ops[j].*role == p && pass.active[j]) return true;
     return begun[p] != 0;
   };
-  for (int i = last - 1; i >= first; --i) {
-    const Operation& op = ops[i];
-    if (!pass.active[i]) continue;
-    backward_operation(team, i, pass.accumulate[i], may_stop);
-    const Destination w = op.weights < 0 ? Destination::nowhere : to[op.weights];
-    const Destination b = op.bias < 0 ? Destination::nowhere : to[op.bias];
-    if (w == Destination::nowhere && b == Destination::nowhere) {
-      // The next operation's gradient lies, with rows of another length, where this one's is read.
-      if (space.gradients_shared && team.size > 1) team.barrier();
-      continue;
-    }
-    if (team.size > 1) team.barrier();  // all rows of dz are there, and everybody has read these weights
-    if (w != Destination::nowhere)
-      weights_of(team, i, used_later(i, op.weights, &Operation::weights), w == Destination::parameters, may_stop);
-    if (b != Destination::nowhere)
-      bias_of(team, i, used_later(i, op.bias, &Operation::bias), b == Destination::parameters);
-    if (space.gradients_shared && team.size > 1) team.barrier();
-  }
+  const int w = ops[i].weights, b = ops[i].bias;
+  if (w >= 0 && to[w] != Destination::nowhere)
+    weights_of(team, i, used_later(w, &Operation::weights), to[w] == Destination::parameters, may_stop);
+  if (b >= 0 && to[b] != Destination::nowhere)
+    bias_of(team, i, used_later(b, &Operation::bias), to[b] == Destination::parameters);
 }
 
 template <class T>

@@ -16,7 +16,8 @@
 
 namespace fp {
 
-// Asks the outside, at most every 20 ms and only on the calling thread, whether to stop.
+// What ends a run early: the outside, asked at most every 20 ms and only on the calling thread, or a row that cannot be
+// used. Shared by the threads of a team.
 class Interrupt {
  public:
   using Clock = std::chrono::steady_clock;
@@ -30,12 +31,21 @@ class Interrupt {
   }
   bool stopped() const { return stop_.load(std::memory_order_relaxed); }
 
+  // The first position whose row number or label is out of range; INT64_MAX when there is none.
+  int64_t bad_position() const { return bad_position_.load(); }
+  void report_bad(int64_t position) {
+    int64_t seen = bad_position_.load();
+    while (position < seen && !bad_position_.compare_exchange_weak(seen, position)) {
+    }
+  }
+
  private:
   static constexpr std::chrono::milliseconds kEvery{20};
   bool (*poll_)(void*);
   void* context_;
   Clock::time_point next_;
   std::atomic<bool> stop_{false};
+  std::atomic<int64_t> bad_position_{INT64_MAX};
 };
 
 // Rows of a batch: where they come from and, in training and evaluation, what they are judged by.
@@ -45,6 +55,7 @@ struct Sources {
   const int64_t* index = nullptr;  // row numbers, or nullptr for 0, 1, 2, ...
 };
 
+// A team's threads may share one, or have a copy each, which they then lead from batch to batch on their own.
 template <class T>
 struct Run {
   const Program& program;
@@ -57,11 +68,10 @@ struct Run {
   uint64_t key = 0, step = 0;
 
   // Set for each batch.
-  Sources sources{};
+  const Sources* sources = nullptr;
   int64_t begin = 0;  // position of the batch's first row
   int64_t n = 0;      // its rows
   bool by_rows = true;
-  std::atomic<int64_t> bad_position{INT64_MAX};  // the first whose row number or label is out of range
 
   struct View {
     T* data;
@@ -87,11 +97,18 @@ struct Run {
     return head.normaliser == Normaliser::weights && space.heads[number].weighted ? space.heads[number].total
                                                                                   : static_cast<double>(n);
   }
-  // From the outputs' gradients through operations last-1 down to first. After an operation's input gradient its
-  // weights follow at once, while its data are in cache: into instance.gradients (added when `begun`), or straight into
-  // the parameters, the update being the product's epilogue. may_stop: nothing is updated yet.
+  // From the outputs' gradients through operations last-1 down to first, the gradients of values and those of weights:
+  // into instance.gradients (added when `begun`), or straight into the parameters, the update being the product's
+  // epilogue. may_stop: nothing is updated yet.
   void backward(Team& team, int first, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
                 const std::vector<char>& begun, bool may_stop);
+  // Where every value's gradient has memory of its own and each thread keeps to its rows, the gradients of all values
+  // come first, without a word between the threads, and those of the weights after one barrier. Otherwise each
+  // operation's weights follow its input's gradient at once.
+  bool values_first() const { return by_rows && !space.gradients_shared; }
+  void backward_values(Team& team, int first, int last, const BackwardPlan& pass, bool may_stop);
+  void backward_weights(Team& team, int first, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
+                        const std::vector<char>& begun, bool may_stop);
   // The optimizer over instance.gradients.
   void update(Team& team, const std::vector<char>& which);
 
@@ -99,7 +116,6 @@ struct Run {
   void settle(Team& team) {  // after an operation
     if (!by_rows) team.barrier();
   }
-  void report_bad(int64_t position);
   void gather_rows(Range r);
   void gather_part(Range r, const int64_t* index, int64_t from);
   void judge_rows(Team& team, Range r, const std::vector<Head>& heads, const std::vector<Metric>& metrics,
@@ -115,6 +131,9 @@ struct Run {
   void join_forward(const Operation& op, Range rows);
   void join_backward(const Operation& op, Range rows, const std::vector<char>& accumulate, T* spare);
   T learning_rate(int parameter) const { return static_cast<T>(instance.sgd.learning_rate * plan.rates[parameter]); }
+  // The gradients of operation i's parameters; operations after it and before `last` may use the same ones.
+  void parameters_of(Team& team, int i, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
+                     const std::vector<char>& begun, bool may_stop);
   void weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop);
   void bias_of(Team& team, int i, bool accumulate, bool fuse);
 };
