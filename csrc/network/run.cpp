@@ -1,6 +1,7 @@
 #include "network/run.hpp"
 
 #include <algorithm>
+#include <type_traits>
 
 namespace fp {
 
@@ -194,9 +195,16 @@ void Run<T>::forward_operation(Team& team, int i) {
     case OperationKind::dense: {
       const int64_t in = program.widths[op.input()];
       Grid g{r, {0, width}};
-      if (!by_rows) g = grid(team, n, width, kernels.tile_rows, kLine<T>);
+      if (!by_rows) g = grid(team, n, width, row_grain(), kLine<T>);
       T* z = training ? space.pre[i].data : nullptr;
       pieces(team, g.rows, g.cols, in, true, [&](Range rows, Range cols) {
+        if constexpr (std::is_same_v<T, float>) {
+          if (products())
+            return ops::dense_forward16(*products(), {x.data, n, in, x.row}, instance.packed.forward(op.weights),
+                                        instance.vector(op.bias), op.activation, alpha, z, space.pre[i].row,
+                                        {y.data, n, width, y.row}, rows, cols, space.packed.slab(team.rank),
+                                        space.thread_scratch(team.rank));
+        }
         ops::dense_forward<T>(kernels, {x.data, n, in, x.row}, instance.weights(op.weights), instance.vector(op.bias),
                               op.activation, alpha, z, space.pre[i].row, {y.data, n, width, y.row}, rows, cols,
                               space.thread_scratch(team.rank));
@@ -329,6 +337,7 @@ void Run<T>::backward(Team& team, int first, int last, const BackwardPlan& pass,
       if (ops[j].*role == p && pass.active[j]) return true;
     return begun[p] != 0;
   };
+  int turn = 0;
   for (int i = last - 1; i >= first; --i) {
     const Operation& op = ops[i];
     if (!pass.active[i]) continue;
@@ -340,9 +349,10 @@ void Run<T>::backward(Team& team, int first, int last, const BackwardPlan& pass,
       if (space.gradients_shared && team.size > 1) team.barrier();
       continue;
     }
+    if (products() && w != Destination::nowhere) pack_operands(team, i, ++turn, may_stop);
     if (team.size > 1) team.barrier();  // all rows of dz are there, and everybody has read these weights
     if (w != Destination::nowhere)
-      weights_of(team, i, used_later(i, op.weights, &Operation::weights), w == Destination::parameters, may_stop);
+      weights_of(team, i, turn, used_later(i, op.weights, &Operation::weights), w == Destination::parameters, may_stop);
     if (b != Destination::nowhere)
       bias_of(team, i, used_later(i, op.bias, &Operation::bias), b == Destination::parameters);
     if (space.gradients_shared && team.size > 1) team.barrier();
@@ -384,9 +394,16 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
       saved_row = derivative_needs_z(act) ? space.pre[made].row : x.row;
     }
     Grid g{r, {0, in}};
-    if (!by_rows) g = grid(team, n, in, kernels.tile_rows, kLine<T>);
+    if (!by_rows) g = grid(team, n, in, row_grain(), kLine<T>);
     const bool add = accumulate[0] != 0;
     pieces(team, g.rows, g.cols, width, may_stop, [&](Range rows, Range cols) {
+      if constexpr (std::is_same_v<T, float>) {
+        if (products())
+          return ops::dense_backward_input16(*products(), {dy.data, n, width, dy.row},
+                                             instance.packed.backward(op.weights), saved, saved_row, act, act_alpha,
+                                             add, {dx.data, n, in, dx.row}, rows, cols, space.packed.slab(team.rank),
+                                             space.thread_scratch(team.rank));
+      }
       ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, instance.transposed(op.weights), saved,
                                    saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, cols,
                                    space.thread_scratch(team.rank));
@@ -423,12 +440,29 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
 }
 
 template <class T>
-void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop) {
+void Run<T>::pack_operands([[maybe_unused]] Team& team, [[maybe_unused]] int i, [[maybe_unused]] int turn,
+                           [[maybe_unused]] bool may_stop) {
+  if constexpr (std::is_same_v<T, float>) {
+    const Operation& op = program.operations[i];
+    const int64_t in = program.widths[op.input()], out = program.widths[op.output];
+    const View x = value(op.input()), dz = gradient(op.output);
+    auto& to = space.packed.turn(turn);
+    // By rows: those that this thread has computed; nobody has waited for the others yet.
+    const Range mine = by_rows ? rows_of(team) : split(n, team.rank, team.size, kGrain16);
+    slabs(team, mine, in + out, may_stop, [&](Range r) {
+      products()->pack_left_transposed({x.data, x.row, n, in, r.begin, r.end, 0, in, to.x.data()});
+      products()->pack_right({dz.data, dz.row, n, out, r.begin, r.end, 0, out, to.dz.data()});
+    });
+  }
+}
+
+template <class T>
+void Run<T>::weights_of(Team& team, int i, [[maybe_unused]] int turn, bool accumulate, bool fuse, bool may_stop) {
   const Operation& op = program.operations[i];
   const int p = op.weights;
   const auto& s = instance.slice(p);
   const View x = value(op.input()), dz = gradient(op.output);
-  const Grid g = grid(team, s.rows, s.cols, kernels.tile_rows, kLine<T>);
+  const Grid g = grid(team, s.rows, s.cols, products() ? kGrain16 : kernels.tile_rows, kLine<T>);
   Epilogue<T> e{};
   if (fuse) {
     e.kind = EpilogueKind::sgd;
@@ -439,6 +473,15 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
   }
   T* dw = instance.at(fuse ? instance.parameters : instance.gradients, p);
   pieces(team, g.rows, g.cols, n, may_stop, [&](Range inputs, Range outputs) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (products()) {
+        auto& packed = space.packed.turn(turn);
+        ops::dense_backward_weights16(*products(), n, packed.x.data(), packed.dz.data(), {dw, s.rows, s.cols, s.row},
+                                      accumulate, e, inputs, outputs, space.thread_scratch(team.rank));
+        if (fuse) instance.pack_part(p, inputs, outputs);
+        return;
+      }
+    }
     ops::dense_backward_weights<T>(kernels, {x.data, n, s.rows, x.row}, {dz.data, n, s.cols, dz.row},
                                    {dw, s.rows, s.cols, s.row}, accumulate, e, inputs, outputs,
                                    space.thread_scratch(team.rank));
@@ -469,7 +512,8 @@ void Run<T>::update(Team& team, const std::vector<char>& which) {
     if (!which[p]) continue;
     const auto& s = instance.slice(p);
     if (s.rows == 0 || s.cols == 0) continue;
-    const Grid g = grid(team, s.rows, s.cols, s.rows > 1 ? kernels.tile_rows : 1, kLine<T>);
+    const int64_t grain = products() ? kGrain16 : s.rows > 1 ? kernels.tile_rows : 1;
+    const Grid g = grid(team, s.rows, s.cols, grain, kLine<T>);
     T* velocity = instance.velocity(p);
     for (int64_t r = g.rows.begin; r < g.rows.end && g.cols.size() > 0; ++r) {
       const int64_t at = r * s.row + g.cols.begin;
@@ -478,6 +522,7 @@ void Run<T>::update(Team& team, const std::vector<char>& which) {
                          static_cast<T>(sgd.momentum), sgd.nesterov);
     }
     if (instance.has_transposed(p)) instance.transpose_part(kernels, p, g.rows, g.cols);
+    instance.pack_part(p, g.rows, g.cols);
   }
 }
 

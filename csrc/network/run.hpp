@@ -75,7 +75,10 @@ struct Run {
   static int useful_threads(const Program& program, int64_t rows, bool training, int most);
   void choose_way(int size);
 
-  Range rows_of(const Team& team) const { return split(n, team.rank, team.size, by_rows ? kernels.tile_rows : 1); }
+  // The path of a mixed network's products; nullptr: products are of T.
+  const Products16* products() const { return instance.packed.products; }
+  int64_t row_grain() const { return products() ? products()->row_grain : kernels.tile_rows; }
+  Range rows_of(const Team& team) const { return split(n, team.rank, team.size, by_rows ? row_grain() : 1); }
   void gather(Team& team);
   void forward(Team& team, int first, int last);
   // Row losses, the outputs' gradients when asked for, and the metrics' row values.
@@ -115,7 +118,9 @@ struct Run {
   void join_forward(const Operation& op, Range rows);
   void join_backward(const Operation& op, Range rows, const std::vector<char>& accumulate, T* spare);
   T learning_rate(int parameter) const { return static_cast<T>(instance.sgd.learning_rate * plan.rates[parameter]); }
-  void weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop);
+  // Mixed precision: packs this thread's rows of a weight gradient's operands into the turn's memory.
+  void pack_operands(Team& team, int i, int turn, bool may_stop);
+  void weights_of(Team& team, int i, int turn, bool accumulate, bool fuse, bool may_stop);
   void bias_of(Team& team, int i, bool accumulate, bool fuse);
 };
 
