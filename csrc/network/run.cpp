@@ -1,6 +1,7 @@
 #include "network/run.hpp"
 
 #include <algorithm>
+#include <type_traits>
 
 namespace fp {
 
@@ -187,9 +188,16 @@ void Run<T>::forward_operation(Team& team, int i) {
     case OperationKind::dense: {
       const int64_t in = program.widths[op.input()];
       Grid g{r, {0, width}};
-      if (!by_rows) g = grid(team, n, width, kernels.tile_rows, kLine<T>);
+      if (!by_rows) g = grid(team, n, width, row_grain(), kLine<T>);
       T* z = training ? space.pre[i].data : nullptr;
       pieces(team, g.rows, g.cols, in, true, [&](Range rows, Range cols) {
+        if constexpr (std::is_same_v<T, float>) {
+          if (products())
+            return ops::dense_forward16(*products(), {x.data, n, in, x.row}, instance.packed.forward(op.weights),
+                                        instance.vector(op.bias), op.activation, alpha, z, space.pre[i].row,
+                                        {y.data, n, width, y.row}, rows, cols, space.packed.slab(team.rank),
+                                        space.thread_scratch(team.rank));
+        }
         ops::dense_forward<T>(kernels, {x.data, n, in, x.row}, instance.weights(op.weights), instance.vector(op.bias),
                               op.activation, alpha, z, space.pre[i].row, {y.data, n, width, y.row}, rows, cols,
                               space.thread_scratch(team.rank));
@@ -320,14 +328,16 @@ void Run<T>::backward(Team& team, int first, int last, const BackwardPlan& pass,
     if (team.size > 1) team.barrier();  // all rows are there, and everybody has read the weights
     return backward_weights(team, first, last, pass, to, begun, may_stop);
   }
+  int turn = 0;
   for (int i = last - 1; i >= first; --i) {
     if (!pass.active[i]) continue;
     backward_operation(team, i, pass.accumulate[i], may_stop);
     const Operation& op = program.operations[i];
-    const bool learns = (op.weights >= 0 && to[op.weights] != Destination::nowhere) ||
-                        (op.bias >= 0 && to[op.bias] != Destination::nowhere);
-    if (team.size > 1 && learns) team.barrier();
-    parameters_of(team, i, last, pass, to, begun, may_stop);
+    const bool weights = op.weights >= 0 && to[op.weights] != Destination::nowhere;
+    const bool bias = op.bias >= 0 && to[op.bias] != Destination::nowhere;
+    if (products() && weights) pack_operands(team, i, ++turn, may_stop);
+    if (team.size > 1 && (weights || bias)) team.barrier();
+    parameters_of(team, i, last, turn, pass, to, begun, may_stop);
     // The next operation's gradient lies, with rows of another length, where this one's is read.
     if (team.size > 1 && space.gradients_shared) team.barrier();
   }
@@ -343,12 +353,12 @@ template <class T>
 void Run<T>::backward_weights(Team& team, int first, int last, const BackwardPlan& pass,
                               const std::vector<Destination>& to, const std::vector<char>& begun, bool may_stop) {
   for (int i = last - 1; i >= first; --i)
-    if (pass.active[i]) parameters_of(team, i, last, pass, to, begun, may_stop);
+    if (pass.active[i]) parameters_of(team, i, last, 0, pass, to, begun, may_stop);
 }
 
 template <class T>
-void Run<T>::parameters_of(Team& team, int i, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
-                           const std::vector<char>& begun, bool may_stop) {
+void Run<T>::parameters_of(Team& team, int i, int last, int turn, const BackwardPlan& pass,
+                           const std::vector<Destination>& to, const std::vector<char>& begun, bool may_stop) {
   const auto& ops = program.operations;
   // Uses of one parameter are cut alike, so that each part of its gradient belongs to one thread.
   auto used_later = [&](int p, int Operation::* role) {
@@ -358,7 +368,7 @@ void Run<T>::parameters_of(Team& team, int i, int last, const BackwardPlan& pass
   };
   const int w = ops[i].weights, b = ops[i].bias;
   if (w >= 0 && to[w] != Destination::nowhere)
-    weights_of(team, i, used_later(w, &Operation::weights), to[w] == Destination::parameters, may_stop);
+    weights_of(team, i, turn, used_later(w, &Operation::weights), to[w] == Destination::parameters, may_stop);
   if (b >= 0 && to[b] != Destination::nowhere)
     bias_of(team, i, used_later(b, &Operation::bias), to[b] == Destination::parameters);
 }
@@ -398,9 +408,16 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
       saved_row = derivative_needs_z(act) ? space.pre[made].row : x.row;
     }
     Grid g{r, {0, in}};
-    if (!by_rows) g = grid(team, n, in, kernels.tile_rows, kLine<T>);
+    if (!by_rows) g = grid(team, n, in, row_grain(), kLine<T>);
     const bool add = accumulate[0] != 0;
     pieces(team, g.rows, g.cols, width, may_stop, [&](Range rows, Range cols) {
+      if constexpr (std::is_same_v<T, float>) {
+        if (products())
+          return ops::dense_backward_input16(*products(), {dy.data, n, width, dy.row},
+                                             instance.packed.backward(op.weights), saved, saved_row, act, act_alpha,
+                                             add, {dx.data, n, in, dx.row}, rows, cols, space.packed.slab(team.rank),
+                                             space.thread_scratch(team.rank));
+      }
       ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, instance.transposed(op.weights), saved,
                                    saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, cols,
                                    space.thread_scratch(team.rank));
@@ -437,12 +454,29 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
 }
 
 template <class T>
-void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop) {
+void Run<T>::pack_operands([[maybe_unused]] Team& team, [[maybe_unused]] int i, [[maybe_unused]] int turn,
+                           [[maybe_unused]] bool may_stop) {
+  if constexpr (std::is_same_v<T, float>) {
+    const Operation& op = program.operations[i];
+    const int64_t in = program.widths[op.input()], out = program.widths[op.output];
+    const View x = value(op.input()), dz = gradient(op.output);
+    auto& to = space.packed.turn(turn);
+    // By rows: those that this thread has computed; nobody has waited for the others yet.
+    const Range mine = by_rows ? rows_of(team) : split(n, team.rank, team.size, kGrain16);
+    slabs(team, mine, in + out, may_stop, [&](Range r) {
+      products()->pack_left_transposed({x.data, x.row, n, in, r.begin, r.end, 0, in, to.x.data()});
+      products()->pack_right({dz.data, dz.row, n, out, r.begin, r.end, 0, out, to.dz.data()});
+    });
+  }
+}
+
+template <class T>
+void Run<T>::weights_of(Team& team, int i, [[maybe_unused]] int turn, bool accumulate, bool fuse, bool may_stop) {
   const Operation& op = program.operations[i];
   const int p = op.weights;
   const auto& s = instance.slice(p);
   const View x = value(op.input()), dz = gradient(op.output);
-  const Grid g = grid(team, s.rows, s.cols, kernels.tile_rows, kLine<T>);
+  const Grid g = grid(team, s.rows, s.cols, products() ? kGrain16 : kernels.tile_rows, kLine<T>);
   Epilogue<T> e{};
   if (fuse) {
     e.kind = EpilogueKind::sgd;
@@ -453,6 +487,15 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
   }
   T* dw = instance.at(fuse ? instance.parameters : instance.gradients, p);
   pieces(team, g.rows, g.cols, n, may_stop, [&](Range inputs, Range outputs) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (products()) {
+        auto& packed = space.packed.turn(turn);
+        ops::dense_backward_weights16(*products(), n, packed.x.data(), packed.dz.data(), {dw, s.rows, s.cols, s.row},
+                                      accumulate, e, inputs, outputs, space.thread_scratch(team.rank));
+        if (fuse) instance.pack_part(p, inputs, outputs);
+        return;
+      }
+    }
     ops::dense_backward_weights<T>(kernels, {x.data, n, s.rows, x.row}, {dz.data, n, s.cols, dz.row},
                                    {dw, s.rows, s.cols, s.row}, accumulate, e, inputs, outputs,
                                    space.thread_scratch(team.rank));
@@ -483,7 +526,8 @@ void Run<T>::update(Team& team, const std::vector<char>& which) {
     if (!which[p]) continue;
     const auto& s = instance.slice(p);
     if (s.rows == 0 || s.cols == 0) continue;
-    const Grid g = grid(team, s.rows, s.cols, s.rows > 1 ? kernels.tile_rows : 1, kLine<T>);
+    const int64_t grain = products() ? kGrain16 : s.rows > 1 ? kernels.tile_rows : 1;
+    const Grid g = grid(team, s.rows, s.cols, grain, kLine<T>);
     T* velocity = instance.velocity(p);
     for (int64_t r = g.rows.begin; r < g.rows.end && g.cols.size() > 0; ++r) {
       const int64_t at = r * s.row + g.cols.begin;
@@ -492,6 +536,7 @@ void Run<T>::update(Team& team, const std::vector<char>& which) {
                          static_cast<T>(sgd.momentum), sgd.nesterov);
     }
     if (instance.has_transposed(p)) instance.transpose_part(kernels, p, g.rows, g.cols);
+    instance.pack_part(p, g.rows, g.cols);
   }
 }
 
