@@ -108,6 +108,7 @@ class Torch(_Trained):
     """Linear layers, ``cross_entropy``, ``optim.SGD`` in its fused form."""
 
     def __init__(self, workload: Workload, threads: int, compiled: bool = False, bfloat16: bool = False) -> None:
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of compiling processes beside the timed ones
         import torch
 
         torch.set_num_threads(threads)
