@@ -32,7 +32,7 @@ from footprint import can_measure_memory, import_seconds, memory_while_training,
 from interleave import ContestantError, Worker, disagreement, time_side_by_side
 from machine import describe_machine, usable_cpus, versions
 from others import OTHERS
-from report import tables, write_between_markers
+from report import pictures, tables, write_between_markers
 from workloads import WORKLOADS, Workload, growth
 
 __all__ = ["main"]
@@ -112,16 +112,18 @@ class Comparison:
     # -- tasks ---------------------------------------------------------------------------------------------------
 
     def limits(self) -> None:
-        """What arithmetic and memory can do at most, on one thread and on all; with AVX2 too."""
+        """What arithmetic and memory can do at most, on one thread and on all. Measured at the beginning and at the end
+        of a run: the larger number counts, since whatever else the machine does makes it smaller."""
         for threads in sorted({1, self.options.threads}):
             with Worker("native", threads) as worker:
-                found: dict[str, Any] = {"bandwidth": worker.ask("bandwidth")}
+                found = {f"memory {way}": value for way, value in worker.ask("bandwidth").items()}
                 for dtype in ("float32", "float64", "bfloat16"):
                     try:
                         found[dtype] = worker.ask(f"peak {dtype}")
                     except ContestantError:
-                        found[dtype] = None  # this version or this machine has no such arithmetic
-            self.result["limits"][str(threads)] = found
+                        found[dtype] = 0.0  # this version or this machine has no such arithmetic
+            before = self.result["limits"].get(str(threads), found)
+            self.result["limits"][str(threads)] = {key: max(value, before[key]) for key, value in found.items()}
 
     def workload(self, workload: Workload) -> None:
         """Training steps, after a look whether all compute the same ones; then predictions."""
@@ -151,7 +153,9 @@ class Comparison:
             trained[name]["rounds"] = timing.rounds
         self.result["training"][workload.name] = {**describe(workload), "contestants": trained}
         opened.pop("fit", None)
-        self.result["prediction"][workload.name] = {str(rows): self._predictions(rows, opened) for rows in options.rows}
+        predicted = self.result["prediction"][workload.name] = {}
+        for rows in options.rows:
+            predicted[str(rows)] = self._predictions(rows, opened)
 
     def _predictions(self, rows: int, opened: dict[str, Worker]) -> dict[str, Any]:
         predicted: dict[str, Any] = {}
@@ -230,8 +234,12 @@ class Comparison:
             workload = WORKLOADS[name]
             seconds = len(self._workers) * each * (1 + len(options.rows) / 2) * (2 if name == "D" else 1) + 15 * slow
             tasks.append(Task(f"workload {workload.describe()}", seconds, lambda w=workload: self.workload(w)))
-        if not options.extras:
-            return tasks
+        if options.extras:
+            tasks += self._extras(each)
+        return [*tasks, Task("peak once more", 5, self.limits)]
+
+    def _extras(self, each: float) -> list[Task]:
+        options, tasks = self.options, []
         if can_force_avx2() and "D" in options.workloads:
             tasks.append(Task("D with AVX2", 2 * each, self.avx2))
         tasks.append(Task("threads", 2 * len(options.workloads) * each, self.scaling))
@@ -388,6 +396,15 @@ def _measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield json.loads(json.dumps(comparison.result))
 
 
+def _draw(result: dict[str, Any], folder: Path) -> list[Path]:
+    if importlib.util.find_spec("matplotlib") is None:
+        say("no plots: matplotlib is not installed")
+        return []
+    from plots import draw
+
+    return draw(result, folder)
+
+
 def main(given: Sequence[str] | None = None) -> int:
     options = arguments(given)
     try:
@@ -395,14 +412,12 @@ def main(given: Sequence[str] | None = None) -> int:
             options.output.mkdir(parents=True, exist_ok=True)
             text = tables(result)
             (options.output / "compare.md").write_text(text, encoding="utf-8")
-            try:
-                from plots import draw
-            except ImportError:
-                say("no plots: matplotlib is not installed")
-            else:
-                draw(result, options.output)
+            _draw(result, options.output)
             if options.write is not None:
-                write_between_markers(options.write, text)
+                # The page's pictures lie in a folder of its name.
+                folder = options.write.with_suffix("")
+                drawn = _draw(result, folder)
+                write_between_markers(options.write, text + pictures(drawn, options.write.parent))
             print(text)
             say(f"written to {options.output}/")
     except ContestantError as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from contestants import Contestant, fixed_batches
+from contestants import Batches, Contestant, fixed_batches
 from numpy.typing import NDArray
 from workloads import LEARNING_RATE, MOMENTUM, Workload, initial_weights, random_data
 
@@ -55,14 +55,17 @@ class _Trained:
 
 
 class Sklearn(_Trained):
-    """MLPClassifier.partial_fit, a batch a call; ``loss_`` is the cost before the update. Outputs are probabilities."""
+    """MLPClassifier.partial_fit over many batches a call, which makes a step of each, as ``fit`` does.
+
+    After a call with one batch ``loss_`` is the cost before the update. Outputs are probabilities.
+    """
 
     probabilities = True
 
     def __init__(self, workload: Workload, threads: int) -> None:
         from sklearn.neural_network import MLPClassifier
 
-        self._workload, self._pairs = workload, fixed_batches(workload)
+        self._workload, self._pairs, self._data = workload, fixed_batches(workload), Batches(workload)
         self._classes = np.arange(workload.widths[-1])
         self._network = MLPClassifier(
             hidden_layer_sizes=workload.widths[1:-1],
@@ -89,6 +92,14 @@ class Sklearn(_Trained):
     def _step(self, x: Any, y: Any) -> Any:
         self._network.partial_fit(x, y)
         return self._network.loss_
+
+    def run(self, steps: int) -> int:
+        data, left = self._data, steps
+        while left > 0:
+            begin, end = data.advance(left)
+            self._network.partial_fit(data.x[begin:end], data.y[begin:end])
+            left -= (end - begin) // self._workload.batch
+        return steps
 
     def weights(self) -> list[Array]:
         pairs = zip(self._network.coefs_, self._network.intercepts_, strict=True)

@@ -6,24 +6,28 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter
 from report import LABELS, LARGEST_CLIFF, OURS, cliffs
 
 __all__ = ["draw"]
 
+#: Text stays text, and equal numbers give equal files.
+_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "fastperceptron"}
+
 
 def draw(result: dict[str, Any], folder: Path) -> list[Path]:
     """Writes the plots that the result has numbers for; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plt.switch_backend("svg")  # no window, whatever the user's settings say
     drawn = []
     for name, plot in (("bars", _bars), ("roofline", _roofline), ("threads", _threads), ("growth", _growth)):
         figure = plot(result)
         if figure is None:
             continue
         path = folder / f"{name}.svg"
-        figure.savefig(path, bbox_inches="tight")
+        with plt.rc_context(_SETTINGS):
+            figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
         plt.close(figure)
         drawn.append(path)
     return drawn
@@ -44,6 +48,8 @@ def _bars(result: dict[str, Any]) -> Any:
         colours = ["tab:orange" if who in OURS else "lightgrey" if e["reason"] else "tab:blue" for who, e in entries]
         axis.barh([_label(who) for who, _ in entries], times, color=colours)
         axis.set_xscale("log")
+        axis.set_xlim(min(times) / 2, max(times) * 1.3)
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("microseconds a step")
         axis.set_title(f"{name}: {'-'.join(map(str, workload['widths']))},\nbatch {workload['batch']}", fontsize=9)
         axis.tick_params(axis="y", labelsize=7)
@@ -56,15 +62,16 @@ def _roofline(result: dict[str, Any]) -> Any:
     if not limits or not result["training"]:
         return None
     figure, axis = plt.subplots(figsize=(6.5, 4.5))
-    peak, bandwidth = limits["float32"], limits["bandwidth"]["update"]
-    intensities = [0.1 * 2**i for i in range(16)]
+    peak, bandwidth = limits["float32"], limits["memory update"]
+    corner = peak / bandwidth
+    intensities = [corner / 100, corner, corner * 100]
     axis.plot(intensities, [min(peak, bandwidth * i) / 1e9 for i in intensities], color="black")
     axis.annotate("float32 peak", (intensities[-1], peak / 1e9), ha="right", va="bottom", fontsize=8)
     for name, found in result["training"].items():
         x = found["flop"] / found["bytes"]
         axis.axvline(x, color="lightgrey", linewidth=0.5)
         for who, entry in found["contestants"].items():
-            if entry["bfloat16"] or entry["reason"]:
+            if entry["bfloat16"] or entry["reason"] or who == "fit":
                 continue
             rate = found["flop"] / median(entry["rounds"]) / 1e9
             ours = who == "native"

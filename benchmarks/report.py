@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-__all__ = ["best_other", "cliffs", "ratio", "tables", "wanted", "write_between_markers"]
+__all__ = ["best_other", "cliffs", "pictures", "ratio", "tables", "wanted", "write_between_markers"]
 
 Result = dict[str, Any]
 
@@ -81,7 +81,7 @@ def cliffs(points: Sequence[dict[str, Any]], name: str = "native") -> list[float
 
 def _peak(result: Result, dtype: str = "float32", threads: int | None = None) -> float | None:
     limits = result["limits"].get(str(result["threads"] if threads is None else threads))
-    return limits[dtype] if limits else None
+    return limits[dtype] or None if limits else None
 
 
 def wanted(result: Result) -> list[Wanted]:
@@ -282,7 +282,7 @@ def _introduction(result: Result) -> str:
         [
             count,
             *(f"{found[dtype] / 1e9:,.0f}" if found[dtype] else "none" for dtype in ("float32", "float64", "bfloat16")),
-            *(f"{found['bandwidth'][way] / 1e9:.1f}" for way in ("read", "update")),
+            *(f"{found[f'memory {way}'] / 1e9:.1f}" for way in ("read", "update")),
         ]
         for count, found in result["limits"].items()
     ]
@@ -315,7 +315,7 @@ def _summary(result: Result) -> str:
 
 
 def _training_tables(result: Result) -> Iterator[str]:
-    peak = _peak(result)
+    peaks = {low: _peak(result, "bfloat16" if low else "float32") for low in (False, True)}
     for name, found in result["training"].items():
         contestants = found["contestants"]
         base = contestants.get("native")
@@ -323,7 +323,8 @@ def _training_tables(result: Result) -> Iterator[str]:
         for who, entry in sorted(contestants.items(), key=lambda item: median(item[1]["rounds"])):
             time = median(entry["rounds"])
             rate = found["flop"] / time
-            share = f"{rate / peak:.0%}" if peak and not entry["bfloat16"] else "-"
+            peak = peaks[entry["bfloat16"]]
+            share = f"{rate / peak:.0%}" if peak else "-"
             times = f"{ratio(entry, base):.2f}" if base else "-"
             rows.append(
                 [LABELS[who], f"{time * 1e6:,.1f}", times, f"{rate / 1e9:.1f}", share, entry["reason"] or "same step"]
@@ -386,6 +387,11 @@ def _result_table(found: dict[str, Any]) -> str:
                 [data, LABELS[name], f"{numbers['seconds'][name] * 1e3:,.0f}", times, f"{accuracy:.2%} ± {spread:.2%}"]
             )
     return _table(("data", "", "ms", "times ours", "held-out accuracy"), rows, left=2)
+
+
+def pictures(paths: Sequence[Path], base: Path) -> str:
+    """Markdown that shows the pictures on a page in the folder ``base``."""
+    return "".join(f"\n![{path.stem}]({path.relative_to(base).as_posix()})\n" for path in paths)
 
 
 def write_between_markers(page: Path, text: str) -> None:

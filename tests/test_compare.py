@@ -65,7 +65,7 @@ def result() -> dict[str, Any]:
         "descriptions": {},
         "failed": {"keras, A": "ImportError: no\nkeras"},
         "limits": {
-            "1": {"float32": 2e12, "float64": 1e12, "bfloat16": None, "bandwidth": {"read": 1e10, "update": 2e10}}
+            "1": {"float32": 2e12, "float64": 1e12, "bfloat16": 0.0, "memory read": 1e10, "memory update": 2e10}
         },
         "training": {"A": {"widths": [32, 10], "batch": 32, "flop": 1_000_000, "bytes": 1000, "contestants": training}},
         "prediction": {
