@@ -258,7 +258,7 @@ class Comparison:
         done = 0.0
         for i, task in enumerate(tasks):
             elapsed, left = time.monotonic() - begin, sum(later.seconds for later in tasks[i:])
-            left *= max(1.0, elapsed / done) if done > 0 else 1.0
+            left *= elapsed / done if done > 0 else 1.0  # as far off as it has been so far
             say(f"[{i + 1}/{len(tasks)}] {task.name} ({elapsed:.0f} s gone, about {left:.0f} s left)")
             try:
                 task.run()
@@ -335,8 +335,8 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help="default: all that are installed; NumPy by hand and this package always take part",
     )
-    parser.add_argument("--seconds", type=float, help="for each contestant and workload (default: 3; quick: 0.6)")
-    parser.add_argument("--rounds", type=int, help="slices that the seconds are cut into (default: 9; quick: 5)")
+    parser.add_argument("--seconds", type=float, help="for each contestant and workload (default: 2; quick: 0.5)")
+    parser.add_argument("--rounds", type=int, help="slices that the seconds are cut into (default: 7; quick: 4)")
     parser.add_argument("--rows", type=int, nargs="+", help="of predictions (default: 1 1024 4096; quick: 1 1024)")
     parser.add_argument("--sweep", action=argparse.BooleanOptionalAction, help="growth with width, batch and depth")
     parser.add_argument(
@@ -353,8 +353,8 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(given)
     if not 1 <= options.threads <= cpus:
         parser.error(f"--threads: expected 1 to {cpus}, the CPUs of this machine; received {options.threads}")
-    options.seconds = options.seconds if options.seconds is not None else 0.6 if options.quick else 3.0
-    options.rounds = options.rounds if options.rounds is not None else 5 if options.quick else 9
+    options.seconds = options.seconds if options.seconds is not None else 0.5 if options.quick else 2.0
+    options.rounds = options.rounds if options.rounds is not None else 4 if options.quick else 7
     options.rows = options.rows or ([1, 1024] if options.quick else [1, 1024, 4096])
     options.sweep = not options.quick if options.sweep is None else options.sweep
     if options.seconds <= 0 or options.rounds < 1 or min(options.rows) < 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -214,9 +215,8 @@ def _predictor(workload: Workload, rows: int, weights: list[Array], backend: str
     model.set_weights(weights)
     x, _ = random_data(workload, rows=rows)
     if hasattr(model, "predictor"):
-        call = model.predictor()
-        return lambda: call(x)
-    return lambda: model.predict(x, verbose=0)
+        return partial(model.predictor(), x[0] if rows == 1 else x)
+    return partial(model.predict, x, verbose=0)
 
 
 class FitByModel:

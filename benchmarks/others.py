@@ -11,6 +11,7 @@ import struct
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -319,8 +320,7 @@ class OnnxRuntime(_Predicts):
         self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
 
     def predictor(self, rows: int) -> Callable[[], Any]:
-        run, names, feed = self._session.run, ["y"], {"x": random_data(self._workload, rows=rows)[0]}
-        return lambda: run(names, feed)[0]
+        return partial(self._session.run, ["y"], {"x": random_data(self._workload, rows=rows)[0]})
 
     def description(self) -> str:
         return f"ONNX Runtime {self._version}, CPUExecutionProvider"
@@ -347,8 +347,7 @@ class Mlpfile(_Predicts):
     def predictor(self, rows: int) -> Callable[[], Any]:
         if rows != 1:
             raise NotImplementedError("it predicts one row at a time")
-        row, forward = random_data(self._workload, rows=1)[0][0], self._model.forward
-        return lambda: forward(row)
+        return partial(self._model.forward, random_data(self._workload, rows=1)[0][0])
 
     def description(self) -> str:
         from importlib.metadata import version

@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEARNING_RATE", "MOMENTUM", "WORKLOADS", "Workload", "growth", "initial_weights", "random_data"]
+__all__ = [
+    "LEARNING_RATE",
+    "MOMENTUM",
+    "WORKLOADS",
+    "Workload",
+    "exact_outputs",
+    "growth",
+    "initial_weights",
+    "random_data",
+]
 
 Array = NDArray[Any]
 
@@ -110,3 +119,12 @@ def random_data(workload: Workload, seed: int = 1, rows: int | None = None) -> t
     count = workload.rows if rows is None else rows
     x = random.standard_normal((count, workload.widths[0]), np.float32)
     return x, random.integers(0, workload.widths[-1], count)
+
+
+def exact_outputs(weights: list[Array], x: Array) -> Array:
+    """Logits (n, out) in float64 for x (n, in) and weights [w, b, w, b, ...]."""
+    h = x.astype(np.float64)
+    for k in range(0, len(weights), 2):
+        h = h @ weights[k].astype(np.float64) + weights[k + 1]
+        h = np.maximum(h, 0) if k + 2 < len(weights) else h
+    return h

@@ -199,8 +199,8 @@ def test_growth_workloads() -> None:
 
 def test_options() -> None:
     arguments = module("compare").arguments
-    assert (arguments(["--quick"]).rounds, arguments(["--quick"]).sweep) == (5, False)
-    assert (arguments([]).rounds, arguments([]).sweep) == (9, True)
+    assert (arguments(["--quick"]).rounds, arguments(["--quick"]).sweep) == (4, False)
+    assert (arguments([]).rounds, arguments([]).sweep) == (7, True)
     assert arguments(["--quick", "--sweep"]).sweep is True
     assert arguments(["--rows", "7"]).rows == [7]
 
