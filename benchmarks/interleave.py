@@ -108,7 +108,7 @@ class Worker:
             with contextlib.suppress(BrokenPipeError):  # what could not be sent to a process that ended
                 self._process.stdin.close()
         try:
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=3)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

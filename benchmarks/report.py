@@ -269,8 +269,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) ->
 def _introduction(result: Result) -> str:
     machine, threads = result["machine"], result["threads"]
     how = "short" if result["quick"] else "full"
+    clock = (
+        "" if result["clock"] == "wall" else " Times are those of each process on a CPU, since the machine was busy."
+    )
     lines = [
-        f"Measured on {result['date']}, {how} form, {threads} thread{'s' * (threads != 1)} for everyone.",
+        f"Measured on {result['date']}, {how} form, {threads} thread{'s' * (threads != 1)} for everyone.{clock}",
         f"{machine['processor']}, {machine['cpus']} CPUs, load {machine['load']} at the start; {machine['system']}, "
         f"Python {machine['python']}. Vectors: {', '.join(machine['flags']) or 'unknown'}. "
         f"Caches: {', '.join(f'{k} {v}' for k, v in machine['caches'].items()) or 'unknown'}.",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -52,6 +54,7 @@ def result() -> dict[str, Any]:
         "date": "2026-01-01 00:00 UTC",
         "quick": True,
         "threads": 1,
+        "clock": "wall",
         "machine": {
             "processor": "a processor",
             "cpus": 2,
@@ -207,13 +210,20 @@ def test_options() -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [["--threads", "0"], ["--threads", "1000000"], ["--rounds", "0"], ["--seconds", "-1"], ["--workloads", "Z"]],
+    [
+        ["--threads", "0"],
+        ["--threads", "1000000"],
+        ["--rounds", "0"],
+        ["--seconds", "-1"],
+        ["--workloads", "Z"],
+        ["--clock", "cpu", "--threads", "2"],
+    ],
 )
 def test_bad_options(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         module("compare").arguments(given)
     assert stop.value.code == 2
-    assert given[0] in capsys.readouterr().err
+    assert given[0] in capsys.readouterr().err.splitlines()[-1]  # above it stands the usage
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -252,6 +262,25 @@ def test_tiny_run(tmp_path: Path) -> None:
     again = run("--from", str(tmp_path / "compare.json"), "--output", str(tmp_path / "again"))
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "again" / "compare.md").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
+def test_interrupted_run(tmp_path: Path) -> None:
+    """Ctrl-C in the second task: the first is written, and told as what it is."""
+    program = [sys.executable, str(FOLDER / "compare.py"), "--workloads", "A", "--threads", "1", "--no-extras"]
+    command = [*program, "--contestants", "numpy", "--seconds", "300", "--output", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            if (tmp_path / "compare.json").exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    result = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
+    assert result["interrupted"] is True
+    assert result["limits"]["1"]["float32"] > 0
+    assert "The run was interrupted" in output
 
 
 def test_a_contestant_that_is_not_there(tmp_path: Path) -> None:
