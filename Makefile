@@ -14,6 +14,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 VENV := .venv
 PY := $(VENV)/bin/python
 PURE_PY := $(VENV)-pure/bin/python
+BENCH_PY := $(VENV)-bench/bin/python
+# More for pip when it installs the libraries to compare with, such as where PyTorch's small CPU builds are.
+BENCH_PIP ?=
 PIP_INSTALL := -m pip install --quiet
 
 # Tools whose opinions change between releases are pinned.
@@ -30,7 +33,7 @@ MODEL := digits.fp.safetensors
 BUILD := SKBUILD_BUILD_DIR=build/native SKBUILD_CMAKE_DEFINE="FASTPERCEPTRON_WERROR=ON;FASTPERCEPTRON_AMX_SOFTWARE=ON"
 INSTALL := $(PIP_INSTALL) --no-deps --no-build-isolation --force-reinstall
 
-.PHONY: help demo test check native-test pure-test docs-test bench bench-floor wheel pure-wheel kernel-test neon asan tsan fuzz kill soak clean
+.PHONY: help demo test check native-test pure-test docs-test bench bench-compare bench-floor bench-suites wheel pure-wheel kernel-test neon asan tsan fuzz kill soak clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -58,7 +61,13 @@ pure-test: $(VENV)-pure/.installed  ## the tests of the wheel without the extens
 docs-test: $(VENV)/.installed $(VENV)/.test-tools  ## the examples in docstrings and documents
 	$(PY) -m pytest tests/test_docs.py tests/test_docstrings.py
 
-bench: $(VENV)/.installed $(VENV)/.test-tools  ## all benchmarks
+bench: $(VENV)/.installed $(VENV)/.test-tools  ## all that was wanted beside what is reached, in a few minutes
+	$(PY) benchmarks/compare.py --quick
+
+bench-compare: $(VENV)-bench/.installed  ## the same against every other library, with plots, in half an hour
+	$(BENCH_PY) benchmarks/compare.py
+
+bench-suites: $(VENV)/.installed $(VENV)/.test-tools  ## kernels, steps, prediction, fit, memory and import one by one
 	$(PY) -m pytest benchmarks --benchmark-max-time=0.5
 
 bench-floor: $(VENV)/.installed $(VENV)/.test-tools  ## a training step against hand-written NumPy
@@ -71,7 +80,7 @@ pure-wheel: $(VENV)/.build-tools  ## dist/: a wheel without the extension, for a
 	FASTPERCEPTRON_NATIVE=OFF $(PY) -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:  ## remove all that make made
-	rm -rf $(VENV) $(VENV)-pure build dist $(MODEL)
+	rm -rf $(VENV) $(VENV)-pure $(VENV)-bench build dist $(MODEL)
 
 # -- set-up --------------------------------------------------------------------------------------------------------
 
@@ -99,6 +108,14 @@ $(VENV)-pure/.installed: $(VENV)/.build-tools pyproject.toml README.md LICENSE $
 	test -x $(PURE_PY) || $(PYTHON) -m venv $(VENV)-pure
 	$(PURE_PY) $(PIP_INSTALL) "numpy>=1.24" "pytest>=8" "hypothesis>=6"
 	$(PURE_PY) $(PIP_INSTALL) --no-deps --force-reinstall build/pure/*-none-any.whl
+	touch $@
+
+$(VENV)-bench/.installed: $(VENV)/.build-tools pyproject.toml README.md LICENSE $(PACKAGE_SOURCES) $(NATIVE_SOURCES)
+	rm -rf build/bench-wheel
+	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/bench-wheel .
+	test -x $(BENCH_PY) || $(PYTHON) -m venv $(VENV)-bench
+	$(BENCH_PY) $(PIP_INSTALL) --no-deps --force-reinstall build/bench-wheel/*.whl
+	$(BENCH_PY) $(PIP_INSTALL) $(BENCH_PIP) "fastperceptron[compare]"
 	touch $@
 
 # -- sanitizers, other processors, endurance -----------------------------------------------------------------------

@@ -1,26 +1,33 @@
-"""Those who compute the training step of a workload, each behind the same two functions.
+"""Those who compute the training step of a workload, behind the same few functions: NumPy by hand and this package.
 
-Run as a program, this file is one contestant in a process of its own: it reads a command per line from standard input
-and answers each with a line of JSON (see :mod:`interleave`, which starts it).
+Other libraries are in :mod:`others`; :mod:`worker` runs any of them in a process of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
-import sys
 from collections.abc import Callable
-from time import perf_counter, process_time
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from machine import blas_in_use
 from numpy.typing import NDArray
 from numpy_by_hand import HandWrittenNetwork
-from workloads import LEARNING_RATE, MOMENTUM, WORKLOADS, Workload, initial_weights, random_data
+from workloads import LEARNING_RATE, MOMENTUM, Workload, initial_weights, random_data
 
-__all__ = ["CONTESTANTS", "Contestant", "FitByModel", "NumpyByHand", "TrainSteps", "chain_network", "model_for"]
+__all__ = [
+    "CONTESTANTS",
+    "Batches",
+    "Contestant",
+    "FitByModel",
+    "NumpyByHand",
+    "TrainSteps",
+    "chain_network",
+    "fixed_batches",
+    "model_for",
+]
 
 Array = NDArray[Any]
 
@@ -39,11 +46,17 @@ class Contestant(Protocol):
     def run(self, steps: int) -> int:
         """Trains for about so many steps; returns how many they were."""
 
+    def weights(self) -> list[Array]:
+        """[w, b, w, b, ...] as they are now, w (in, out)."""
+
+    def predictor(self, rows: int) -> Callable[[], Any]:
+        """A function that predicts the first rows of the data, with the weights of now, at each call: (rows, out)."""
+
     def description(self) -> str:
         """What did the arithmetic."""
 
 
-class _Batches:
+class Batches:
     """Batch after batch of the data, from the start again after the last."""
 
     def __init__(self, workload: Workload) -> None:
@@ -59,15 +72,18 @@ class _Batches:
         return begin, end
 
 
+def fixed_batches(workload: Workload) -> list[tuple[Array, Array]]:
+    """(x, y) of every batch of the data, as views."""
+    x, y = random_data(workload)
+    starts = range(0, workload.rows, workload.batch)
+    return [(x[i : i + workload.batch], y[i : i + workload.batch]) for i in starts]
+
+
 class NumpyByHand:
     """The best NumPy program for this step; batches are views, so that gathering costs it nothing."""
 
     def __init__(self, workload: Workload) -> None:
-        data = _Batches(workload)
-        self._pairs = [
-            (data.x[i : i + workload.batch], data.y[i : i + workload.batch])
-            for i in range(0, workload.rows, workload.batch)
-        ]
+        self._workload, self._pairs = workload, fixed_batches(workload)
         self._next = 0
         self._network = HandWrittenNetwork(initial_weights(workload), workload.batch, LEARNING_RATE, MOMENTUM)
 
@@ -86,11 +102,19 @@ class NumpyByHand:
         self._next = at
         return steps
 
+    def weights(self) -> list[Array]:
+        return [array.copy() for array in self._network.parameters]
+
+    def predictor(self, rows: int) -> Callable[[], Any]:
+        network = HandWrittenNetwork(self.weights(), rows, LEARNING_RATE, MOMENTUM)
+        x, _ = random_data(self._workload, rows=rows)
+        return lambda: network.predict(x)
+
     def description(self) -> str:
         return f"NumPy {np.__version__}, {blas_in_use()}"
 
 
-def chain_network(backend: Any, workload: Workload) -> Any:
+def chain_network(backend: Any, workload: Workload, dtype: str = "float32") -> Any:
     """The backend's Network for the workload, with its loss, optimizer and first weights."""
     from fastperceptron.program import Operation, Parameter, Program
 
@@ -101,7 +125,7 @@ def chain_network(backend: Any, workload: Workload) -> Any:
         parameters += [Parameter(f"{name}/kernel", (n_in, n_out)), Parameter(f"{name}/bias", (n_out,))]
         activation = "relu" if k + 2 < len(workload.widths) else "linear"
         operations.append(Operation("dense", (k,), k + 1, name, (2 * k, 2 * k + 1), activation))
-    program = Program("float32", workload.widths, tuple(parameters), tuple(operations), (len(operations),))
+    program = Program(dtype, workload.widths, tuple(parameters), tuple(operations), (len(operations),))
     network = backend.Network(program)
     for index, value in enumerate(initial_weights(workload)):
         network.set_parameter(index, value)
@@ -113,11 +137,11 @@ def chain_network(backend: Any, workload: Workload) -> Any:
 class TrainSteps:
     """Many steps in one call of the network, as ``fit`` calls it; the cost is accumulated as always."""
 
-    def __init__(self, workload: Workload, backend: str = "native") -> None:
+    def __init__(self, workload: Workload, backend: str = "native", dtype: str = "float32") -> None:
         from fastperceptron.backends import resolve
 
-        self._data = _Batches(workload)
-        self._network = chain_network(resolve(backend), workload)
+        self._data, self._backend, self._dtype = Batches(workload), backend, dtype
+        self._network = chain_network(resolve(backend), workload, dtype)
 
     def costs(self, steps: int) -> list[float]:
         costs = []
@@ -140,6 +164,12 @@ class TrainSteps:
             left -= (end - begin) // batch
         return steps
 
+    def weights(self) -> list[Array]:
+        return [self._network.get_parameter(i) for i in range(2 * len(self._data.workload.layers))]
+
+    def predictor(self, rows: int) -> Callable[[], Any]:
+        return _predictor(self._data.workload, rows, self.weights(), self._backend, self._dtype)
+
     def description(self) -> str:
         return _package()
 
@@ -151,7 +181,12 @@ class _Terminal(io.StringIO):
         return True
 
 
-def model_for(workload: Workload, metrics: list[str] | None = None, backend: str = "native") -> Any:
+def model_for(
+    workload: Workload,
+    metrics: list[str] | None = None,
+    backend: str = "native",
+    dtype: str = "float32",
+) -> Any:
     """A compiled model with the workload's first weights."""
     import fastperceptron as fp
 
@@ -164,7 +199,7 @@ def model_for(workload: Workload, metrics: list[str] | None = None, backend: str
         )
         for k, (_, n_out) in enumerate(workload.layers)
     ]
-    model = fp.Sequential(layers, seed=0, backend=backend)
+    model = fp.Sequential(layers, seed=0, backend=backend, dtype=dtype)
     model.compile(
         optimizer=fp.SGD(learning_rate=LEARNING_RATE, momentum=MOMENTUM),
         loss=fp.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -172,6 +207,16 @@ def model_for(workload: Workload, metrics: list[str] | None = None, backend: str
     )
     model.build(workload.widths[:1])
     return model
+
+
+def _predictor(workload: Workload, rows: int, weights: list[Array], backend: str, dtype: str) -> Callable[[], Any]:
+    """The quickest public call that this version of the package has."""
+    model = model_for(workload, backend=backend, dtype=dtype)
+    model.set_weights(weights)
+    x, _ = random_data(workload, rows=rows)
+    if hasattr(model, "predictor"):
+        return partial(model.predictor(), x[0] if rows == 1 else x)
+    return partial(model.predict, x, verbose=0)
 
 
 class FitByModel:
@@ -201,6 +246,12 @@ class FitByModel:
             self._model.fit(self._x, self._y, batch_size=workload.batch, epochs=epochs, verbose=1)
         return epochs * workload.steps_per_epoch
 
+    def weights(self) -> list[Array]:
+        return list(self._model.get_weights())
+
+    def predictor(self, rows: int) -> Callable[[], Any]:
+        return _predictor(self._workload, rows, self.weights(), "native", "float32")
+
     def description(self) -> str:
         return _package()
 
@@ -219,30 +270,6 @@ def _package() -> str:
 CONTESTANTS: dict[str, Callable[[Workload], Contestant]] = {
     "numpy": NumpyByHand,
     "native": TrainSteps,
+    "native-bf16": lambda workload: TrainSteps(workload, dtype="mixed_bfloat16"),
     "fit": FitByModel,
 }
-
-
-def main(name: str, workload_name: str) -> None:
-    contestant = CONTESTANTS[name](WORKLOADS[workload_name])
-    answers = sys.stdout
-    for line in sys.stdin:
-        command, _, argument = line.strip().partition(" ")
-        answer: Any
-        if command == "costs":
-            answer = contestant.costs(int(argument))
-        elif command == "run":
-            contestant.prepare()
-            contestant.run(1)  # wakes the threads and fills the caches
-            wall, cpu = perf_counter(), process_time()
-            steps = contestant.run(int(argument))
-            answer = {"wall": perf_counter() - wall, "cpu": process_time() - cpu, "steps": steps}
-        elif command == "description":
-            answer = contestant.description()
-        else:
-            raise ValueError(f"contestants: expected costs, run or description; received {command!r}")
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -74,7 +74,8 @@ def _measure(workload: Workload, threads: int, options: argparse.Namespace) -> d
     workers: list[Worker] = []
     try:
         for name in _NAMES:
-            workers.append(Worker(name, workload.name, threads, options.clock))
+            workers.append(Worker(name, threads, options.clock))
+            workers[-1].open(workload)
         compare_costs(workers)
         used = {worker.contestant: worker.ask("description") for worker in workers}
         timings = time_side_by_side(workers, options.seconds, options.rounds)

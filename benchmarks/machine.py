@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import MutableMapping
 from typing import Any
 
-__all__ = ["blas_in_use", "describe_machine", "set_environment", "usable_cpus"]
+__all__ = ["blas_in_use", "describe_machine", "keep_to_cpus", "set_environment", "usable_cpus", "versions"]
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -18,6 +19,19 @@ _THREAD_VARIABLES = (
 )
 #: Some systems pin OpenBLAS to kernels older than the processor; NumPy must run at its best.
 _HANDICAPS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_VERBOSE", "MKL_ENABLE_INSTRUCTIONS")
+_PACKAGES = (
+    "fastperceptron",
+    "numpy",
+    "scikit-learn",
+    "torch",
+    "jax",
+    "jaxlib",
+    "keras",
+    "onnxruntime",
+    "onnx",
+    "mlpfile",
+    "mlxtend",
+)
 #: Would make this package slower or another one.
 _OVERRIDES = ("FASTPERCEPTRON_ISA", "FASTPERCEPTRON_BACKEND")
 
@@ -28,6 +42,35 @@ def set_environment(threads: int, environment: MutableMapping[str, str]) -> None
         environment.pop(name, None)
     for name in _THREAD_VARIABLES:
         environment[name] = str(threads)
+    environment["JAX_PLATFORMS"] = "cpu"
+    if threads == 1:
+        flags = environment.get("XLA_FLAGS", "")
+        environment["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+
+
+def keep_to_cpus(threads: int) -> None:
+    """Leaves this process as many CPUs as it shall have threads, on cores of their own where there are enough.
+
+    Some libraries count the CPUs and take no other number. Does nothing where the system has no affinity.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return
+    cpus = sorted(os.sched_getaffinity(0))
+    if threads >= len(cpus):
+        return
+    first_of_core = [cpu for cpu in cpus if cpu == min(_siblings(cpu))]
+    chosen = first_of_core + [cpu for cpu in cpus if cpu not in first_of_core]
+    os.sched_setaffinity(0, chosen[:threads])
+
+
+def _siblings(cpu: int) -> list[int]:
+    """The CPUs that share this one's core, itself included."""
+    numbers: list[int] = []
+    for part in _read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit():
+            numbers += range(int(first), int(last or first) + 1)
+    return numbers or [cpu]
 
 
 def usable_cpus() -> int:
@@ -40,7 +83,9 @@ def usable_cpus() -> int:
 def describe_machine() -> dict[str, Any]:
     """Processor, system and how busy it is."""
     return {
-        "processor": _processor(),
+        "processor": _processor("model name"),
+        "flags": _vector_flags(),
+        "caches": _caches(),
         "cpus": usable_cpus(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -48,15 +93,47 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def _read(path: str) -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
     except OSError:
-        pass
-    return platform.processor() or "unknown"
+        return ""
+
+
+def _processor(key: str) -> str:
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith(key):
+            return line.partition(":")[2].strip()
+    return (platform.processor() or "unknown") if key == "model name" else ""
+
+
+def _vector_flags() -> list[str]:
+    """The instruction sets that matter here, as Linux names them."""
+    flags = (_processor("flags") or _processor("Features")).split()
+    return [flag for flag in flags if flag.startswith(("avx", "fma", "amx", "asimd", "sve", "bf16"))]
+
+
+def _caches() -> dict[str, str]:
+    """Level and type to size, of the first CPU."""
+    caches = {}
+    for index in range(8):
+        folder = f"/sys/devices/system/cpu/cpu0/cache/index{index}"
+        if size := _read(f"{folder}/size"):
+            kind = {"Data": "d", "Instruction": "i"}.get(_read(f"{folder}/type"), "")
+            caches[f"L{_read(f'{folder}/level')}{kind}"] = size
+    return caches
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a comparison may use and that is installed; nothing is imported."""
+    from importlib import metadata
+
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def blas_in_use() -> str:

@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEARNING_RATE", "MOMENTUM", "WORKLOADS", "Workload", "initial_weights", "random_data"]
+__all__ = [
+    "LEARNING_RATE",
+    "MOMENTUM",
+    "WORKLOADS",
+    "Workload",
+    "exact_outputs",
+    "growth",
+    "initial_weights",
+    "random_data",
+]
 
 Array = NDArray[Any]
 
@@ -53,6 +62,13 @@ class Workload(NamedTuple):
         first_in, first_out = self.layers[0]
         return 3 * self.flop_forward - 2 * self.batch * first_in * first_out
 
+    @property
+    def bytes_step(self) -> int:
+        """Least traffic of a step in float32, were nothing kept in a cache: weights are read twice (forward, backward)
+        and updated with their velocities (two reads, two writes); every value and its gradient is written once and
+        read twice."""
+        return 4 * (6 * self.parameters + 6 * self.batch * sum(self.widths))
+
     def describe(self) -> str:
         return f"{self.name}: {'-'.join(map(str, self.widths))}, batch {self.batch}"
 
@@ -67,6 +83,24 @@ WORKLOADS: dict[str, Workload] = {
         Workload("D", (1024, 1024, 1024, 1024, 1024, 1000), 1024, 4_096),
     )
 }
+
+
+#: Steps of at most a half, and the neighbours of sizes at which kernels change their ways.
+_SIZES: dict[str, tuple[int, ...]] = {
+    "width": (8, 12, 15, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256, 257, 384, 512, 513, 768, 1024),
+    "batch": (1, 2, 3, 4, 6, 8, 9, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 192, 256, 257, 384, 512, 768, 1024),
+    "depth": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
+}
+
+
+def growth(what: str) -> list[tuple[int, Workload]]:
+    """Networks that differ in one size: "width" of all layers, "batch", or "depth" (layers)."""
+    chains = []
+    for size in _SIZES[what]:
+        width, batch, depth = {"width": (size, 128, 3), "batch": (256, size, 3), "depth": (128, 128, size)}[what]
+        rows = batch * max(1, 4096 // batch)
+        chains.append((size, Workload(f"{what} {size}", (width,) * (depth + 1), batch, rows)))
+    return chains
 
 
 def initial_weights(workload: Workload, seed: int = 0) -> list[Array]:
@@ -85,3 +119,12 @@ def random_data(workload: Workload, seed: int = 1, rows: int | None = None) -> t
     count = workload.rows if rows is None else rows
     x = random.standard_normal((count, workload.widths[0]), np.float32)
     return x, random.integers(0, workload.widths[-1], count)
+
+
+def exact_outputs(weights: list[Array], x: Array) -> Array:
+    """Logits (n, out) in float64 for x (n, in) and weights [w, b, w, b, ...]."""
+    h = x.astype(np.float64)
+    for k in range(0, len(weights), 2):
+        h = h @ weights[k].astype(np.float64) + weights[k + 1]
+        h = np.maximum(h, 0) if k + 2 < len(weights) else h
+    return h

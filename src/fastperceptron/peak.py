@@ -14,8 +14,9 @@ __all__ = ["memory_bandwidth", "peak_flops"]
 
 #: Number formats that the kernels have a measure for.
 _DTYPES = ("float32", "float64", "bfloat16")
-_REPEATS = 5
-_SECONDS = 0.02  # of one repeat
+# Shorter than the time slices of a busy system, so that some repeats are not interrupted.
+_REPEATS = 25
+_SECONDS = 0.004
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _LEAST_BYTES, _MOST_BYTES = 128 * 2**20, 2**30
 

@@ -1,0 +1,299 @@
+"""benchmarks/compare.py: its options, its tables on canned numbers, and a tiny run. No times are asserted."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+pytestmark = [
+    pytest.mark.skipif(os.environ.get("FASTPERCEPTRON_PURE") == "1", reason="it measures the native engine"),
+    pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks beside the tests"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _path() -> Iterator[None]:
+    sys.path.insert(0, str(FOLDER))
+    yield
+    sys.path.remove(str(FOLDER))
+
+
+def module(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def entry(*rounds: float, bfloat16: bool = False, reason: str | None = None) -> dict[str, Any]:
+    return {"rounds": list(rounds), "bfloat16": bfloat16, "reason": reason}
+
+
+@pytest.fixture
+def result() -> dict[str, Any]:
+    """Three rounds of a run on one thread, with numbers that are easy to check."""
+    training = {
+        "native": entry(1e-6, 2e-6, 1e-6),
+        "fit": entry(1.1e-6, 2.2e-6, 1.2e-6),
+        "numpy": entry(8e-6, 12e-6, 6e-6),
+        "jax": entry(7e-6, 14e-6, 7e-6),
+        "torch": entry(1e-6, 1e-6, 1e-6, reason="cost of step 1: expected 2; received 3"),
+        "torch-bf16": entry(3e-6, 6e-6, 4e-6, bfloat16=True),
+    }
+    return {
+        "date": "2026-01-01 00:00 UTC",
+        "quick": True,
+        "threads": 1,
+        "clock": "wall",
+        "machine": {
+            "processor": "a processor",
+            "cpus": 2,
+            "load": 0.0,
+            "system": "Linux",
+            "python": "3.11",
+            "flags": ["avx2"],
+            "caches": {"L2": "1M"},
+        },
+        "versions": {"numpy": "2"},
+        "descriptions": {},
+        "failed": {"keras, A": "ImportError: no\nkeras"},
+        "limits": {
+            "1": {"float32": 2e12, "float64": 1e12, "bfloat16": 0.0, "memory read": 1e10, "memory update": 2e10}
+        },
+        "training": {"A": {"widths": [32, 10], "batch": 32, "flop": 1_000_000, "bytes": 1000, "contestants": training}},
+        "prediction": {
+            "A": {
+                "1": {"native": entry(1e-6), "onnxruntime": entry(5e-6), "mlpfile": entry(3e-6)},
+                "1024": {"native": entry(4e-5), "onnxruntime": entry(3e-5)},
+            }
+        },
+        "scaling": {"threads": [1, 2], "workloads": {"A": {"rounds": [[2e-6], [1e-6]]}}},
+        "sweep": {
+            "batch": [
+                {"size": size, "flop": flop, "rounds": {"native": [seconds]}}
+                for size, flop, seconds in ((1, 100, 1e-6), (2, 200, 1.5e-6), (3, 300, 4.5e-6))
+            ]
+        },
+        "footprint": {
+            "import_seconds": 0.02,
+            "wheel_bytes": 2 * 2**20,
+            "memory_d": {"grown": 2**20, "allowed": 2**21},
+        },
+        "time_to_result": {
+            "digits": {
+                "seeds": 10,
+                "ratio": 9.0,
+                "seconds": {"native": 0.1, "sklearn": 0.9},
+                "accuracy": {"native": [0.970, 0.002], "sklearn": [0.975, 0.004]},
+            }
+        },
+    }
+
+
+def line(result: dict[str, Any], beginning: str) -> Any:
+    found = [line for line in module("report").wanted(result) if line.what.startswith(beginning)]
+    assert len(found) == 1, beginning
+    return found[0]
+
+
+def test_best_other_computes_the_same_at_the_same_precision(result: dict[str, Any]) -> None:
+    contestants = result["training"]["A"]["contestants"]
+    assert module("report").best_other(contestants, False) == "jax"  # medians 7, 8; torch differs
+    assert module("report").best_other(contestants, None) == "torch-bf16"
+    assert module("report").best_other({"native": entry(1.0)}, False) is None
+
+
+def test_ratios_are_within_rounds(result: dict[str, Any]) -> None:
+    contestants = result["training"]["A"]["contestants"]
+    assert module("report").ratio(contestants["numpy"], contestants["native"]) == 6  # of 8, 6 and 6
+    assert line(result, "A, float32 step: times").reached == "7.00 x"
+    assert line(result, "A, float32 step: times").held is True
+    assert line(result, "A, float32 step: share").reached == "50%"  # 1 TFLOP/s of 2
+
+
+def test_wanted_lines(result: dict[str, Any]) -> None:
+    assert line(result, "one row through A: times faster than ONNX").held is False
+    assert line(result, "one row through A: times faster than mlpfile").held is True
+    assert line(result, "A, predicting 1024").held is False
+    assert line(result, "A: `fit`").reached == "+10%"
+    assert line(result, "import").held is True
+    assert line(result, "wheel").held is False
+    assert line(result, "memory").held is True
+    assert line(result, "digits: times").held is True
+    assert line(result, "digits: held-out").held is False  # half a point below, and the spreads are smaller
+    assert line(result, "growth with batch").reached == "2.00 x"
+    assert line(result, "growth with batch").note == "from 2 to 3"
+
+
+def test_what_does_not_apply_says_so(result: dict[str, Any]) -> None:
+    amx = line(result, "A, mixed_bfloat16")
+    assert amx.held is None
+    assert "no AMX" in amx.note
+    assert line(result, "D at 16 threads").held is None
+    assert line(result, "D, float32 step: times").note == "not measured"
+    missing = {**result, "training": {}, "prediction": {}, "limits": {}}
+    assert all(found.held is not True for found in module("report").wanted(missing)[:10])
+
+
+def test_every_wanted_figure_has_a_line() -> None:
+    """An empty run still lists all of them."""
+    empty = {
+        "threads": 2,
+        "machine": {"flags": ["amx_tile"], "cpus": 2},
+        "training": {},
+        "prediction": {},
+        "limits": {},
+    }
+    lines = module("report").wanted(empty)
+    assert len(lines) >= 25
+    assert all(found.reached is None and found.held is None for found in lines)
+
+
+def test_tables(result: dict[str, Any]) -> None:
+    text = module("report").tables(result)
+    assert "| **fastperceptron** | 1.0 | 1.00 | 1000.0 | 50% | same step |" in text
+    assert "cost of step 1: expected 2; received 3" in text
+    assert "- keras, A: ImportError: no keras" in text
+    assert "interrupted" not in text
+    assert "The run was interrupted" in module("report").tables({**result, "interrupted": True})
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) >= 8
+    for table in tables:
+        assert len({row.replace("\\|", "").count("|") for row in table.splitlines()}) == 1, table
+
+
+def test_markers(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- compare: begin -->\nold\n<!-- compare: end -->\nafter\n", encoding="utf-8")
+    module("report").write_between_markers(page, "new")
+    text = page.read_text(encoding="utf-8")
+    assert text == "before\n<!-- compare: begin -->\n\nnew\n<!-- compare: end -->\nafter\n"
+    page.write_text("nothing", encoding="utf-8")
+    with pytest.raises(ValueError, match="expected the lines"):
+        module("report").write_between_markers(page, "new")
+
+
+def test_another_step_is_noticed() -> None:
+    disagreement = module("interleave").disagreement
+    first = {"costs": [2.0, 1.9], "moved": [1.0]}
+    assert disagreement(first, first, 1e-4, 1e-3) is None
+    assert "cost of step 1" in disagreement(first, {"costs": [2.0, 1.8], "moved": [1.0]}, 1e-4, 1e-3)
+    assert "weight matrix 0 moved" in disagreement(first, {"costs": [2.0, 1.9], "moved": [0.6]}, 1e-4, 1e-3)
+    assert disagreement(first, {"costs": [float("nan"), 1.9], "moved": [1.0]}, 1e-4, 1e-3)
+
+
+def test_growth_workloads() -> None:
+    for what in ("width", "batch", "depth"):
+        sizes = [size for size, _ in module("workloads").growth(what)]
+        assert sizes == sorted(set(sizes))
+        for _, workload in module("workloads").growth(what):
+            assert workload.rows % workload.batch == 0
+
+
+def test_options() -> None:
+    arguments = module("compare").arguments
+    assert (arguments(["--quick"]).rounds, arguments(["--quick"]).sweep) == (4, False)
+    assert (arguments([]).rounds, arguments([]).sweep) == (7, True)
+    assert arguments(["--quick", "--sweep"]).sweep is True
+    assert arguments(["--rows", "7"]).rows == [7]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--threads", "0"],
+        ["--threads", "1000000"],
+        ["--rounds", "0"],
+        ["--seconds", "-1"],
+        ["--workloads", "Z"],
+        ["--clock", "cpu", "--threads", "2"],
+    ],
+)
+def test_bad_options(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        module("compare").arguments(given)
+    assert stop.value.code == 2
+    assert given[0] in capsys.readouterr().err.splitlines()[-1]  # above it stands the usage
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, str(FOLDER / "compare.py"), *arguments]
+    return subprocess.run(program, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_help() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert "--quick" in done.stdout
+    assert "python benchmarks/compare.py" in done.stdout
+
+
+def test_tiny_run(tmp_path: Path) -> None:
+    """NumPy and this package on A, one short slice each, and the page that follows from it."""
+    page = tmp_path / "page.md"
+    page.write_text("<!-- compare: begin -->\n<!-- compare: end -->\n", encoding="utf-8")
+    tiny = ["--workloads", "A", "--threads", "1", "--seconds", "0.01", "--rounds", "1", "--rows", "1", "9"]
+    where = ["--output", str(tmp_path), "--no-extras"]
+    done = run("--quick", "--contestants", "numpy", *tiny, *where, "--write", str(page))
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
+    contestants = result["training"]["A"]["contestants"]
+    assert set(contestants) == {"numpy", "native", "fit"}
+    assert all(found["reason"] is None and found["rounds"][0] > 0 for found in contestants.values())
+    assert set(result["prediction"]["A"]) == {"1", "9"}
+    assert all(found["reason"] is None for rows in result["prediction"]["A"].values() for found in rows.values())
+    assert result["limits"]["1"]["float32"] > 1e9
+    assert result["failed"] == {}
+    assert "about" in done.stderr  # the time left
+    text = (tmp_path / "compare.md").read_text(encoding="utf-8")
+    assert text in page.read_text(encoding="utf-8")
+    assert text.strip() in done.stdout
+
+    again = run("--from", str(tmp_path / "compare.json"), "--output", str(tmp_path / "again"))
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again" / "compare.md").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
+def test_interrupted_run(tmp_path: Path) -> None:
+    """Ctrl-C in the second task: the first is written, and told as what it is."""
+    program = [sys.executable, str(FOLDER / "compare.py"), "--workloads", "A", "--threads", "1", "--no-extras"]
+    command = [*program, "--contestants", "numpy", "--seconds", "300", "--output", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            if (tmp_path / "compare.json").exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    result = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
+    assert result["interrupted"] is True
+    assert result["limits"]["1"]["float32"] > 0
+    assert "The run was interrupted" in output
+
+
+def test_a_contestant_that_is_not_there(tmp_path: Path) -> None:
+    missing = [name for name in ("mlpfile", "keras", "jax") if importlib.util.find_spec(name) is None]
+    if not missing:
+        pytest.skip("all are installed")
+    done = run("--contestants", missing[0], "--output", str(tmp_path))
+    assert done.returncode == 2
+    assert f"not installed, or not in this version: {missing[0]}" in done.stderr
+
+
+def test_plots(result: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = module("plots").draw(result, tmp_path)
+    assert [path.name for path in drawn] == ["bars.svg", "roofline.svg", "threads.svg", "growth.svg"]
+    assert all(path.read_text(encoding="utf-8").endswith("</svg>\n") for path in drawn)
