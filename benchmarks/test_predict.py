@@ -42,10 +42,38 @@ class TestPredict:
         self._group(benchmark, name, rows)
         benchmark(network.predict, x)
 
+    def test_predictor(self, benchmark: Any, name: str, rows: int) -> None:
+        """``model.predictor()``: a compiled snapshot."""
+        x, _ = random_data(WORKLOADS[name], rows=rows)
+        p = model_for(WORKLOADS[name]).predictor()
+        self._group(benchmark, name, rows)
+        y = benchmark(p, x)
+        np.testing.assert_allclose(y, _expected(name, x), rtol=1e-3, atol=1e-3)
+
+    def test_predictor_out(self, benchmark: Any, name: str, rows: int) -> None:
+        """The same with an output made beforehand."""
+        x, _ = random_data(WORKLOADS[name], rows=rows)
+        out = np.empty((rows, WORKLOADS[name].widths[-1]), np.float32)
+        p = model_for(WORKLOADS[name]).predictor()
+        self._group(benchmark, name, rows)
+        benchmark(p, x, out)
+        np.testing.assert_allclose(out, _expected(name, x), rtol=1e-3, atol=1e-3)
+
     def _group(self, benchmark: Any, name: str, rows: int) -> None:
         workload = WORKLOADS[name]._replace(batch=rows)
         benchmark.group = f"predict {rows} row(s), {workload.describe()}"
         benchmark.extra_info["flop"] = workload.flop_forward
+
+
+@pytest.mark.parametrize("name", list(WORKLOADS))
+def test_predict_one(benchmark: Any, name: str) -> None:
+    """One row, as a vector."""
+    x, _ = random_data(WORKLOADS[name], rows=1)
+    model = model_for(WORKLOADS[name])
+    benchmark.group = f"predict 1 row(s), {WORKLOADS[name]._replace(batch=1).describe()}"
+    benchmark.extra_info["flop"] = WORKLOADS[name].flop_forward
+    y = benchmark(model.predict_one, x[0])
+    np.testing.assert_allclose(y, _expected(name, x)[0], rtol=1e-3, atol=1e-3)
 
 
 def _expected(name: str, x: Any) -> Any:

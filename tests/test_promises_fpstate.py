@@ -93,6 +93,11 @@ def everything(state):
     check(state, "predict")
     model.predict(x[:1])
     check(state, "predict a row")
+    p = model.predictor()
+    results = p(x[0]), p(x), model.predict_one(x[1])
+    check(state, "predictor")
+    if BACKEND == "native" and not np.array_equal(results[0], results[1][0]):
+        failed.append(("predictor",))
     model.evaluate(x, y)
     check(state, "evaluate")
     model.train_on_batch(x, y)

@@ -6,8 +6,9 @@
 namespace fp {
 void register_network(pybind11::module_& m);  // network.cpp: class Network
 namespace bindings {
-void register_config(pybind11::module_& m);   // config.cpp: build, threads, instruction sets
-void register_kernels(pybind11::module_& m);  // kernels.cpp: the stateless functions
+void register_config(pybind11::module_& m);     // config.cpp: build, threads, instruction sets
+void register_kernels(pybind11::module_& m);    // kernels.cpp: the stateless functions
+void register_predictor(pybind11::module_& m);  // predictor.cpp: class Predictor
 }  // namespace bindings
 }  // namespace fp
 
@@ -16,5 +17,6 @@ PYBIND11_MODULE(_core, m) {
   fp::install_fork_handlers();
   fp::bindings::register_config(m);
   fp::bindings::register_kernels(m);
+  fp::bindings::register_predictor(m);
   fp::register_network(m);
 }

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "bindings/errors.hpp"
+#include "bindings/predictor.hpp"
 #include "runtime/dispatch.hpp"
 
 namespace py = pybind11;
@@ -573,6 +574,12 @@ void bind(py::module_& m, const char* name) {
           py::arg("x"), py::arg("y"), py::arg("sample_weight"), py::arg("rows"), py::arg("batch_size"),
           py::arg("begin"), py::arg("end"), py::arg("budget"))
       .def("predict", &Py::predict, py::arg("x"), py::arg("out"), py::arg("begin"), py::arg("end"), py::arg("budget"))
+      .def(
+          "predictor",
+          [](Py& p, const py::tuple& in, const py::tuple& out) {
+            return bindings::make_predictor(p.net_->predictor(), p.program_, in, out);
+          },
+          py::arg("input_shape"), py::arg("output_shape"))
       .def("load_batch", &Py::load_batch, py::arg("x"), py::arg("y"), py::arg("sample_weight"), py::arg("rows"),
            py::arg("begin"), py::arg("end"))
       .def(

@@ -10,7 +10,8 @@
 namespace fp::FP_ISA_NAMESPACE {
 
 // Streaming pays for up to kStreamRows rows where b leaves the inner caches, for up to twice as many where it leaves
-// them all, or where they make more than one tile. From kFetchBytes on b is fetched ahead by instructions; nearer than that they cost more than they bring.
+// them all, or where they make more than one tile. From kFetchBytes on b is fetched ahead by instructions; nearer than
+// that they cost more than they bring.
 inline constexpr int kStreamRows = 4;
 inline constexpr int64_t kStreamBytes = 512 * 1024, kStreamFarBytes = 8 * 1024 * 1024, kFetchBytes = 4 * 1024 * 1024;
 inline constexpr int64_t kStripBytes = 8192;  // of the sums

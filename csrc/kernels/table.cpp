@@ -3,6 +3,7 @@
 
 #include "kernels/activations.hpp"
 #include "kernels/bf16_widened.hpp"
+#include "kernels/dense_row.hpp"
 #include "kernels/dropout.hpp"
 #include "kernels/gemm.hpp"
 #include "kernels/losses.hpp"
@@ -26,6 +27,7 @@ constexpr Kernels<T> kernels() {
   k.tile_rows = kTileRows;
   k.gemm = gemm<T>;
   k.gemm_scratch = gemm_scratch<T>;
+  k.dense_row = dense_row<T>;
   k.column_sums = column_sums<T>;
   k.transpose = transpose<T>;
   k.activation_forward = activation_forward_range<T>;

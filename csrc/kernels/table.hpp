@@ -101,6 +101,20 @@ struct GemmArgs {
   T* scratch;  // gemm_scratch(m, n, k) elements, 64-byte aligned; private to the caller
 };
 
+// y = act(x w + b) for one row, in the same ordered sums. Rows of w, b and y can be used to the next multiple of 16
+// columns: what stands there is read, and written. Not softmax.
+template <class T>
+struct RowArgs {
+  int64_t in, out;  // at least 1
+  const T* x;       // (in,)
+  const T* w;       // (in, out), row stride w_row
+  int64_t w_row;
+  const T* b;  // (out,), or nullptr
+  Activation activation;
+  T alpha;
+  T* y;  // (out,); apart from x, w and b
+};
+
 // Rows of a batch against their targets. losses[i] is the row's unweighted loss (mean over the columns for the
 // elementwise losses); gradient = scale * weights[i] * d losses[i] / d prediction. gradient may be
 // nullptr, may not overlap prediction. weights may be nullptr (all 1).
@@ -144,6 +158,8 @@ struct Kernels {
 
   void (*gemm)(const GemmArgs<T>&);
   int64_t (*gemm_scratch)(int64_t m, int64_t n, int64_t k);
+
+  void (*dense_row)(const RowArgs<T>&);
 
   // out[j] (+)= sum over i of a[i, j]: the same ordered sums, with a factor of one.
   void (*column_sums)(int64_t n, int64_t width, const T* a, int64_t a_row, T* out, bool accumulate);

@@ -441,6 +441,13 @@ int64_t Network<T>::predict(const RowSource& x, const std::vector<T*>& out, int6
   return job.reached;
 }
 
+template <class T>
+std::unique_ptr<Predictor<T>> Network<T>::predictor() {
+  if (!Predictor<T>::can_run(program)) return nullptr;
+  Shared hold(occupancy_);
+  return std::make_unique<Predictor<T>>(program, instance_, occupancy_.changes());
+}
+
 template class Network<float>;
 template class Network<double>;
 

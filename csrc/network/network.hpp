@@ -10,6 +10,7 @@
 #include <string>
 
 #include "network/occupancy.hpp"
+#include "network/predictor.hpp"
 #include "network/run.hpp"
 
 namespace fp {
@@ -68,6 +69,8 @@ class Network {
   int64_t evaluate_steps(const Sources& sources, int64_t batch_size, int64_t begin, int64_t end, const Limits& limits);
   // out: rows of each of the program's outputs.
   int64_t predict(const RowSource& x, const std::vector<T*>& out, int64_t begin, int64_t end, const Limits& limits);
+  // A copy of the inference form, or nullptr where a predictor cannot run the program.
+  std::unique_ptr<Predictor<T>> predictor();
 
   // The pieces of one step.
   void load_batch(const Sources& sources, int64_t begin, int64_t end);

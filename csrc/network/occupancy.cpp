@@ -42,6 +42,7 @@ void Occupancy::enter_exclusive() {
   notice_fork();
   int free = 0;
   if (!holders_.compare_exchange_strong(free, -1)) throw Busy("another thread is using this model");
+  changes_->fetch_add(1);
 }
 
 void Occupancy::leave_exclusive() { holders_.store(0); }

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
+#include <memory>
 #include <stdexcept>
 
 namespace fp {
@@ -17,11 +19,15 @@ class Occupancy {
   void leave_shared();
   void enter_exclusive();
   void leave_exclusive();
+  // How many writers there have been. A copy of the state that outlives the network can still ask.
+  using Changes = std::shared_ptr<const std::atomic<uint64_t>>;
+  Changes changes() const { return changes_; }
 
  private:
   void notice_fork();
   std::atomic<int> holders_{0};  // -1: a writer
   std::atomic<long> owner_{0};   // process id
+  std::shared_ptr<std::atomic<uint64_t>> changes_ = std::make_shared<std::atomic<uint64_t>>(0);
 };
 
 struct Shared {

@@ -32,6 +32,7 @@ from .losses import Loss
 from .metrics import Metric
 from .models import Model, Sequential
 from .optimizers import SGD, Optimizer
+from .predictors import Predictor
 from .saving import load_model
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ __all__ = [
     "ModelFormatError",
     "NotBuiltError",
     "Optimizer",
+    "Predictor",
     "Sequential",
     "ShapeError",
     "TerminateOnNaN",

@@ -51,6 +51,7 @@ class Engine:
         self._runner: Network | Segments | None = None
         self._segments: Segments | None = None
         self._pushed: Any = None
+        self._live: Any = None  # the native predictor that predict_one uses
         self._base: list[Array] | None = None
         self._fitting = False
 
@@ -121,7 +122,7 @@ class Engine:
             loss = self._compiled.loss if native_loss is None else None
             optimizer = self._compiled.optimizer if self._compiled.optimizer.native() is None else None
         python_metrics = [metric for metric in self._metrics if metric.native() is None]
-        self._segments = None
+        self._segments = self._live = None
         if not graph.program.is_native or loss is not None or optimizer is not None or python_metrics:
             self._segments = Segments(network, graph.shapes, loss, optimizer, python_metrics)
         self._runner = self._segments or network

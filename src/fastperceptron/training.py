@@ -277,6 +277,23 @@ class Trainer(Engine):
         display.end({})
         hooks.call("on_predict_end", {})
 
+    def predict_one(self, x: Any, out: Array | None = None) -> Array:
+        """The output (out,) of one sample (in,): ``predict(x[None])[0]``, in a fraction of its time.
+
+        It keeps a compiled predictor of the newest weights, made anew by the first call after they were written. See
+        :class:`fastperceptron.Predictor` for `out`, for what makes a call quick, and for what raises.
+        """
+        live = self._live
+        # A look without the lock: the predictor is a copy that nobody writes to, and tells when it is an old one.
+        if live is not None and self._ownership.writer is None:
+            y: Array | None = live._one(x, out)
+            if y is not None:
+                return y
+        return self._predict_one(x, out)
+
+    def _predict_one(self, x: Any, out: Array | None) -> Array:
+        raise NotImplementedError
+
     def predict_on_batch(self, x: Any) -> Array:
         """The same as ``predict``."""
         return self.predict(x)

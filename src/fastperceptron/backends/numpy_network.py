@@ -369,6 +369,9 @@ class Network:
                 break
         return begin
 
+    def predictor(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Any:
+        """NumPy has none that would be quicker than ``predict``."""
+
     # -- the pieces of one step ----------------------------------------------------------------------------------
 
     def load_batch(

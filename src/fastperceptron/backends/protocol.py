@@ -145,6 +145,10 @@ class Network(Protocol):
     def predict(self, x: Arrays, out: Arrays, begin: int, end: int, budget: float) -> int:
         """Writes out[begin:position] of each output; C-contiguous (N, width) of the program's dtype."""
 
+    def predictor(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Any:
+        """A compiled predictor with a copy of the parameters, see ``fastperceptron.Predictor``; None where the backend
+        or the program has none."""
+
     # -- the pieces of one step, for layers, losses, metrics and optimizers written in Python ------------------
     def load_batch(
         self,

@@ -1,0 +1,280 @@
+#include "network/predictor.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "network/workspace.hpp"
+#include "runtime/dispatch.hpp"
+#include "runtime/fpstate.hpp"
+
+namespace fp {
+
+namespace {
+
+// As in run.cpp: arithmetic below which a further thread costs more than it brings, and rows per thread from which
+// threads share rows rather than columns.
+constexpr double kFlopPerThread = 1.5e6;
+constexpr int64_t kRowsPerThread = 96;
+constexpr int64_t kSmallBytes = 512 * 1024;
+constexpr int64_t kPad = 16;  // columns, see RowArgs
+
+int64_t padded(int64_t cols) { return (cols + kPad - 1) / kPad * kPad; }
+
+}  // namespace
+
+template <class T>
+bool Predictor<T>::can_run(const Program& program) {
+  return program.outputs.size() == 1 &&
+         std::none_of(program.operations.begin(), program.operations.end(), [](const Operation& op) {
+           return op.kind == OperationKind::python || op.kind == OperationKind::columns;
+         });
+}
+
+template <class T>
+Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occupancy::Changes changes)
+    : inputs_(program.widths[0]),
+      outputs_(program.widths[static_cast<std::size_t>(program.output(0))]),
+      changes_(std::move(changes)),
+      changes_then_(changes_->load(std::memory_order_acquire)) {
+  int64_t size = 0;
+  for (const Parameter& p : program.parameters) size += p.rows * padded(p.cols);
+  block_ = Buffer<T>(size);
+  T* at = block_.data();
+  for (int p = 0; p < static_cast<int>(program.parameters.size()); ++p) {
+    const auto& s = instance.slice(p);
+    copies_.push_back({at, s.rows, s.cols, padded(s.cols)});
+    for (int64_t i = 0; i < s.rows; ++i, at += padded(s.cols))
+      std::memcpy(at, instance.vector(p) + i * s.row, sizeof(T) * static_cast<std::size_t>(s.cols));
+  }
+
+  // What each value is once dropout has gone, and when it is last read.
+  const auto& ops = program.operations;
+  std::vector<int> is(program.widths.size(), 0), last(program.widths.size(), -1);
+  for (std::size_t v = 0; v < is.size(); ++v) is[v] = static_cast<int>(v);
+  for (const Operation& op : ops)
+    if (op.kind == OperationKind::dropout) is[op.output] = is[op.input()];
+  const int output = is[program.output(0)];
+  for (std::size_t i = 0; i < ops.size(); ++i)
+    if (ops[i].kind != OperationKind::dropout)
+      for (int v : ops[i].inputs) last[is[v]] = static_cast<int>(i);
+
+  std::vector<int> slot(program.widths.size(), kInput);
+  std::vector<char> taken;
+  int64_t widest = 0;
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    const Operation& op = ops[i];
+    if (op.kind == OperationKind::dropout || (last[op.output] < 0 && op.output != output)) continue;
+    const int64_t out = program.widths[op.output];
+    // Where the caller wants the result lies only what nobody reads.
+    int to = kOutput;
+    if (op.output != output || last[op.output] >= 0) {
+      to = static_cast<int>(std::find(taken.begin(), taken.end(), 0) - taken.begin());
+      if (to == static_cast<int>(taken.size())) taken.push_back(0);
+      taken[to] = 1;
+      widest = std::max(widest, out);
+    }
+    slot[op.output] = to;
+    Step s{};
+    s.kind = OperationKind::activation;
+    s.weights = s.bias = -1;
+    s.to = to;
+    s.to_row = out;
+    if (op.kind == OperationKind::dense || op.kind == OperationKind::activation) {
+      s.kind = op.kind;
+      s.activation = op.activation;
+      s.alpha = static_cast<T>(op.alpha);
+      s.in = program.widths[op.input()];
+      s.out = out;
+      s.from = slot[is[op.input()]];
+      if (op.kind == OperationKind::dense) {
+        s.weights = op.weights;
+        s.bias = op.bias;
+        s.small = s.in * padded(out) < kSmallBytes / static_cast<int64_t>(sizeof(T));
+        const double flop = 2.0 * static_cast<double>(s.in) * static_cast<double>(out);
+        widest_flop_ = std::max(widest_flop_, flop);
+        flop_ += flop;
+      }
+      flop_ += 16.0 * static_cast<double>(out);
+      steps_.push_back(s);
+    } else {
+      for (std::size_t j = 0; j < op.inputs.size(); ++j) {
+        if (j > 0 && op.kind != OperationKind::concatenate) s.kind = op.kind;
+        s.in = s.out = program.widths[op.inputs[j]];
+        s.from = slot[is[op.inputs[j]]];
+        steps_.push_back(s);
+        if (op.kind == OperationKind::concatenate) s.to_begin += s.out;
+        flop_ += 16.0 * static_cast<double>(s.out);
+      }
+    }
+    for (int v : op.inputs)
+      if (last[is[v]] == static_cast<int>(i) && slot[is[v]] >= 0 && is[v] != output) taken[slot[is[v]]] = 0;
+  }
+  slots_ = static_cast<int>(taken.size());
+  // One more, where dense_row may write beyond the caller's columns.
+  slot_row_ = batch_row<T>(padded(std::max(widest, outputs_)));
+  row_is_small_ = (slots_ + 1) * slot_row_ <= kStack && std::all_of(steps_.begin(), steps_.end(), [](const Step& s) {
+                    return s.kind != OperationKind::dense || s.small;
+                  });
+  // The result may be a value that no step writes to the caller: the input itself, or one that others read too.
+  if (steps_.empty() || steps_.back().to != kOutput) {
+    Step copy{};
+    copy.kind = OperationKind::activation;
+    copy.activation = Activation::linear;
+    copy.weights = copy.bias = -1;
+    copy.in = copy.out = copy.to_row = outputs_;
+    copy.from = slot[output];
+    copy.to = kOutput;
+    if (copy.from != kOutput) steps_.push_back(copy);
+  }
+}
+
+template <class T>
+Predictor<T>::~Predictor() {
+  for (auto& s : spare_) delete s.exchange(nullptr);
+}
+
+template <class T>
+Buffer<T>* Predictor<T>::take(int64_t count) const {
+  for (auto& s : spare_) {
+    std::unique_ptr<Buffer<T>> b(s.exchange(nullptr));
+    if (b && b->size() >= count) return b.release();
+  }
+  return new Buffer<T>(count);
+}
+
+template <class T>
+void Predictor<T>::leave(Buffer<T>* buffer) const {
+  for (auto& s : spare_) {
+    Buffer<T>* empty = nullptr;
+    if (s.compare_exchange_strong(empty, buffer)) return;
+  }
+  delete buffer;
+}
+
+template <class T>
+void Predictor<T>::read(int parameter, T* to) const {
+  const Copy& c = copies_[static_cast<std::size_t>(parameter)];
+  for (int64_t i = 0; i < c.rows; ++i)
+    std::memcpy(to + i * c.cols, c.data + i * c.row, sizeof(T) * static_cast<std::size_t>(c.cols));
+}
+
+template <class T>
+void Predictor<T>::run_row(const T* x, T* y, T* slots) const {
+  const Kernels<T>& k = kernels<T>();
+  for (const Step& s : steps_) {
+    const T* from = s.from == kInput ? x : slots + s.from * slot_row_;
+    T* to = slots + (s.to == kOutput ? slots_ : s.to) * slot_row_ + s.to_begin;
+    if (s.kind == OperationKind::dense) {
+      k.dense_row({s.in, s.out, from, copies_[s.weights].data, copies_[s.weights].row,
+                   s.bias < 0 ? nullptr : copies_[s.bias].data, s.activation, s.alpha, to});
+    } else {
+      elementwise(k, s, 1, {from, s.in}, to, s.to_row);
+    }
+  }
+  std::memcpy(y, slots + slots_ * slot_row_, sizeof(T) * static_cast<std::size_t>(outputs_));
+}
+
+template <class T>
+void Predictor<T>::elementwise(const Kernels<T>& k, const Step& s, int64_t rows, Place from, T* to, int64_t to_row) {
+  if (s.kind == OperationKind::activation && s.activation == Activation::softmax)
+    return k.softmax_forward(rows, s.out, from.data, from.row, to, to_row);
+  for (int64_t i = 0; i < rows; ++i, from.data += from.row, to += to_row) {
+    if (s.kind == OperationKind::add)
+      k.add(s.out, from.data, to);
+    else if (s.kind == OperationKind::multiply)
+      k.multiply(s.out, from.data, to);
+    else
+      k.activation_forward(s.activation, s.alpha, s.out, from.data, to);
+  }
+}
+
+// Columns of a dense operation, or all of another.
+template <class T>
+void Predictor<T>::step(const Step& s, const Batch& batch, Range cols, T* scratch) const {
+  const Kernels<T>& k = kernels<T>();
+  const int64_t slot = slot_size(batch.n);
+  const Place from =
+      s.from == kInput ? Place{batch.x, inputs_} : Place{batch.slots + s.from * slot, batch_row<T>(s.in)};
+  const int64_t to_row = s.to == kOutput ? outputs_ : batch_row<T>(s.to_row);
+  T* to = (s.to == kOutput ? batch.y : batch.slots + s.to * slot) + s.to_begin;
+  if (s.kind != OperationKind::dense) return elementwise(k, s, batch.n, from, to, to_row);
+  const Copy& w = copies_[s.weights];
+  ops::dense_forward<T>(k, {from.data, batch.n, s.in, from.row}, {w.data, w.rows, w.cols, w.row},
+                        s.bias < 0 ? nullptr : copies_[s.bias].data, s.activation, s.alpha, nullptr, 0,
+                        {to, batch.n, s.out, to_row}, {0, batch.n}, cols, scratch);
+}
+
+template <class T>
+void Predictor<T>::run_rows(const Batch& batch) const {
+  for (const Step& s : steps_) step(s, batch, {0, s.out}, batch.scratch);
+}
+
+template <class T>
+void Predictor<T>::run_columns(Team& team, const Batch& batch) const {
+  for (const Step& s : steps_) {
+    if (s.kind == OperationKind::dense)
+      step(s, batch, split(s.out, team.rank, team.size, 64), batch.scratch);
+    else if (team.rank == 0)
+      step(s, batch, {0, s.out}, nullptr);
+    team.barrier();
+  }
+}
+
+template <class T>
+void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
+  if (rows <= 0) return;
+  if (rows == 1 && row_is_small_) {
+    alignas(64) T slots[kStack];
+    FpState state;
+    run_row(x, y, slots);
+    return;
+  }
+  const double flop = flop_ * static_cast<double>(rows);
+  int team = static_cast<int>(std::clamp(flop / kFlopPerThread, 1.0, static_cast<double>(std::max(threads, 1))));
+  // With few rows threads share columns where the layers are worth a barrier each.
+  const bool by_columns =
+      team > 1 && rows < kRowsPerThread * team && widest_flop_ * static_cast<double>(rows) >= kFlopPerThread * 2;
+  if (!by_columns) team = static_cast<int>(std::min<int64_t>(team, (rows + 15) / 16));
+  const int64_t share = by_columns ? rows : (rows + team - 1) / team;
+  const int64_t chunk = std::min(share, std::clamp<int64_t>(65536 / slot_row_, 512, 1024));
+  int64_t scratch = 0;
+  for (const Step& s : steps_)
+    if (s.kind == OperationKind::dense) scratch = std::max(scratch, kernels<T>().gemm_scratch(chunk, s.out, s.in));
+  scratch = (scratch + 15) / 16 * 16;
+  const int64_t arena = slots_ * slot_size(chunk);
+  struct Job {
+    const Predictor& self;
+    const T* x;
+    int64_t rows, chunk, arena, scratch;
+    T* y;
+    T* memory;
+    bool by_columns;
+  };
+  Buffer<T>* memory = take(by_columns ? arena + team * scratch : team * (arena + scratch));
+  Job job{*this, x, rows, chunk, arena, scratch, y, memory->data(), by_columns};
+  parallel_run(
+      team,
+      [](Team& t, void* p) {
+        const Job& j = *static_cast<Job*>(p);
+        const Predictor& self = j.self;
+        T* mine = j.memory + (j.by_columns ? j.arena + t.rank * j.scratch : t.rank * (j.arena + j.scratch) + j.arena);
+        T* slots = j.by_columns ? j.memory : mine - j.arena;
+        const Range r = j.by_columns ? Range{0, j.rows} : split(j.rows, t.rank, t.size, 8);
+        for (int64_t at = r.begin; at < r.end; at += j.chunk) {
+          const Batch batch{j.x + at * self.inputs_, std::min(j.chunk, r.end - at), j.y + at * self.outputs_, slots,
+                            mine};
+          if (j.by_columns)
+            self.run_columns(t, batch);
+          else
+            self.run_rows(batch);
+        }
+      },
+      &job);
+  leave(memory);
+}
+
+template class Predictor<float>;
+template class Predictor<double>;
+
+}  // namespace fp

@@ -1,0 +1,102 @@
+// A predictor: the inference form of a program with a copy of its weights. Immutable; any number of threads may run it
+// at once, without locks. Its outputs are those of Network::predict, bit for bit.
+#pragma once
+
+#include <atomic>
+#include <vector>
+
+#include "network/instance.hpp"
+#include "network/occupancy.hpp"
+#include "network/program.hpp"
+#include "runtime/memory.hpp"
+#include "runtime/parallel.hpp"
+
+namespace fp {
+
+template <class T>
+class Predictor {
+ public:
+  // Whether the program is one that a predictor can run: with one input and one output, and nothing written in
+  // Python.
+  static bool can_run(const Program& program);
+
+  // changes: of the network that the instance belongs to, which nobody changes meanwhile.
+  Predictor(const Program& program, const Instance<T>& instance, Occupancy::Changes changes);
+  ~Predictor();
+  Predictor(const Predictor&) = delete;
+
+  int64_t inputs() const { return inputs_; }
+  int64_t outputs() const { return outputs_; }
+  // Arithmetic of one row, for deciding what it is worth.
+  double flop() const { return flop_; }
+  // Whether the network has not been written to since.
+  bool current() const { return changes_->load(std::memory_order_acquire) == changes_then_; }
+  // The copy of a parameter, unpadded.
+  void read(int parameter, T* to) const;
+
+  // x (rows, inputs) and y (rows, outputs), both without gaps and apart. threads: the most to use.
+  // Throws std::bad_alloc before anything is computed.
+  void run(const T* x, int64_t rows, T* y, int threads) const;
+
+ private:
+  struct Copy {
+    const T* data;
+    int64_t rows, cols, row;
+  };
+  // One operation, or what one of its inputs contributes where it brings several together.
+  struct Step {
+    OperationKind kind;  // dense, activation; add, multiply: to the output of the step before
+    Activation activation;
+    T alpha;
+    int weights, bias;         // copies_, or -1
+    int64_t in, out;           // widths
+    int from, to;              // slots, kInput, kOutput
+    int64_t to_begin, to_row;  // first column and width of the value that is written
+    bool small;                // weights that a row alone is best led through by dense_row
+  };
+  static constexpr int kInput = -1, kOutput = -2;
+  // Scratch of one row up to this size lies on the stack.
+  static constexpr int64_t kStack = 2048;
+
+  struct Place {
+    const T* data;
+    int64_t row;
+  };
+  struct Batch {
+    const T* x;
+    int64_t n;
+    T* y;
+    T* slots;
+    T* scratch;
+  };
+  int64_t slot_size(int64_t rows) const { return rows * slot_row_; }
+  void run_row(const T* x, T* y, T* slots) const;
+  // All members of the team together over one batch, cut by columns.
+  void run_columns(Team& team, const Batch& batch) const;
+  // One thread over one batch.
+  void run_rows(const Batch& batch) const;
+  static void elementwise(const Kernels<T>& k, const Step& s, int64_t rows, Place from, T* to, int64_t to_row);
+  void step(const Step& s, const Batch& batch, Range cols, T* scratch) const;
+
+  int64_t inputs_, outputs_;
+  double flop_ = 0, widest_flop_ = 0;
+  Buffer<T> block_;
+  std::vector<Copy> copies_;
+  std::vector<Step> steps_;
+  int slots_ = 0;
+  int64_t slot_row_ = 0;
+  bool row_is_small_ = true;  // one row runs by itself
+  Occupancy::Changes changes_;
+  uint64_t changes_then_;
+
+  // Memory that finished runs left for the next ones.
+  static constexpr int kSpare = 8;
+  Buffer<T>* take(int64_t count) const;
+  void leave(Buffer<T>* buffer) const;
+  mutable std::atomic<Buffer<T>*> spare_[kSpare] = {};
+};
+
+extern template class Predictor<float>;
+extern template class Predictor<double>;
+
+}  // namespace fp
