@@ -45,7 +45,7 @@ _TOLERANCES = {False: (1e-4, 1e-3), True: (5e-3, 2e-2)}
 #: Of predictions, relative to the largest output.
 _OUTPUT_TOLERANCE = {False: 1e-4, True: 5e-2}
 _STEPS_COMPARED = 10
-#: fit is measured where PERFORMANCE says how much it may add.
+#: fit is measured where it is said how much it may add.
 _FIT = ("A", "B")
 
 
@@ -223,7 +223,9 @@ class Comparison:
 
     def time_to_result(self, data: str) -> None:
         seeds = 3 if self.options.quick else 10
-        self.result.setdefault("time_to_result", {})[data] = time_to_result.measure(data, self.options.threads, seeds)
+        self.result.setdefault("time_to_result", {})[data] = time_to_result.measure(
+            data, self.options.threads, seeds, self.options.clock
+        )
 
     # -- all of it -----------------------------------------------------------------------------------------------
 

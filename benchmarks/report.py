@@ -212,7 +212,7 @@ def _footprint(result: Result) -> Iterator[Wanted]:
             yield Wanted(what, text, f"{value:.2f} {unit}", value <= limit)
     memory = found.get("memory_d")
     if memory is None:
-        yield Wanted("memory while training D", "see PERFORMANCE", None, None, _UNKNOWN)
+        yield Wanted("memory while training D", "parameters x 4, activations and 16 MB", None, None, _UNKNOWN)
     else:
         grown, allowed = (memory[key] / 2**20 for key in ("grown", "allowed"))
         yield Wanted("memory while training D", f"at most {allowed:.1f} MB", f"{grown:.1f} MB", grown <= allowed)
@@ -252,6 +252,8 @@ def tables(result: Result) -> str:
         parts += ["### Growth", *(_sweep_table(what, points) for what, points in sweep.items())]
     if found := result.get("time_to_result"):
         parts += ["### Time to a result", _result_table(found)]
+    if result["training"] or result["prediction"]:
+        parts += ["### Where others win", _where_others_win(result)]
     if result["failed"]:
         parts += ["### Left out", "\n".join(f"- {who}: {_line(why)}" for who, why in result["failed"].items())]
     return "\n\n".join(parts) + "\n"
@@ -356,6 +358,30 @@ def _prediction_tables(result: Result) -> Iterator[str]:
             rows.append([LABELS[who], *cells])
         what = "One row" if count == "1" else f"{int(count):,} rows"
         yield f"{what}: microseconds a call, and in brackets times ours\n\n" + _table(("", *columns), rows)
+
+
+def _where_others_win(result: Result) -> str:
+    """Everybody who takes less time than this package does in the same precision, or in float32."""
+    races = [(f"{name}, training", found["contestants"]) for name, found in result["training"].items()]
+    for name, counts in result["prediction"].items():
+        for count, contestants in counts.items():
+            races.append((f"{name}, predicting {int(count):,} row{'s' * (count != '1')}", contestants))
+    lines = []
+    for what, contestants in races:
+        ranked = dict(_ranked(contestants))
+        winners = []
+        for who, entry in ranked.items():
+            own = "native-bf16" if entry["bfloat16"] and "native-bf16" in ranked else "native"
+            if who in OURS or own not in ranked:
+                continue
+            if (share := ratio(entry, ranked[own])) < 1:
+                winners.append((share, f"{LABELS[who]} takes {share:.2f} of our time"))
+        if winners:
+            lines.append(f"- {what}: {', '.join(text for _, text in sorted(winners))}")
+    if not lines:
+        return "Nowhere in this run."
+    note = "Compared in the same precision; where we have no bfloat16, with our float32."
+    return f"{note}\n\n" + "\n".join(lines)
 
 
 def _scaling_table(scaling: dict[str, Any]) -> str:

@@ -164,6 +164,8 @@ def test_tables(result: dict[str, Any]) -> None:
     assert "| **fastperceptron** | 1.0 | 1.00 | 1000.0 | 50% | same step |" in text
     assert "cost of step 1: expected 2; received 3" in text
     assert "- keras, A: ImportError: no keras" in text
+    assert "- A, predicting 1,024 rows: ONNX Runtime takes 0.75 of our time" in text
+    assert "A, training" not in text  # torch is faster, but does not compute the same step
     assert "interrupted" not in text
     assert "The run was interrupted" in module("report").tables({**result, "interrupted": True})
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
