@@ -565,6 +565,8 @@ def test_compile_errors(backend: str) -> None:
     refused("loss_weights must be finite", loss_weights=[1, float("nan")])
     refused("loss_weights must be a list of 2 or a dict", TypeError, loss_weights=3)
     refused("needs class labels", metrics=["sparse_categorical_accuracy", None])
+    mae = fp.metrics.MeanAbsoluteError()
+    refused("a Metric of its own", loss="mse", metrics=[mae, mae])
     refused("must differ", metrics=[["mae", "mae"], None])
     refused("expected one of", loss=["mse", "nonsense"])
 

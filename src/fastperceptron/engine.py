@@ -219,7 +219,9 @@ class Engine:
     def _check_inputs(self, graph: Graph, operation: str, x: Any, label: str = "") -> tuple[Array, ...]:
         """A matrix for each input, all of as many rows."""
         names = graph.input_names
-        given = spread(x, names, operation, label + "x") if len(names) > 1 or isinstance(x, Mapping) else [x]
+        if len(names) == 1 and (isinstance(x, np.ndarray) or not isinstance(x, Mapping)):
+            return (data.flatten(data.as_rows(x, graph.input_shapes[0], operation, label + "x")),)
+        given = spread(x, names, operation, label + "x")
         found: list[Array] = []
         for name, shape, value in zip(names, graph.input_shapes, given, strict=True):
             what = label + ("x" if len(names) == 1 else f"x[{name!r}]")

@@ -75,6 +75,10 @@ class Graph(NamedTuple):
     state_owners: tuple[tuple[Weight, Layer], ...]  # the same for each state
     shapes: dict[int, tuple[Shapes, Shape]]  # rows in and out of each Python operation, by its output value
 
+    output_names: tuple[str, ...]
+    output_shapes: tuple[Shape, ...]  # of one row of each output
+    is_simple: bool  # one input, and one output whose rows have one axis
+
     @property
     def calls(self) -> tuple[Call, ...]:
         return self.structure.calls
@@ -97,26 +101,6 @@ class Graph(NamedTuple):
     def input_shapes(self) -> tuple[Shape, ...]:
         """Of one row of each input."""
         return self.structure.input_shapes
-
-    @property
-    def output_shapes(self) -> tuple[Shape, ...]:
-        """Of one row of each output."""
-        return tuple(self.structure.shape(node) for node in self.structure.outputs)
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The keys when the outputs are a dict, else the names of what computes them; "<name>_1" for a second one."""
-        if self.structure.output_keys is not None:
-            return self.structure.output_keys
-        names: list[str] = []
-        for node in self.structure.outputs:
-            base = name = self.structure.node_name(node).partition(":")[0]
-            number = 0
-            while name in names:
-                number += 1
-                name = f"{base}_{number}"
-            names.append(name)
-        return tuple(names)
 
 
 def chain(input_shape: Shape, layers: Sequence[Layer], output_shapes: Mapping[int, Shape]) -> Structure:
@@ -279,7 +263,25 @@ def build_graph(structure: Structure, dtype: str) -> Graph:
         for owners in (builder.owners, builder.state_owners)
     )
     program = Program(dtype, tuple(builder.widths), parameters, tuple(builder.operations), tuple(outputs), states)
-    return Graph(structure, program, tuple(builder.owners), tuple(builder.state_owners), builder.shapes)
+    owners = tuple(builder.owners), tuple(builder.state_owners)
+    shapes = tuple(structure.shape(node) for node in structure.outputs)
+    is_simple = len(widths) == len(shapes) == len(shapes[0]) == 1 and structure.output_keys is None
+    return Graph(structure, program, *owners, builder.shapes, _output_names(structure), shapes, is_simple)
+
+
+def _output_names(structure: Structure) -> tuple[str, ...]:
+    """The keys when the outputs are a dict, else the names of what computes them; "<name>_1" for a second one."""
+    if structure.output_keys is not None:
+        return structure.output_keys
+    names: list[str] = []
+    for node in structure.outputs:
+        base = name = structure.node_name(node).partition(":")[0]
+        number = 0
+        while name in names:
+            number += 1
+            name = f"{base}_{number}"
+        names.append(name)
+    return tuple(names)
 
 
 def name_layers(layers: Sequence[Layer]) -> None:

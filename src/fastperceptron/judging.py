@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from . import losses, metrics, optimizers
 from .checks import kind_of
 from .graph import Graph
@@ -92,7 +94,8 @@ def compiled_for(names: Sequence[str], optimizer: Any, loss: Any, metrics_: Any,
 def _weight(value: Any) -> float:
     if value is None:
         return 1.0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
         raise ValueError(f"compile: loss_weights must be finite numbers; received {value!r}")
     return float(value)
 
@@ -131,6 +134,9 @@ def judges_of(compiled: Compiled, graph: Graph | None) -> list[Judge]:
                 raise ValueError(f"compile: metric {metric.name} needs {wanted}; received {other}, which takes others")
         judges.append(judge)
     metrics.check_names(log_names(judges))
+    objects = [metric for judge in judges for metric in judge.metrics]
+    if len(set(map(id, objects))) != len(objects):
+        raise ValueError("compile: each output needs a Metric of its own; received one object for two")
     return judges
 
 

@@ -254,12 +254,16 @@ class Trainer(Engine):
         network, graph = self._network, self._graph
         if network is None or graph is None or self._runner is None:
             raise NotBuiltError("predict: expected a model with weights; call fit or build first")
-        program = network.program
-        inputs = self._check_inputs(graph, "predict", x)
-        n = inputs[0].shape[0]
-        made = [np.empty((n, program.widths[value]), self.dtype) for value in program.outputs]
-        rows = inputs[0] if len(inputs) == 1 else inputs
-        out = made[0] if len(made) == 1 else made
+        rows: Any
+        out: Any
+        if graph.is_simple and not isinstance(x, dict):  # without detours: a row may take less than its preparation
+            rows = data.flatten(data.as_rows(x, graph.structure.input_shapes[0], "predict"))
+            n = rows.shape[0]
+            out = np.empty((n, graph.output_shapes[0][0]), self.dtype)
+        else:
+            rows = self._check_inputs(graph, "predict", x)
+            n = rows[0].shape[0]
+            out = [np.empty((n, math.prod(shape)), self.dtype) for shape in graph.output_shapes]
         with self._ownership.reading("predict"):
             if callbacks is not None or display is not SILENT:
                 try:
@@ -270,11 +274,12 @@ class Trainer(Engine):
                 position = 0
                 while position < n:
                     position = self._runner.predict(rows, out, position, n, BUDGET)
-        shapes = graph.output_shapes
-        found = [y if len(s) == 1 else y.reshape(n, *s) for y, s in zip(made, shapes, strict=True)]
+        if not isinstance(out, list):
+            return out
+        out = [y.reshape(n, *shape) for y, shape in zip(out, graph.output_shapes, strict=True)]
         if graph.structure.output_keys is not None:
-            return dict(zip(graph.structure.output_keys, found, strict=True))
-        return found[0] if len(found) == 1 else found
+            return dict(zip(graph.structure.output_keys, out, strict=True))
+        return out[0] if len(out) == 1 else out
 
     def _predict_with(
         self, x: Any, out: Any, n: int, batch_size: int | None, callbacks: list[Callback], display: Silent
@@ -290,6 +295,7 @@ class Trainer(Engine):
             while position < end:
                 position = self._runner.predict(x, out, position, end, BUDGET)
             part = [y[begin:end] for y in out] if isinstance(out, list) else out[begin:end]
+            part = part[0] if isinstance(part, list) and len(part) == 1 else part
             hooks.call("on_predict_batch_end", batch, {"outputs": part})
             if display.is_due():
                 display.update(batch + 1, {})
