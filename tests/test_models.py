@@ -80,8 +80,8 @@ def test_structure_errors() -> None:
         fp.Model(a, fp.Dense(1)(b))
     with pytest.raises(ValueError, match="at least one layer"):
         fp.Model(a, a)
-    with pytest.raises(TypeError, match="an Input and a value"):
-        fp.Model([a], fp.Dense(1)(a))
+    with pytest.raises(TypeError, match="expected outputs to be a value"):
+        fp.Model([a], [fp.Dense(1)(a), 3])
     with pytest.raises(TypeError, match="expected layers; received str"):
         fp.Sequential(["relu"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="only be the first"):

@@ -77,3 +77,18 @@ def test_bad_arguments_name_what_was_expected() -> None:
             model.profile(x, y, seconds=seconds)
     with pytest.raises(fp.ShapeError, match="profile"):
         model.profile(x[:, :1], y)
+
+
+def test_a_graph_with_several_losses() -> None:
+    a, b = fp.Input((3,)), fp.Input((2,))
+    h = fp.Dense(4, activation="tanh")(fp.Concatenate()([a, b]))
+    model = fp.Model([a, b], [fp.Add()([h, fp.Dense(4)(h)]), fp.Dense(1, name="y")(h)], seed=0)
+    model.compile("sgd", [MyMSE(), "mse"])
+    data = [np.ones((5, 3)), np.ones((5, 2))], [np.ones((5, 4)), np.ones(5)]
+    profile = model.profile(*data, seconds=0.03, print_fn=lambda table: None)
+    parts = [(row.layer, row.part) for row in profile.rows]
+    assert parts[:3] == [("batch", "gather"), ("concatenate", "forward"), ("dense", "forward")]
+    assert ("add", "backward") in parts
+    flop = {(row.layer, row.part): row.flop for row in profile.rows}
+    assert flop["dense", "backward"] == flop["dense", "forward"] == 2 * 5 * 5 * 4  # below are inputs only
+    assert flop["y", "backward"] == 2 * flop["y", "forward"]

@@ -91,10 +91,25 @@ struct Given {
   Sources sources;
   int64_t positions = 0;
 
+  // Inputs alone.
+  Given(const Program& program, const py::object& x, const py::object& rows, int64_t begin, int64_t end) {
+    read_x(program, x);
+    if (!rows.is_none()) {
+      if (!py::isinstance<Index>(rows)) raise("DTypeError", "rows: expected a contiguous array of int64");
+      const auto index = py::cast<Index>(rows);
+      if (index.ndim() != 1) raise("ShapeError", "rows: expected shape (m,), received " + shape_text(index));
+      positions = index.shape(0);
+      sources.index = index.data();
+    }
+    if (begin < 0 || end < begin || end > positions)
+      throw py::value_error("positions: expected 0 <= begin <= end <= " + std::to_string(positions) + ", received " +
+                            std::to_string(begin) + " and " + std::to_string(end));
+  }
+  // And what each head is judged by.
   template <class T>
   Given(const Network<T>& net, const py::object& x, const py::object& y, const py::object& w, const py::object& rows,
-        int64_t begin, int64_t end) {
-    read_x(net.program, x);
+        int64_t begin, int64_t end)
+      : Given(net.program, x, rows, begin, end) {
     const auto& heads = net.heads();
     targets.resize(heads.size());
     weights.resize(heads.size());
@@ -121,16 +136,6 @@ struct Given {
       }
       sources.heads.push_back(t);
     }
-    if (!rows.is_none()) {
-      if (!py::isinstance<Index>(rows)) raise("DTypeError", "rows: expected a contiguous array of int64");
-      const auto index = py::cast<Index>(rows);
-      if (index.ndim() != 1) raise("ShapeError", "rows: expected shape (m,), received " + shape_text(index));
-      positions = index.shape(0);
-      sources.index = index.data();
-    }
-    if (begin < 0 || end < begin || end > positions)
-      throw py::value_error("positions: expected 0 <= begin <= end <= " + std::to_string(positions) + ", received " +
-                            std::to_string(begin) + " and " + std::to_string(end));
   }
   Given(const Given&) = delete;
 
@@ -399,7 +404,7 @@ class PyNetwork {
     });
   }
   int64_t predict(const py::object& x, const py::object& out, int64_t begin, int64_t end, double budget) {
-    const Given given(*net_, x, py::none(), py::none(), py::none(), begin, end);
+    const Given given(net_->program, x, py::none(), begin, end);
     const auto& outputs = net_->program.outputs;
     std::vector<py::object> arrays{out};
     if (py::isinstance<py::tuple>(out) || py::isinstance<py::list>(out))

@@ -34,8 +34,8 @@ void Program::validate() const {
     if (op.inputs.empty()) fail(i, "expected at least one input");
     for (int v : op.inputs)
       if (v < 0 || v >= values || !defined[v]) fail(i, "its input is not computed before it");
-    const bool joins =
-        op.kind == OperationKind::add || op.kind == OperationKind::multiply || op.kind == OperationKind::concatenate;
+    const bool joins = op.kind == OperationKind::add || op.kind == OperationKind::multiply ||
+                       op.kind == OperationKind::concatenate || op.kind == OperationKind::python;
     if (!joins && op.inputs.size() != 1) fail(i, "expected one input, received " + std::to_string(op.inputs.size()));
     if (op.output <= 0 || op.output >= values || defined[op.output]) fail(i, "its output is not a new value");
     defined[op.output] = 1;

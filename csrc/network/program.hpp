@@ -19,7 +19,7 @@ enum class OperationKind { dense, activation, dropout, add, multiply, concatenat
 
 struct Operation {
   OperationKind kind;
-  std::vector<int> inputs;  // one, or for add, multiply and concatenate any number; a value may appear again
+  std::vector<int> inputs;  // one; of add, multiply, concatenate and python any number, a value perhaps twice
   int output;
   int weights = -1;  // parameter numbers of a dense operation
   int bias = -1;

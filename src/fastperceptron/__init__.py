@@ -27,7 +27,7 @@ from .errors import (
     ShapeError,
 )
 from .initializers import Initializer
-from .layers import Activation, Dense, Dropout, Flatten, Input, Layer
+from .layers import Activation, Add, Concatenate, Dense, Dropout, Flatten, Input, Layer, Multiply
 from .losses import Loss
 from .metrics import Metric
 from .models import Model, Sequential
@@ -44,8 +44,10 @@ __version__ = "0.1.0"
 __all__ = [
     "SGD",
     "Activation",
+    "Add",
     "BackendUnavailableError",
     "Callback",
+    "Concatenate",
     "DTypeError",
     "Dense",
     "DivergenceWarning",
@@ -62,6 +64,7 @@ __all__ = [
     "Model",
     "ModelBusyError",
     "ModelFormatError",
+    "Multiply",
     "NotBuiltError",
     "Optimizer",
     "Predictor",

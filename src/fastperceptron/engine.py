@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import data, losses, metrics, optimizers
+from . import data, losses, optimizers
 from .backends.protocol import Network
 from .callbacks import History
 from .errors import NotBuiltError
 from .fitting import Rows
 from .graph import Graph
+from .judging import Compiled, Judge, compiled_for, heads_of, judges_of, log_names, spread
 from .ownership import Ownership
 from .segments import Segments
 
-__all__ = ["Compiled", "Engine"]
+__all__ = ["Engine"]
 
 Array = NDArray[Any]
-
-
-class Compiled(NamedTuple):
-    optimizer: optimizers.Optimizer
-    loss: losses.Loss
-    metrics: list[str | metrics.Metric]
 
 
 class Engine:
@@ -47,7 +42,7 @@ class Engine:
     _epoch: int
 
     def _clear_runtime(self) -> None:
-        self._metrics: list[metrics.Metric] = []
+        self._judges: list[Judge] = []
         self._runner: Network | Segments | None = None
         self._segments: Segments | None = None
         self._pushed: Any = None
@@ -69,24 +64,34 @@ class Engine:
     def compile(
         self,
         optimizer: str | optimizers.Optimizer = "sgd",
-        loss: str | losses.Loss | None = None,
-        metrics: str | metrics.Metric | Sequence[str | metrics.Metric] | None = None,
+        loss: Any = None,
+        metrics: Any = None,
+        loss_weights: Any = None,
     ) -> None:
         """Chooses how the model learns. The optimizer's memory begins anew.
 
         Parameters
         ----------
         optimizer : "sgd" or an Optimizer
-        loss : a name ("mse", "binary_crossentropy", ...) or a Loss
-        metrics : names ("accuracy", "mse", "mae", "r2", ...) or Metric objects
+        loss : a name ("mse", "binary_crossentropy", ...) or a Loss; of a model with several outputs one for all, or a
+            list or dict (by output name) of them, with None for outputs that are not trained
+        metrics : names ("accuracy", "mse", "mae", "r2", ...) or Metric objects; with several outputs one name for all,
+            a list with an entry (one or a list) per output, or a dict by output name
+        loss_weights : numbers, as a list or dict by output name; the cost is the weighted sum of the losses
+
+        >>> import fastperceptron as fp
+        >>> x = fp.Input((4,))
+        >>> h = fp.Dense(8, activation="relu")(x)
+        >>> model = fp.Model(x, [fp.Dense(1, name="price")(h), fp.Dense(3, name="kind")(h)])
+        >>> crossentropy = fp.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> model.compile("sgd", ["mse", crossentropy], metrics={"kind": "accuracy"}, loss_weights=[1, 0.5])
+        >>> model.metrics_names
+        ['loss', 'price_loss', 'kind_loss', 'kind_accuracy']
         """
-        if loss is None:
-            raise ValueError("compile: loss must be a name or a Loss; received None")
-        chosen = [metrics] if isinstance(metrics, (str, _Metric)) else list(metrics or [])
-        compiled = Compiled(optimizers.get(optimizer), losses.get(loss), chosen)
+        names = ("output",) if self._graph is None else self._graph.output_names
+        compiled = compiled_for(names, optimizer, loss, metrics, loss_weights)
         with self._ownership.writing("compile"):
-            width = 1 if self._graph is None else math.prod(self._graph.output_shape)
-            _resolve(compiled, width)
+            judges_of(compiled, self._graph)
             self._compiled = compiled
             if self._network is not None:
                 self._network.set_optimizer(None, {})  # clears the slots
@@ -98,53 +103,58 @@ class Engine:
         return None if self._compiled is None else self._compiled.optimizer
 
     @property
-    def loss(self) -> losses.Loss | None:
-        """As given to ``compile``."""
+    def loss(self) -> Any:
+        """As given to ``compile``: a Loss, or a list or dict of them."""
         return None if self._compiled is None else self._compiled.loss
 
     @property
     def metrics_names(self) -> list[str]:
         """Names in the order in which ``evaluate`` returns values."""
-        return ["loss", *(metric.name for metric in self._metrics)]
+        return log_names(self._judges)
 
     def _configure(self) -> None:
         """Tells the network about optimizer, loss and metrics, and finds out what must run in Python."""
         network, graph = self._network, self._graph
         assert network is not None
         assert graph is not None
-        loss = optimizer = None
-        self._metrics = []
+        optimizer = None
+        self._judges = []
         if self._compiled is not None:
-            self._metrics = _resolve(self._compiled, math.prod(graph.output_shape))
-            native_loss = self._compiled.loss.native()
-            network.set_loss(*(native_loss or (None, 0.0)))
-            network.set_metrics([known for metric in self._metrics if (known := metric.native()) is not None])
-            loss = self._compiled.loss if native_loss is None else None
+            self._judges = judges_of(self._compiled, graph)
+            heads, known = heads_of(self._judges)
+            network.set_heads(heads)
+            network.set_metrics(known)
             optimizer = self._compiled.optimizer if self._compiled.optimizer.native() is None else None
-        python_metrics = [metric for metric in self._metrics if metric.native() is None]
+        in_python = any(
+            (judge.loss is not None and judge.loss.native() is None) or any(m.native() is None for m in judge.metrics)
+            for judge in self._judges
+        )
         self._segments = self._live = None
-        if not graph.program.is_native or loss is not None or optimizer is not None or python_metrics:
-            self._segments = Segments(network, graph.shapes, loss, optimizer, python_metrics)
+        if not graph.program.is_native or in_python or optimizer is not None:
+            self._segments = Segments(network, graph.shapes, self._judges, optimizer)
         self._runner = self._segments or network
         self._pushed = None
         self._push()
 
     def _push(self) -> None:
-        """Brings the network up to date with hyperparameters and trainable flags that may have changed."""
+        """Brings the network up to date with hyperparameters, trainable flags and rates that may have changed."""
         network, graph = self._network, self._graph
         assert network is not None
         assert graph is not None
         self._count_updates()
         native = self._compiled.optimizer.native() if self._compiled is not None else None
         flags = [weight.trainable and layer.trainable for weight, layer in graph.owners]
-        if self._pushed == (native, flags):
+        rates = [layer.learning_rate_multiplier for _, layer in graph.owners]
+        if self._pushed == (native, flags, rates):
             return
         network.set_trainable(flags)
+        network.set_rates(rates)
         network.set_optimizer(*(native or (None, {})))
         if self._segments is not None:
             self._segments.set_trainable(flags)
+            self._segments.set_rates(rates)
             self._segments.set_slot_names()
-        self._pushed = (native, flags)
+        self._pushed = (native, flags, rates)
 
     def _count_updates(self) -> None:
         """Tells the optimizer how many updates the network has had."""
@@ -171,12 +181,21 @@ class Engine:
         totals = self._runner.get_metrics()
         if self._base is not None:
             totals = [base + total for base, total in zip(self._base, totals, strict=True)]
-        sums = iter(totals)
-        loss = next(sums)
-        logs = {prefix + "loss": float(loss[0] / loss[1]) if loss[1] else float("nan")}
-        for metric in self._metrics:
-            value = metric.from_sums(next(sums)) if metric.native() is not None else float(metric.result())
-            logs[prefix + metric.name] = value
+        several = len(self._judges) > 1
+        means = [float(sums[0] / sums[1]) if sums[1] else float("nan") for sums in totals[: len(self._judges)]]
+        judged = [(judge, mean) for judge, mean in zip(self._judges, means, strict=True) if judge.loss is not None]
+        logs = {
+            prefix + "loss": sum(
+                (judge.weight * mean for judge, mean in judged[1:]), judged[0][0].weight * judged[0][1]
+            )
+        }
+        if several:
+            logs |= {f"{prefix}{judge.name}_loss": mean for judge, mean in judged}
+        rest = iter(totals[len(self._judges) :])
+        for judge in self._judges:
+            for metric in judge.metrics:
+                value = metric.from_sums(next(rest)) if metric.native() is not None else float(metric.result())
+                logs[f"{prefix}{judge.name}_{metric.name}" if several else prefix + metric.name] = value
         return logs
 
     @contextmanager
@@ -186,7 +205,7 @@ class Engine:
         totals = self._runner.get_metrics()
         if self._base is not None:
             totals = [base + total for base, total in zip(self._base, totals, strict=True)]
-        python = [metric for metric in self._metrics if metric.native() is None]
+        python = [metric for judge in self._judges for metric in judge.metrics if metric.native() is None]
         states = [copy.deepcopy(metric.__dict__) for metric in python]
         try:
             yield
@@ -197,6 +216,21 @@ class Engine:
                 metric.__dict__.update(state)
 
     # -- data ----------------------------------------------------------------------------------------------------
+
+    def _check_inputs(self, graph: Graph, operation: str, x: Any, label: str = "") -> tuple[Array, ...]:
+        """A matrix for each input, all of as many rows."""
+        names = graph.input_names
+        if len(names) == 1 and (isinstance(x, np.ndarray) or not isinstance(x, Mapping)):
+            return (data.flatten(data.as_rows(x, graph.input_shapes[0], operation, label + "x")),)
+        given = spread(x, names, operation, label + "x")
+        found: list[Array] = []
+        for name, shape, value in zip(names, graph.input_shapes, given, strict=True):
+            what = label + ("x" if len(names) == 1 else f"x[{name!r}]")
+            if value is None:
+                raise ValueError(f"{operation}: {what} must be given; received None")
+            found.append(data.flatten(data.as_rows(value, shape, operation, what)))
+            data.same_rows(found[0].shape[0], found[-1], operation, what)
+        return tuple(found)
 
     def _check_data(
         self,
@@ -209,28 +243,53 @@ class Engine:
         label: str = "",
     ) -> Rows:
         assert self._compiled is not None
-        loss, width = self._compiled.loss, math.prod(graph.output_shape)
-        matrix = data.flatten(data.as_rows(x, graph.input_shape, operation, label + "x"))
-        n = matrix.shape[0]
+        judges = self._judges if graph is self._graph else judges_of(self._compiled, graph)
+        names, several = [judge.name for judge in judges], len(judges) > 1
+        inputs = self._check_inputs(graph, operation, x, label)
+        n = inputs[0].shape[0]
         if y is None:
             raise ValueError(f"{operation}: {label}y must be given; received None")
-        if loss.takes_labels:
-            y = data.as_labels(y, n, width, operation, label + "y")
-        else:
-            y = data.as_targets(y, n, graph.output_shape, operation, label + "y")
+        ys = spread(y, names, operation, label + "y") if several or isinstance(y, Mapping) else [y]
+        if sample_weight is None or not (several or isinstance(sample_weight, Mapping)):
+            weights = [sample_weight] * len(judges)
+        elif isinstance(sample_weight, (list, tuple, Mapping)):
+            weights = spread(sample_weight, names, operation, label + "sample_weight")
+        else:  # one for all outputs
+            weights = [sample_weight] * len(judges)
+        if class_weight is not None and several:
+            raise ValueError(f"{operation}: class_weight needs a model of one output; received one of {len(judges)}")
+        targets: list[Array | None] = []
+        each: list[Array | None] = []
+        for judge, value, weight in zip(judges, ys, weights, strict=True):
+            place = f"[{judge.name!r}]" if several else ""
+            target = self._check_targets(judge, operation, value, n, f"{label}y{place}")
+            targets.append(target)
+            checked = None
+            if weight is not None:
+                checked = data.as_weights(weight, n, operation, f"{label}sample_weight{place}")
+            if class_weight is not None and target is not None:
+                by_class = data.class_weights(class_weight, target, judge.width, operation)
+                checked = by_class if checked is None else checked * by_class
+            each.append(checked)
         if n == 0:
-            raise ValueError(f"{operation}: expected at least one row; received {label}x of shape {np.shape(matrix)}")
-        if isinstance(loss, losses.BinaryCrossentropy):
-            data.check_range(y, 0, 1, operation, label + "y")
-        elif isinstance(loss, losses.CategoricalCrossentropy):
-            data.check_range(y, 0, math.inf, operation, label + "y")
-        weights = None
-        if sample_weight is not None:
-            weights = data.as_weights(sample_weight, n, operation, label + "sample_weight")
-        if class_weight is not None:
-            by_class = data.class_weights(class_weight, y, width, operation)
-            weights = by_class if weights is None else weights * by_class
-        return Rows(matrix, y, weights)
+            raise ValueError(f"{operation}: expected at least one row; received {label}x of shape {inputs[0].shape}")
+        return Rows(inputs, tuple(targets), tuple(each))
+
+    def _check_targets(self, judge: Judge, operation: str, y: Any, n: int, name: str) -> Array | None:
+        """What one output is compared with; None where nothing is."""
+        if not judge.needs_targets:
+            return None
+        if y is None:
+            raise ValueError(f"{operation}: {name} must be given; received None")
+        if judge.takes_labels:
+            y = data.as_labels(y, n, judge.width, operation, name)
+        else:
+            y = data.as_targets(y, n, judge.shape, operation, name)
+        if isinstance(judge.loss, losses.BinaryCrossentropy):
+            data.check_range(y, 0, 1, operation, name)
+        elif isinstance(judge.loss, losses.CategoricalCrossentropy):
+            data.check_range(y, 0, math.inf, operation, name)
+        return np.asarray(y)
 
     def _check_validation(self, graph: Graph, validation_data: Any) -> Rows:
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
@@ -241,20 +300,3 @@ class Engine:
             )
         x, y, weight = validation_data if len(validation_data) == 3 else (*validation_data, None)
         return self._check_data(graph, "fit", x, y, weight, label="validation ")
-
-
-_Metric = metrics.Metric
-
-
-def _resolve(compiled: Compiled, width: int) -> list[metrics.Metric]:
-    """The metrics of an output of this width; an error when one cannot read the loss's targets."""
-    found = [metrics.get(identifier, compiled.loss, width) for identifier in compiled.metrics]
-    metrics.check_names(found)
-    for metric in found:
-        if metric.takes_labels is not None and metric.takes_labels != compiled.loss.takes_labels:
-            wanted = "class labels" if metric.takes_labels else "targets as wide as the output"
-            raise ValueError(
-                f"compile: metric {metric.name} needs {wanted};"
-                f" received the loss {compiled.loss.name}, which takes others"
-            )
-    return found

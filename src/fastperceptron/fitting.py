@@ -27,14 +27,19 @@ EVALUATION_ROWS = 1024
 
 
 class Rows(NamedTuple):
-    """Checked data: x (n, in), y (n, out) or labels (n,), weights (n,) float64 or None."""
+    """Checked data: the inputs (n, in), and of each output y (n, out), labels (n,) or None, and weights (n,) float64 or
+    None."""
 
-    x: Array
-    y: Array
-    weights: Array | None
+    x: tuple[Array, ...]
+    y: tuple[Array | None, ...]
+    weights: tuple[Array | None, ...]
 
-    def cast_weights(self, dtype: str) -> Array | None:
-        return None if self.weights is None else np.ascontiguousarray(self.weights, dtype)
+    @property
+    def n(self) -> int:
+        return int(self.x[0].shape[0])
+
+    def cast_weights(self, dtype: str) -> tuple[Array | None, ...]:
+        return tuple(None if w is None else np.ascontiguousarray(w, dtype) for w in self.weights)
 
 
 class Fit:
@@ -89,7 +94,7 @@ class Fit:
         model, train = self.model, self.train
         assert model._runner is not None
         order = self.rows
-        count = train.x.shape[0] if order is None else order.size
+        count = train.n if order is None else order.size
         if self.shuffle:
             shuffled = random.permutation(model._network_key, random.STREAM_SHUFFLE, model._epoch, count)
             order = shuffled if order is None else order[shuffled]
@@ -121,7 +126,18 @@ class Fit:
 
     def _bad_value(self) -> str | None:
         """The first training row with a value that is not finite."""
-        for name, array in (("x", self.train.x), ("y", self.train.y)):
+        graph = self.model._graph
+        assert graph is not None
+        arrays: list[tuple[str, Array | None]] = []
+        for what, names, values in (
+            ("x", graph.input_names, self.train.x),
+            ("y", graph.output_names, self.train.y),
+        ):
+            labels = [what] if len(names) == 1 else [f"{what}[{name!r}]" for name in names]
+            arrays += zip(labels, values, strict=True)
+        for name, array in arrays:
+            if array is None:
+                continue
             chosen = array if self.rows is None else array[self.rows]
             bad = ~np.isfinite(chosen)
             if bad.any():

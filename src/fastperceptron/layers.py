@@ -33,19 +33,21 @@ from .weights import Weight
 if TYPE_CHECKING:
     from .graph import ProgramBuilder
 
-__all__ = ["Activation", "Dense", "Dropout", "Flatten", "Input", "Layer", "Value"]
+__all__ = ["Activation", "Add", "Concatenate", "Dense", "Dropout", "Flatten", "Input", "Layer", "Multiply", "Value"]
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
+#: What a layer is built for: a shape, or for a layer that takes a list of values a tuple of them.
+Shapes = Any
 
 
 class Value:
     """What flows between layers while a model is put together: a shape per row and where it comes from."""
 
-    def __init__(self, shape: Shape, layer: Layer | None = None, source: Value | None = None) -> None:
+    def __init__(self, shape: Shape, layer: Layer | None = None, sources: tuple[Value, ...] = ()) -> None:
         self.shape = shape
         self.layer = layer
-        self.source = source
+        self.sources = sources
 
     def __repr__(self) -> str:
         return f"<value of shape {('n', *self.shape)} from {self.layer.name if self.layer else 'the input'}>"
@@ -57,6 +59,7 @@ class Input(Value):
     Parameters
     ----------
     shape : shape of one sample, without the batch axis
+    name : by which a dict of inputs names it; "input", "input_1", ... when None
 
     >>> import fastperceptron as fp
     >>> x = fp.Input((64,))
@@ -65,8 +68,11 @@ class Input(Value):
     2410
     """
 
-    def __init__(self, shape: int | Sequence[int]) -> None:
+    def __init__(self, shape: int | Sequence[int], name: str | None = None) -> None:
         super().__init__(checked_shape(shape, "Input"))
+        if name is not None and (not name or "/" in str(name)):
+            raise ValueError(f"Input: name must be text without '/'; received {name!r}")
+        self.name = name
 
 
 def checked_shape(shape: Any, operation: str) -> Shape:
@@ -91,12 +97,17 @@ class Layer(Configurable):
     ----------
     name : unique within a model; chosen by the model when None
     trainable : whether training changes the layer's weights; may be set at any time between calls
+    learning_rate_multiplier : times the optimizer's learning rate, for this layer's weights; may be set at any time too
     """
 
+    #: Whether the layer is called on a list of values: ``build`` gets a tuple of shapes, ``forward`` a list of arrays,
+    #: and ``backward`` returns a list of gradients for dx.
+    takes_list: bool = False
     _name: str | None
     trainable: bool
+    _learning_rate_multiplier: float
     built: bool
-    input_shape: Shape | None
+    input_shape: Shapes
     weights: list[Weight]
     _model: Any
 
@@ -104,18 +115,32 @@ class Layer(Configurable):
         # Set here, so that a subclass works without calling super().__init__().
         self = super().__new__(cls, *args, **kwargs)
         self._name, self._name_is_given, self.trainable, self.built = None, False, True, False
+        self._learning_rate_multiplier = 1.0
         self.input_shape, self.weights, self._model = None, [], None
         return self
 
-    def __init__(self, *, name: Any = None, trainable: bool = True) -> None:
+    def __init__(self, *, name: Any = None, trainable: bool = True, learning_rate_multiplier: float = 1.0) -> None:
         if name is not None and (not isinstance(name, str) or not name or "/" in name):
             raise ValueError(f"{type(self).__name__}: name must be text without '/'; received {name!r}")
         self._name, self._name_is_given = name, name is not None
         self.trainable = bool(trainable)
+        self.learning_rate_multiplier = learning_rate_multiplier
+
+    @property
+    def learning_rate_multiplier(self) -> float:
+        return self._learning_rate_multiplier
+
+    @learning_rate_multiplier.setter
+    def learning_rate_multiplier(self, value: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise TypeError(f"{self.name}: learning_rate_multiplier must be a number; received {value!r}")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{self.name}: learning_rate_multiplier must be at least 0 and finite; received {value!r}")
+        self._learning_rate_multiplier = float(value)
 
     # -- for subclasses ------------------------------------------------------------------------------------------
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: Shapes) -> None:
         """Makes the weights by ``add_weight``; called once, with the shape of one row."""
 
     def add_weight(
@@ -136,33 +161,35 @@ class Layer(Configurable):
         self.weights.append(weight)
         return weight
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
+    def compute_output_shape(self, input_shape: Shapes) -> Shape:
         """The shape of one row of the output; by default found by a forward pass over one row of zeros."""
         idle = [weight for weight in self.weights if weight._array is None and weight._network is None]
         for weight in idle:
             weight._array = np.zeros(weight.shape, weight.dtype)
         try:
+            shapes = input_shape if self.takes_list else [input_shape]
+            zeros = [np.zeros((1, *shape), np.float32) for shape in shapes]
             with np.errstate(all="ignore"):
-                y = self._output_of(np.zeros((1, *input_shape), np.float32))
+                y = self._output_of(zeros if self.takes_list else zeros[0])
         finally:
             for weight in idle:
                 weight._array = None
         return tuple(int(size) for size in np.shape(y)[1:])
 
-    def forward(self, x: Array, training: bool) -> tuple[Array, Any]:
-        """(y, saved): the output, and whatever ``backward`` needs. x (n, ...), y (n, ...)."""
+    def forward(self, x: Any, training: bool) -> tuple[Array, Any]:
+        """(y, saved): the output, and whatever ``backward`` needs. x (n, ...), or a list of such; y (n, ...)."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(x, training) -> (y, saved)")
 
-    def _output_of(self, x: Array) -> Any:
+    def _output_of(self, x: Any) -> Any:
         return check_pair(f"{self.name}.forward", self.forward(x, False), "(y, saved)")[0]
 
-    def backward(self, dy: Array, saved: Any) -> tuple[Array, Sequence[Array | None] | Mapping[str, Array]]:
+    def backward(self, dy: Array, saved: Any) -> tuple[Any, Sequence[Array | None] | Mapping[str, Array]]:
         """(dx, grads): the gradient of the input, and of the weights: a list in their order, or a dict by name."""
         raise NotImplementedError(f"{type(self).__name__} must define backward(dy, saved) -> (dx, grads)")
 
-    def emit(self, builder: ProgramBuilder, source: int, shape: Shape, output_shape: Shape) -> int:
-        """Adds this layer to a program; returns the value that holds its output."""
-        return builder.python(self, source, shape, output_shape)
+    def emit(self, builder: ProgramBuilder, sources: tuple[int, ...], input_shape: Shapes, output_shape: Shape) -> int:
+        """Adds this layer to a program, reading these values; returns the value that holds its output."""
+        return builder.python(self, sources, input_shape, output_shape)
 
     # -- for users -----------------------------------------------------------------------------------------------
 
@@ -176,23 +203,39 @@ class Layer(Configurable):
         return True
 
     def __call__(self, x: Any) -> Any:
-        """Connects to a value of a model under construction, or computes the output for an array."""
-        if isinstance(x, Value):
-            return Value(self.prepare(x.shape), self, x)
+        """Connects to a value of a model under construction (a list of values for layers that take one), or computes
+        the output for arrays."""
+        values = (x,) if isinstance(x, Value) else tuple(x) if isinstance(x, (list, tuple)) else ()
+        if values and all(isinstance(value, Value) for value in values):
+            if self.takes_list == isinstance(x, Value):
+                wanted = (
+                    "a list of values" if self.takes_list else "one value (Add, Multiply and Concatenate join several)"
+                )
+                raise TypeError(f"{self.name}: expected {wanted}; received {x!r:.100}")
+            shapes = tuple(value.shape for value in values)
+            return Value(self.prepare(shapes if self.takes_list else shapes[0]), self, values)
         from .data import as_rows
 
-        x = as_rows(x, self.input_shape, self.name)
+        if self.takes_list and not isinstance(x, (list, tuple)):
+            raise TypeError(f"{self.name}: expected a list of arrays; received {type(x).__name__}")
+        given = list(x) if self.takes_list else [x]
+        known = self.input_shape if self.takes_list and self.built else [self.input_shape] * len(given)
+        if not given or len(known) != len(given):
+            raise ShapeError(f"{self.name}: expected a list of {len(known) or 'some'} arrays; received {len(given)}")
+        arrays = [as_rows(a, shape, self.name) for a, shape in zip(given, known, strict=True)]
         if not self.built:
             from .random import make_key
 
-            self.prepare(x.shape[1:])
+            found = tuple(a.shape[1:] for a in arrays)
+            self.prepare(found if self.takes_list else found[0])
             key = make_key(None)
             for step, weight in enumerate(self.weights):
                 weight.initialize(key, step)
-        dtype = self.weights[0].dtype if self.weights else np.result_type(x, np.float32)
-        return self._output_of(np.ascontiguousarray(x, dtype))
+        dtype = self.weights[0].dtype if self.weights else np.result_type(*arrays, np.float32)
+        arrays = [np.ascontiguousarray(a, dtype) for a in arrays]
+        return self._output_of(arrays if self.takes_list else arrays[0])
 
-    def prepare(self, input_shape: Shape, output_shape: Shape | None = None) -> Shape:
+    def prepare(self, input_shape: Shapes, output_shape: Shape | None = None) -> Shape:
         """Builds once, checks that later uses have the same shape; returns the output's, found out when not given."""
         if not self.built:
             try:
@@ -229,6 +272,7 @@ class Layer(Configurable):
         config = super().get_config()
         config.pop("name", None)  # names and the trainable flag belong to the model's list of layers
         config.pop("trainable", None)
+        config.pop("learning_rate_multiplier", None)
         return config
 
     def __repr__(self) -> str:
@@ -244,7 +288,7 @@ class _BuiltIn(Layer):
         home: Any = next(cls for cls in type(self).__mro__ if cls.__module__ == __name__)
         return type(self).forward is not home.forward or type(self).backward is not home.backward
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
+    def compute_output_shape(self, input_shape: Shapes) -> Shape:
         return super().compute_output_shape(input_shape) if self.is_python else input_shape
 
 
@@ -257,6 +301,7 @@ class Dense(_BuiltIn):
     activation : a name or activation; None is linear
     use_bias : whether b is there
     kernel_initializer, bias_initializer : how w (in, units) and b (units,) begin: a name, an Initializer or an array
+    learning_rate_multiplier : times the optimizer's learning rate, for this layer
 
     >>> import numpy as np, fastperceptron as fp
     >>> layer = fp.Dense(1, kernel_initializer=np.array([[1.0], [2.0]]), bias_initializer=np.array([0.5]))
@@ -274,8 +319,9 @@ class Dense(_BuiltIn):
         *,
         name: str | None = None,
         trainable: bool = True,
+        learning_rate_multiplier: float = 1.0,
     ) -> None:
-        super().__init__(name=name, trainable=trainable)
+        super().__init__(name=name, trainable=trainable, learning_rate_multiplier=learning_rate_multiplier)
         if isinstance(units, bool) or not isinstance(units, (int, np.integer)) or units < 1:
             raise ValueError(f"Dense: units must be a positive integer; received {units!r}")
         self.units = int(units)
@@ -284,7 +330,7 @@ class Dense(_BuiltIn):
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: Shapes) -> None:
         if len(input_shape) != 1:
             raise ShapeError(
                 f"{self.name}: Dense takes rows of one axis, (n, in);"
@@ -294,18 +340,18 @@ class Dense(_BuiltIn):
         if self.use_bias:
             self.add_weight("bias", (self.units,), self.bias_initializer)
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
+    def compute_output_shape(self, input_shape: Shapes) -> Shape:
         return super().compute_output_shape(input_shape) if self.is_python else (self.units,)
 
-    def emit(self, builder: ProgramBuilder, source: int, shape: Shape, output_shape: Shape) -> int:
+    def emit(self, builder: ProgramBuilder, sources: tuple[int, ...], input_shape: Shapes, output_shape: Shape) -> int:
         if self.is_python:
-            return super().emit(builder, source, shape, output_shape)
+            return super().emit(builder, sources, input_shape, output_shape)
         f = self.activation
         inner = activations.linear if f.name == "softmax" else f
         z = builder.operation(
-            "dense", self, source, output_shape, builder.parameters_of(self), activation=inner.name, alpha=inner.alpha
+            "dense", self, sources, output_shape, builder.parameters_of(self), activation=inner.name, alpha=inner.alpha
         )
-        return z if inner is f else builder.operation("activation", self, z, output_shape, activation=f.name)
+        return z if inner is f else builder.operation("activation", self, (z,), output_shape, activation=f.name)
 
     def forward(self, x: Array, training: bool) -> tuple[Array, Any]:
         from . import backends
@@ -368,15 +414,15 @@ class Activation(_BuiltIn):
         super().__init__(name=name, trainable=trainable)
         self.activation = activations.get(activation)
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: Shapes) -> None:
         if self.activation.name == "softmax" and len(input_shape) != 1:
             raise ShapeError(f"{self.name}: softmax takes rows of one axis, (n, in); received {('n', *input_shape)}")
 
-    def emit(self, builder: ProgramBuilder, source: int, shape: Shape, output_shape: Shape) -> int:
+    def emit(self, builder: ProgramBuilder, sources: tuple[int, ...], input_shape: Shapes, output_shape: Shape) -> int:
         if self.is_python:
-            return super().emit(builder, source, shape, output_shape)
+            return super().emit(builder, sources, input_shape, output_shape)
         f = self.activation
-        return builder.operation("activation", self, source, output_shape, activation=f.name, alpha=f.alpha)
+        return builder.operation("activation", self, sources, output_shape, activation=f.name, alpha=f.alpha)
 
     def forward(self, x: Array, training: bool) -> tuple[Array, Any]:
         y = self.activation(x)
@@ -403,13 +449,13 @@ class Dropout(_BuiltIn):
             raise ValueError(f"Dropout: rate must be at least 0 and below 1; received {rate!r}")
         self.rate = float(rate)
 
-    def emit(self, builder: ProgramBuilder, source: int, shape: Shape, output_shape: Shape) -> int:
+    def emit(self, builder: ProgramBuilder, sources: tuple[int, ...], input_shape: Shapes, output_shape: Shape) -> int:
         if self.is_python:
-            return super().emit(builder, source, shape, output_shape)
+            return super().emit(builder, sources, input_shape, output_shape)
         stream = builder.dropout_stream()
         if self.rate == 0:
-            return source
-        return builder.operation("dropout", self, source, output_shape, rate=self.rate, stream=stream)
+            return sources[0]
+        return builder.operation("dropout", self, sources, output_shape, rate=self.rate, stream=stream)
 
     def forward(self, x: Array, training: bool) -> tuple[Array, Any]:
         """Outside a model nothing is dropped: the mask belongs to a model's key and step."""
@@ -429,14 +475,128 @@ class Flatten(_BuiltIn):
     (5, 64)
     """
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
+    def compute_output_shape(self, input_shape: Shapes) -> Shape:
         return (math.prod(input_shape),)
 
-    def emit(self, builder: ProgramBuilder, source: int, shape: Shape, output_shape: Shape) -> int:
-        return super().emit(builder, source, shape, output_shape) if self.is_python else source
+    def emit(self, builder: ProgramBuilder, sources: tuple[int, ...], input_shape: Shapes, output_shape: Shape) -> int:
+        return super().emit(builder, sources, input_shape, output_shape) if self.is_python else sources[0]
 
     def forward(self, x: Array, training: bool) -> tuple[Array, Any]:
         return x.reshape(x.shape[0], -1), x.shape
 
     def backward(self, dy: Array, saved: Any) -> tuple[Array, list[Array | None]]:
         return dy.reshape(saved), []
+
+
+class _Join(_BuiltIn):
+    """A layer that makes one value of several."""
+
+    takes_list = True
+    kind: str
+
+    def __init__(self, *, name: str | None = None, trainable: bool = True) -> None:
+        super().__init__(name=name, trainable=trainable)
+
+    def build(self, input_shape: Shapes) -> None:
+        if any(shape != input_shape[0] for shape in input_shape):
+            raise ShapeError(f"{self.name}: expected values of one shape; received {_shapes_text(input_shape)}")
+
+    def compute_output_shape(self, input_shape: Shapes) -> Shape:
+        return super().compute_output_shape(input_shape) if self.is_python else input_shape[0]
+
+    def emit(self, builder: ProgramBuilder, sources: tuple[int, ...], input_shape: Shapes, output_shape: Shape) -> int:
+        if self.is_python:
+            return super().emit(builder, sources, input_shape, output_shape)
+        return builder.operation(self.kind, self, sources, output_shape)
+
+
+class Add(_Join):
+    """y = x1 + x2 + ..., called on a list of values of one shape; a skip connection, for one.
+
+    >>> import fastperceptron as fp
+    >>> fp.Add()([[[1.0, 2.0]], [[3.0, 4.0]]])
+    array([[4., 6.]])
+    >>> x = fp.Input((8,))
+    >>> model = fp.Model(x, fp.Add()([x, fp.Dense(8, activation="relu")(x)]))
+    """
+
+    kind = "add"
+
+    def forward(self, x: Any, training: bool) -> tuple[Array, Any]:
+        y = x[0].copy()
+        for more in x[1:]:
+            y += more
+        return y, len(x)
+
+    def backward(self, dy: Array, saved: Any) -> tuple[Any, list[Array | None]]:
+        return [dy] * saved, []
+
+
+class Multiply(_Join):
+    """y = x1 x2 ..., element by element, called on a list of values of one shape; a gate, for one.
+
+    >>> import fastperceptron as fp
+    >>> fp.Multiply()([[[1.0, 2.0]], [[3.0, 4.0]]])
+    array([[3., 8.]])
+    """
+
+    kind = "multiply"
+
+    def forward(self, x: Any, training: bool) -> tuple[Array, Any]:
+        y = x[0].copy()
+        for more in x[1:]:
+            y *= more
+        return y, x
+
+    def backward(self, dy: Array, saved: Any) -> tuple[Any, list[Array | None]]:
+        gradients = []
+        for place in range(len(saved)):
+            dx = dy
+            for other, factor in enumerate(saved):
+                if other != place:
+                    dx = dx * factor
+            gradients.append(dx)
+        return gradients, []
+
+
+class Concatenate(_Join):
+    """The columns of x1, x2, ... side by side, called on a list of values with rows of one axis.
+
+    Parameters
+    ----------
+    axis : -1 or 1, the only axis that rows of one axis leave
+
+    >>> import fastperceptron as fp
+    >>> fp.Concatenate()([[[1.0, 2.0]], [[3.0]]])
+    array([[1., 2., 3.]])
+    """
+
+    kind = "concatenate"
+
+    def __init__(self, axis: int = -1, *, name: str | None = None, trainable: bool = True) -> None:
+        super().__init__(name=name, trainable=trainable)
+        if axis not in (-1, 1):
+            raise ValueError(f"Concatenate: axis must be -1 or 1; received {axis!r}")
+        self.axis = axis
+
+    def build(self, input_shape: Shapes) -> None:
+        if any(len(shape) != 1 for shape in input_shape):
+            raise ShapeError(
+                f"{self.name}: Concatenate takes rows of one axis, (n, in);"
+                f" received {_shapes_text(input_shape)}; put Flatten before it"
+            )
+
+    def compute_output_shape(self, input_shape: Shapes) -> Shape:
+        if self.is_python:
+            return super().compute_output_shape(input_shape)
+        return (sum(shape[0] for shape in input_shape),)
+
+    def forward(self, x: Any, training: bool) -> tuple[Array, Any]:
+        return np.concatenate(x, axis=1), [part.shape[1] for part in x]
+
+    def backward(self, dy: Array, saved: Any) -> tuple[Any, list[Array | None]]:
+        return np.split(dy, np.cumsum(saved)[:-1], axis=1), []
+
+
+def _shapes_text(shapes: Shapes) -> str:
+    return ", ".join(str(("n", *shape)) for shape in shapes)

@@ -220,7 +220,7 @@ _BY_NAME: dict[str, type[Metric]] = {
 }
 
 
-def get(identifier: Any, loss: Loss, width: int) -> Metric:
+def get(identifier: Any, loss: Loss | None, width: int) -> Metric:
     """A metric from its name or itself. "accuracy" is the one that fits `loss` and the `width` of the output."""
     if isinstance(identifier, Metric):
         return identifier
@@ -232,19 +232,18 @@ def get(identifier: Any, loss: Loss, width: int) -> Metric:
     return metric
 
 
-def _accuracy(name: str, loss: Loss, width: int) -> Metric:
-    if loss.takes_labels:
+def _accuracy(name: str, loss: Loss | None, width: int) -> Metric:
+    if loss is not None and loss.takes_labels:
         return SparseCategoricalAccuracy(name)
     if isinstance(loss, (BinaryCrossentropy, Hinge, Perceptron)) or (
         width == 1 and not isinstance(loss, CategoricalCrossentropy)
     ):
-        return BinaryAccuracy(loss.threshold, name)
+        return BinaryAccuracy(0.5 if loss is None else loss.threshold, name)
     return CategoricalAccuracy(name)
 
 
-def check_names(metrics: Sequence[Metric]) -> None:
-    """Two metrics under one name would overwrite each other in the logs."""
-    names = ["loss", *(metric.name for metric in metrics)]
+def check_names(names: Sequence[str]) -> None:
+    """Two logs under one name would overwrite each other."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"compile: metric names must differ; received {', '.join(twice)} more than once")

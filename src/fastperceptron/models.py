@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from . import backends, random
 from .checks import kind_of
 from .errors import NotBuiltError
-from .graph import Call, Graph, build_graph, calls_between, name_layers
+from .graph import Graph, build_graph, chain, name_layers, structure_of
 from .layers import Input, Layer, Shape, Value, checked_shape
 from .ownership import Ownership
 from .program import PRECISIONS
@@ -39,16 +39,29 @@ Classes = Mapping[str, type[Any]]
 
 
 class Model(Trainer):
-    """A network from `inputs` to `outputs`.
+    """A network from `inputs` to `outputs`: any graph of layers.
+
+    A value may be read by several layers and also be an output, a layer may be used several times, and Add, Multiply
+    and Concatenate bring values together.
 
     Parameters
     ----------
-    inputs, outputs : the ``Input``, and the value computed from it
+    inputs : an ``Input``, or a list of them
+    outputs : a value computed from them, a list of values, or a dict {name: value}
     seed : int or numpy Generator; decides weights, order of rows and dropout. None: different every time
     dtype : "float32", "float64" or "mixed_bfloat16"
         "mixed_bfloat16": the operands of dense products are rounded to bfloat16; their sums and all else, weights and
         predictions included, are float32.
     backend : "native", "numpy", "auto", or None for the one in force
+
+    >>> import fastperceptron as fp
+    >>> a, b = fp.Input((8,), name="text"), fp.Input((3,), name="numbers")
+    >>> h = fp.Dense(8, activation="relu")(fp.Concatenate()([a, b]))
+    >>> h = fp.Add()([h, a])
+    >>> model = fp.Model([a, b], [fp.Dense(1, name="price")(h), fp.Dense(5, name="kind")(h)], seed=0)
+    >>> price, kind = model.predict({"text": [[0.0] * 8], "numbers": [[1.0, 2.0, 3.0]]})
+    >>> price.shape, kind.shape
+    ((1, 1), (1, 5))
     """
 
     def __init__(
@@ -61,17 +74,11 @@ class Model(Trainer):
         backend: str | None = None,
         name: str = "model",
     ) -> None:
-        if not isinstance(inputs, Input) or not isinstance(outputs, Value):
-            kinds = f"{type(inputs).__name__}, {type(outputs).__name__}"
-            raise TypeError(f"Model: expected an Input and a value computed from it; received {kinds}")
         self._prepare(seed, dtype, backend, name)
-        calls = calls_between(inputs, outputs)
-        if not calls:
-            raise ValueError("Model: expected at least one layer between inputs and outputs; received none")
-        layers = list(dict.fromkeys(call.layer for call in calls))
-        self._own(layers)
-        name_layers(layers)
-        self._adopt(build_graph(inputs.shape, calls, dtype), random.make_key(seed))
+        structure = structure_of(inputs, outputs)
+        self._own(structure.layers)
+        name_layers(structure.layers)
+        self._adopt(build_graph(structure, dtype), random.make_key(seed))
 
     def _prepare(self, seed: Any, dtype: str, backend: str | None, name: str) -> None:
         if dtype not in PRECISIONS:
@@ -102,14 +109,26 @@ class Model(Trainer):
         return self._network is not None
 
     @property
-    def input_shape(self) -> Shape:
-        """Shape of one sample, without the batch axis."""
-        return self._built_graph("input_shape").input_shape
+    def input_shape(self) -> Any:
+        """Shape of one sample, without the batch axis; a list of them with several inputs."""
+        shapes = self._built_graph("input_shape").input_shapes
+        return shapes[0] if len(shapes) == 1 else list(shapes)
 
     @property
-    def output_shape(self) -> Shape:
-        """Shape of one output, without the batch axis."""
-        return self._built_graph("output_shape").output_shape
+    def output_shape(self) -> Any:
+        """Shape of one output, without the batch axis; a list of them with several outputs."""
+        shapes = self._built_graph("output_shape").output_shapes
+        return shapes[0] if len(shapes) == 1 else list(shapes)
+
+    @property
+    def input_names(self) -> list[str]:
+        """By which a dict of inputs names them."""
+        return list(self._built_graph("input_names").input_names)
+
+    @property
+    def output_names(self) -> list[str]:
+        """By which dicts of targets, losses and metrics name them: keys of a dict of outputs, else names of layers."""
+        return list(self._built_graph("output_names").output_names)
 
     @property
     def backend(self) -> str:
@@ -303,16 +322,24 @@ class Model(Trainer):
     def get_config(self) -> dict[str, Any]:
         """The structure as JSON data, without weights."""
         graph = self._built_graph("get_config")
-        layers = graph.layers
+        structure, layers = graph.structure, graph.layers
         number = {layer: index for index, layer in enumerate(layers)}
-        return {
+        config = {
             "class": "Model",
             "name": self.name,
             "dtype": self.dtype,
             "seed": self._seed,
-            "input_shape": list(graph.input_shape),
             "layers": [_layer_entry(layer, graph) for layer in layers],
             "calls": [number[call.layer] for call in graph.calls],
+        }
+        if structure.is_chain and structure.input_names == ("input",):
+            return config | {"input_shape": list(structure.input_shapes[0])}
+        inputs = zip(structure.input_names, structure.input_shapes, strict=True)
+        return config | {
+            "inputs": [{"name": name, "shape": list(shape)} for name, shape in inputs],
+            "connections": [list(call.inputs) for call in graph.calls],
+            "outputs": list(structure.outputs),
+            "output_keys": None if structure.output_keys is None else list(structure.output_keys),
         }
 
     @staticmethod
@@ -330,11 +357,14 @@ class Model(Trainer):
     def _file_config(self) -> dict[str, Any]:
         compiled = None
         if self._compiled is not None:
+            chosen = self._compiled
             compiled = {
-                "optimizer": serialize(self._compiled.optimizer),
-                "loss": serialize(self._compiled.loss),
-                "metrics": serialize(self._compiled.metrics),
+                "optimizer": serialize(chosen.optimizer),
+                "loss": serialize(chosen.losses[0] if len(chosen.losses) == 1 else chosen.losses),
+                "metrics": serialize(chosen.metrics[0] if len(chosen.metrics) == 1 else chosen.metrics),
             }
+            if any(weight != 1 for weight in chosen.weights):
+                compiled["loss_weights"] = list(chosen.weights)
         return {"model": self.get_config(), "compile": compiled, "metadata": serialize(self.metadata)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -375,7 +405,9 @@ class Model(Trainer):
     def __getstate__(self) -> dict[str, Any]:
         parts: list[Any] = list(self.layers)
         if self._compiled is not None:
-            parts += [self._compiled.optimizer, self._compiled.loss, *self._compiled.metrics]
+            parts += [self._compiled.optimizer, *self._compiled.losses]
+            parts += [metric for metrics in self._compiled.metrics for metric in metrics]
+        parts = [part for part in parts if part is not None]
         parts += [value for part in parts if not isinstance(part, str) for value in vars(part).values()]
         mine = f"{__package__}."
         foreign = {type(p) for p in parts if isinstance(p, Configurable) and not type(p).__module__.startswith(mine)}
@@ -462,8 +494,8 @@ class Sequential(Model):
         """Makes the weights for samples of this shape (a leading None, the batch, is ignored)."""
         shape = checked_shape(input_shape, "build")
         if self._graph is not None:
-            if shape != self._graph.input_shape:
-                raise ValueError(f"build: built for samples of shape {self._graph.input_shape}; received {shape}")
+            if shape != self.input_shape:
+                raise ValueError(f"build: built for samples of shape {self.input_shape}; received {shape}")
             return
         with self._ownership.writing("build"), self._structured(shape):
             pass
@@ -489,14 +521,9 @@ class Sequential(Model):
             raise
 
     def _chain_graph(self, shape: Shape, output_shapes: Mapping[int, Shape] | None = None) -> Graph:
-        calls = []
-        start = shape
-        for number, layer in enumerate(self._chain):
-            output_shape = layer.prepare(shape, (output_shapes or {}).get(number))
-            calls.append(Call(layer, shape, output_shape))
-            shape = output_shape
+        structure = chain(shape, self._chain, output_shapes or {})
         self._name_chain()
-        return build_graph(start, calls, self.dtype)
+        return build_graph(structure, self.dtype)
 
     def add(self, layer: Layer | Input) -> None:
         """Appends a layer. In a built model the weights stay and the optimizer's memory begins anew."""
@@ -524,7 +551,7 @@ class Sequential(Model):
 
     def _rechain(self) -> None:
         self._name_chain()
-        shape = self._given_shape if self._graph is None else self._graph.input_shape
+        shape = self._given_shape if self._graph is None else self._graph.input_shapes[0]
         if shape is None:
             return
         if not self._chain:
@@ -537,7 +564,7 @@ class Sequential(Model):
         self._network.step = step
 
     def get_config(self) -> dict[str, Any]:
-        shape = self._given_shape if self._graph is None else self._graph.input_shape
+        shape = self._given_shape if self._graph is None else self._graph.input_shapes[0]
         layers = self.layers
         return {
             "class": "Sequential",
@@ -557,6 +584,8 @@ def _layer_entry(layer: Layer, graph: Graph | None) -> dict[str, Any]:
         "trainable": layer.trainable,
         "config": serialize(layer.get_config()),
     }
+    if layer.learning_rate_multiplier != 1:
+        entry["learning_rate_multiplier"] = layer.learning_rate_multiplier
     if layer.is_python and graph is not None:
         # So that loading need not run the layer to know its shape.
         entry["output_shape"] = next(list(call.output_shape) for call in graph.calls if call.layer is layer)

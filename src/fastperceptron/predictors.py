@@ -102,11 +102,11 @@ class ModelPredictor(Predictor):
 
     @property
     def input_shape(self) -> Shape:
-        return self._model.input_shape
+        return sample_shapes(self._model)[0]
 
     @property
     def output_shape(self) -> Shape:
-        return self._model.output_shape
+        return sample_shapes(self._model)[1]
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -117,12 +117,23 @@ class ModelPredictor(Predictor):
         return self._model.backend
 
 
+def sample_shapes(model: Model) -> tuple[Shape, Shape]:
+    """Of one sample and its output; an error for a model with several of either."""
+    graph = model._built_graph("predictor")
+    if len(graph.input_shapes) != 1 or len(graph.output_shapes) != 1:
+        raise ValueError(
+            "predictor: expected a model with one input and one output;"
+            f" received {len(graph.input_shapes)} and {len(graph.output_shapes)}; use predict"
+        )
+    return graph.input_shapes[0], graph.output_shapes[0]
+
+
 def native_predictor(model: Model) -> Any:
     """The native predictor of a model with weights; None where it has none."""
-    graph, network = model._graph, model._network
-    if network is None or graph is None or model.dtype not in _NATIVE:
+    shapes, network = sample_shapes(model), model._network
+    if network is None or model.dtype not in _NATIVE:
         return None
-    made = network.predictor(graph.input_shape, graph.output_shape)
+    made = network.predictor(*shapes)
     if made is not None:
         Predictor.register(type(made))
     return made
@@ -140,8 +151,9 @@ def restored(program: Program, parameters: list[Array], input_shape: Shape, outp
 
 def predict_through(model: Model, x: Any, out: Array | None, one: bool = False) -> Array:
     """What a predictor of this model returns, by its ``predict``."""
-    rows = _checked(x, out, model.input_shape, model.output_shape, _dtype(model), one)
-    single = rows.shape == model.input_shape
+    input_shape, output_shape = sample_shapes(model)
+    rows = _checked(x, out, input_shape, output_shape, _dtype(model), one)
+    single = rows.shape == input_shape
     y = model.predict(rows[None] if single else rows)
     result: Array = y[0] if single else y
     if out is None:

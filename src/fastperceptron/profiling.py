@@ -16,6 +16,7 @@ from .program import NEEDS_Z, Operation, Program
 from .segments import Segments
 
 if TYPE_CHECKING:
+    from .fitting import Rows
     from .models import Model
 
 __all__ = ["Profile", "ProfileRow", "profile"]
@@ -102,7 +103,7 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
     twin._push()
     rows = twin._check_data(graph, "profile", x, y, sample_weight)
     weights = rows.cast_weights(twin.dtype)
-    n = rows.x.shape[0]
+    n = rows.n
 
     def whole_step() -> None:
         assert twin._runner is not None
@@ -112,16 +113,17 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
     network.load_batch(rows.x, None, None, None, 0, n)
     call_seconds = median(_times(lambda: network.forward(0, 0, True), min(seconds / 30, 0.01)))
     clock = _Clock()
-    loss = compiled.loss if compiled.loss.native() is None else None
+    judges = [judge._replace(metrics=[]) for judge in twin._judges]
     optimizer = compiled.optimizer if compiled.optimizer.native() is None else None
-    steps = _Steps(clock, _Watched(network, clock), graph.shapes, loss, optimizer, [])
+    steps = _Steps(clock, _Watched(network, clock), graph.shapes, judges, optimizer)
     steps.set_trainable([weight.trainable and layer.trainable for weight, layer in graph.owners])
 
     def parted_step() -> None:
         steps.train_steps(rows.x, rows.y, weights, None, n, 0, n, 0.0)
 
     _times(parted_step, seconds * 2 / 3, clock.next)
-    described = _described(network.program, n, rows, network.backend, loss, optimizer)
+    in_python = any(judge.loss is not None and judge.loss.native() is None for judge in judges)
+    described = _described(network.program, n, rows, network.backend, in_python, optimizer)
     listed = [row._replace(seconds=clock.median(row.part, index)) for index, row in described]
     title = f"{type(model).__name__} {model.name!r}: one training step of {n} rows, {twin.dtype}, {_machine(network)}"
     return Profile(title, listed, step_seconds, call_seconds, _peak(twin.dtype, network.backend))
@@ -232,22 +234,29 @@ def _times(call: Callable[[], Any], seconds: float, after: Callable[[], Any] = l
 
 
 def _described(
-    program: Program, n: int, rows: Any, backend: str, loss: Any, optimizer: Any
+    program: Program, n: int, rows: Rows, backend: str, loss_in_python: bool, optimizer: Any
 ) -> Iterable[tuple[int, ProfileRow]]:
     """The rows of the table without times, in the order of a step, with the number of their operation."""
     item = 8 if program.dtype == "float64" else 4
     engine = f"native {_instruction_set()}" if backend == "native" else "numpy"
     paths = {index: _path(op, engine, program.dtype) for index, op in enumerate(program.operations)}
-    given = rows.x[:n].nbytes + rows.y.nbytes + (0 if rows.weights is None else rows.weights.nbytes)
+    given = sum(array.nbytes for arrays in rows for array in arrays if array is not None)
+    learns = [False] * len(program.widths)  # parameters are below the value
+    for op in program.operations:
+        learns[op.output] = bool(op.parameters) or any(learns[v] for v in op.inputs)
     yield -1, ProfileRow("batch", "gather", 0.0, 0.0, given + n * program.widths[0] * item, engine)
     for index, op in enumerate(program.operations):
+        if op.kind == "columns":  # a view
+            continue
         flop, elements = _forward(program, op, n)
         yield index, ProfileRow(op.name, "forward", 0.0, flop, elements * item, paths[index])
-    out = n * program.widths[program.output]
-    yield -1, ProfileRow("loss", "loss", 0.0, 0.0, 3 * out * item, engine if loss is None else "Python")
+    out = n * sum(program.widths[v] for v in program.outputs)
+    yield -1, ProfileRow("loss", "loss", 0.0, 0.0, 3 * out * item, "Python" if loss_in_python else engine)
     for index in range(len(program.operations) - 1, -1, -1):
         op = program.operations[index]
-        flop, elements = _backward(program, op, n)
+        if op.kind == "columns":
+            continue
+        flop, elements = _backward(program, op, n, any(learns[v] for v in op.inputs))
         yield index, ProfileRow(op.name, "backward", 0.0, flop, elements * item, paths[index])
     sizes = sum(int(np.prod(parameter.shape)) for parameter in program.parameters)
     update = "Python" if optimizer is not None else engine
@@ -264,8 +273,7 @@ def _forward(program: Program, op: Operation, n: int) -> tuple[float, float]:
     return 2.0 * n * np.prod(program.parameters[op.parameters[0]].shape), elements + weights
 
 
-def _backward(program: Program, op: Operation, n: int) -> tuple[float, float]:
-    needed = any(v != 0 for v in op.inputs)
+def _backward(program: Program, op: Operation, n: int, needed: bool) -> tuple[float, float]:
     read, written = n * program.widths[op.output], n * sum(program.widths[v] for v in op.inputs) * needed
     if op.kind != "dense":
         return 0.0, 2 * read + written

@@ -74,7 +74,7 @@ class Operation(NamedTuple):
     multiply    x1 x2 ..., element by element           any number of inputs of one width
     concatenate the columns of x1, x2, ...              any number of inputs
     columns     columns [begin, begin + width) of x     begin; x is value 0, and nothing is copied
-    python      layer.forward(x, training)              layer, parameters
+    python      layer.forward(x, training)              any number of inputs; layer, parameters
     =========== ======================================= ==========================================
 
     ``dense`` takes any activation but softmax. A value may feed several operations, or one several times (its gradient

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from . import backends, random
 from .checks import kind_of
 from .errors import ModelFormatError
-from .graph import Graph
-from .layers import Layer, checked_shape
+from .graph import Call, Graph, Structure, build_graph, name_layers
+from .judging import compiled_for, judges_of
+from .layers import Layer, Shape, checked_shape
 from .models import Model, Sequential
 from .serialization import deserialize, public_classes
 from .state import check_state, expected_state, set_state
-from .training import Trainer
 
 __all__ = ["from_config", "load_model", "rebuild", "without_given_values"]
 
@@ -92,26 +92,76 @@ def from_config(config: Any, custom_objects: Classes, backend: str | None) -> tu
     calls = config["calls"]
     if not all(type(call) is int and 0 <= call < len(layers) for call in calls) or len(set(calls)) != len(layers):
         raise ValueError(f"from_config: calls must use each of the {len(layers)} layers; received {calls!r:.80}")
-    model = Sequential([layers[call] for call in calls], dtype=config["dtype"], backend=backend, name=config["name"])
-    if config.get("seed") is not None:
-        model._seed = int(config["seed"])
-        model._key = random.make_key(model._seed)
+    known = [
+        checked_shape(entry["output_shape"], "from_config") if "output_shape" in entry else None
+        for entry in config["layers"]
+    ]
+    seed = None if config.get("seed") is None else int(config["seed"])
+    if config["class"] == "Model" and "connections" in config:
+        model = _empty(config, seed, backend)
+        structure = _structure(config, layers, known)
+        name_layers(layers)
+        return model, build_graph(structure, model.dtype)
+    chain = Sequential([layers[call] for call in calls], dtype=config["dtype"], backend=backend, name=config["name"])
+    if seed is not None:
+        chain._seed = seed
+        chain._key = random.make_key(seed)
     graph = None
     if config.get("input_shape") is not None and calls:
-        shape = checked_shape(config["input_shape"], "from_config")
-        known = {
-            number: checked_shape(entry["output_shape"], "from_config")
-            for number, call in enumerate(calls)
-            if "output_shape" in (entry := config["layers"][call])
-        }
-        graph = model._chain_graph(shape, known)
+        shapes = {number: shape for number, call in enumerate(calls) if (shape := known[call]) is not None}
+        graph = chain._chain_graph(checked_shape(config["input_shape"], "from_config"), shapes)
     if config["class"] == "Sequential":
-        return model, graph
+        return chain, graph
     if graph is None:
         raise ValueError("from_config: expected a Model's input shape and layers; received none")
-    functional = Model.__new__(Model)
-    functional._prepare(model._seed, model.dtype, backend, model.name)
-    return functional, graph
+    return _empty(config, seed, backend), graph
+
+
+def _empty(config: Mapping[str, Any], seed: int | None, backend: str | None) -> Model:
+    model = Model.__new__(Model)
+    model._prepare(seed, config["dtype"], backend, config["name"])
+    return model
+
+
+def _structure(config: Mapping[str, Any], layers: list[Layer], known: list[Shape | None]) -> Structure:
+    """What a file says is connected with what, every number of it checked."""
+    inputs: Any = config.get("inputs")
+    outputs: Any = config.get("outputs")
+    connections, keys = config["connections"], config.get("output_keys")
+    if not isinstance(inputs, list) or not inputs or not all(isinstance(entry, Mapping) for entry in inputs):
+        raise ValueError(f"from_config: expected inputs with names and shapes; received {inputs!r:.80}")
+    names = tuple(str(entry.get("name")) for entry in inputs)
+    if len(set(names)) != len(names):
+        raise ValueError(f"from_config: names of inputs must be unique; received {names!r:.80}")
+    shapes = tuple(checked_shape(entry.get("shape"), "from_config") for entry in inputs)
+    if not isinstance(connections, list) or len(connections) != len(config["calls"]):
+        raise ValueError(f"from_config: expected connections for each of the calls; received {connections!r:.80}")
+    found: list[Shape] = list(shapes)
+    calls: list[Call] = []
+    for number, nodes in zip(config["calls"], connections, strict=True):
+        layer = layers[number]
+        if not _are_nodes(nodes, len(found)) or (len(nodes) != 1 and not layer.takes_list):
+            raise ValueError(
+                f"from_config: {layer.name} must be connected to what comes before it; received {nodes!r:.80}"
+            )
+        given = tuple(found[node] for node in nodes)
+        shape = given if layer.takes_list else given[0]
+        calls.append(Call(layer, tuple(nodes), shape, layer.prepare(shape, known[number])))
+        found.append(calls[-1].output_shape)
+    if not _are_nodes(outputs, len(found)):
+        raise ValueError(f"from_config: expected outputs among the {len(found)} values; received {outputs!r:.80}")
+    if keys is not None and (
+        not isinstance(keys, list)
+        or not all(isinstance(key, str) for key in keys)
+        or len(set(keys)) != len(keys)
+        or len(keys) != len(outputs)
+    ):
+        raise ValueError(f"from_config: expected a name for each of the {len(outputs)} outputs; received {keys!r:.80}")
+    return Structure(names, shapes, tuple(calls), tuple(outputs), None if keys is None else tuple(keys))
+
+
+def _are_nodes(numbers: Any, count: int) -> bool:
+    return isinstance(numbers, list) and bool(numbers) and all(type(n) is int and 0 <= n < count for n in numbers)
 
 
 def _layer_from_entry(entry: Any, classes: Classes) -> Layer:
@@ -120,7 +170,10 @@ def _layer_from_entry(entry: Any, classes: Classes) -> Layer:
     layer = deserialize({"class": entry.get("class"), "config": entry.get("config", {})}, classes, "layer")
     if not isinstance(layer, Layer):
         raise ValueError(f"from_config: expected a layer; received {entry.get('class')!r:.80}")
-    Layer.__init__(layer, name=entry["name"], trainable=bool(entry.get("trainable", True)))
+    multiplier = entry.get("learning_rate_multiplier", 1.0)
+    Layer.__init__(
+        layer, name=entry["name"], trainable=bool(entry.get("trainable", True)), learning_rate_multiplier=multiplier
+    )
     return layer
 
 
@@ -139,8 +192,10 @@ def _parts(config: Any, custom_objects: Classes, backend: str | None) -> tuple[M
         kind: deserialize(stored.get(field), {**public_classes(kind), **custom_objects}, kind)
         for kind, field in (("optimizer", "optimizer"), ("loss", "loss"), ("metric", "metrics"))
     }
-    Trainer.compile(model, found["optimizer"], found["loss"], found["metric"])
-    assert model._compiled is not None
+    names = ("output",) if graph is None else graph.output_names
+    weights = stored.get("loss_weights")
+    model._compiled = compiled_for(names, found["optimizer"], found["loss"], found["metric"], weights)
+    judges_of(model._compiled, graph)
     return model, graph, model._compiled
 
 

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends.protocol import Network
+from .backends.protocol import Arrays, Network, OptionalArrays
 from .checks import check_pair
 from .errors import ShapeError
-from .layers import Layer, Shape
+from .judging import Judge
+from .layers import Layer, Shape, Shapes
 from .losses import Loss
-from .metrics import Metric
 from .optimizers import Optimizer
 from .program import Operation
 
@@ -49,26 +49,30 @@ class Segments:
     """Runs a network whose program, loss, optimizer or metrics are partly Python.
 
     shapes: of the rows that each Python operation takes and gives, by its output value.
-    loss, optimizer: None where the network's own is in force. metrics: those written in Python.
+    judges: of each output; what of them is native is the network's already. optimizer: None where the network's own is
+    in force.
     """
 
     def __init__(
         self,
         network: Network,
-        shapes: Mapping[int, tuple[Shape, Shape]],
-        loss: Loss | None,
+        shapes: Mapping[int, tuple[Shapes, Shape]],
+        judges: Sequence[Judge],
         optimizer: Optimizer | None,
-        metrics: Sequence[Metric],
     ) -> None:
         self.network = network
         self._shapes = shapes
         self._operations = network.program.operations
-        self._output = network.program.output
-        self._loss = loss
+        self._outputs = network.program.outputs
+        self._judges = judges
         self._optimizer = optimizer
-        self._metrics = metrics
+        self._python_losses = [
+            judge.loss if judge.loss is not None and judge.loss.native() is None else None for judge in judges
+        ]
+        self._python_metrics = [[m for m in judge.metrics if m.native() is None] for judge in judges]
         self._segments = _cut(self._operations)
-        self._trainable = [True] * len(network.program.parameters)
+        self._rates = [1.0] * len(network.program.parameters)
+        self.set_trainable([True] * len(network.program.parameters))
         self._lock = threading.Lock()  # predictions share the network's one batch
         self.slots: dict[str, list[Array]] = {}
         self.set_slot_names()
@@ -87,28 +91,44 @@ class Segments:
 
     def set_trainable(self, flags: Sequence[bool]) -> None:
         self._trainable = list(flags)
+        # A gradient is worth computing where it comes from a loss and leads to something that learns.
+        values = range(len(self.network.program.widths))
+        wanted, reached = [False for _ in values], [False for _ in values]
+        for op in self._operations:
+            wanted[op.output] = any(wanted[v] for v in op.inputs) or any(flags[p] for p in op.parameters)
+        for judge, output in zip(self._judges, self._outputs, strict=False):  # none before compile
+            reached[output] |= judge.loss is not None
+        for op in reversed(self._operations):
+            for v in op.inputs:
+                reached[v] |= reached[op.output]
+        self._wanted = [a and b for a, b in zip(wanted, reached, strict=True)]
+
+    def set_rates(self, rates: Sequence[float]) -> None:
+        self._rates = list(rates)
 
     # -- logs ----------------------------------------------------------------------------------------------------
 
     def reset_metrics(self) -> None:
         self.network.reset_metrics()
-        self._sums = np.zeros(2)
-        for metric in self._metrics:
-            metric.reset_state()
+        self._sums = [np.zeros(2) for _ in self._judges]
+        for metrics in self._python_metrics:
+            for metric in metrics:
+                metric.reset_state()
 
     def get_metrics(self) -> list[NDArray[np.float64]]:
         sums = self.network.get_metrics()
-        if self._loss is not None:
-            sums[0] = self._sums.copy()
+        for place, loss in enumerate(self._python_losses):
+            if loss is not None:
+                sums[place] = self._sums[place].copy()
         return sums
 
     # -- whole runs ----------------------------------------------------------------------------------------------
 
     def train_steps(
         self,
-        x: Array,
-        y: Array,
-        sample_weight: Array | None,
+        x: Arrays,
+        y: OptionalArrays,
+        sample_weight: OptionalArrays,
         rows: Rows | None,
         batch_size: int,
         begin: int,
@@ -126,9 +146,9 @@ class Segments:
 
     def evaluate_steps(
         self,
-        x: Array,
-        y: Array,
-        sample_weight: Array | None,
+        x: Arrays,
+        y: OptionalArrays,
+        sample_weight: OptionalArrays,
         rows: Rows | None,
         batch_size: int,
         begin: int,
@@ -142,20 +162,22 @@ class Segments:
                 self.network.load_batch(x, y, sample_weight, rows, begin, stop)
                 self._forward(False)
                 self.network.loss(False)
-                self._judge(_part(y, rows, begin, stop), _part(sample_weight, rows, begin, stop), False)
+                self._judge(_parts(y, rows, begin, stop), _parts(sample_weight, rows, begin, stop), False)
             begin = stop
             if perf_counter() >= deadline:
                 break
         return begin
 
-    def predict(self, x: Array, out: Array, begin: int, end: int, budget: float) -> int:
+    def predict(self, x: Arrays, out: Arrays, begin: int, end: int, budget: float) -> int:
+        outputs: list[Array] = [out] if isinstance(out, np.ndarray) else list(out)
         deadline = perf_counter() + budget
         while begin < end:
             stop = min(begin + _PREDICT_ROWS, end)
             with self._lock:
                 self.network.load_batch(x, None, None, None, begin, stop)
                 self._forward(False)
-                out[begin:stop] = self.network.get_value(self._output)
+                for array, value in zip(outputs, self._outputs, strict=True):
+                    array[begin:stop] = self.network.get_value(value)
             begin = stop
             if perf_counter() >= deadline:
                 break
@@ -163,14 +185,14 @@ class Segments:
 
     # -- one step ------------------------------------------------------------------------------------------------
 
-    def _train(self, x: Array, y: Array, weights: Array | None, rows: Rows | None, begin: int, end: int) -> None:
+    def _train(
+        self, x: Arrays, y: OptionalArrays, weights: OptionalArrays, rows: Rows | None, begin: int, end: int
+    ) -> None:
         network = self.network
         network.load_batch(x, y, weights, rows, begin, end)
         saved = self._forward(True)
         network.loss(True)
-        gradient = self._judge(_part(y, rows, begin, end), _part(weights, rows, begin, end), True)
-        if gradient is not None:
-            network.set_value_gradient(self._output, gradient)
+        self._judge(_parts(y, rows, begin, end), _parts(weights, rows, begin, end), True)
         self._backward(saved)
         if self._optimizer is None:
             network.update()
@@ -186,64 +208,73 @@ class Segments:
                 continue
             op = self._operations[first]
             shape, output_shape = self._shapes[op.output]
-            x = network.get_value(op.inputs[0])
-            n = len(x)
-            result = op.layer.forward(x.reshape(n, *shape), training)
+            shapes = shape if op.layer.takes_list else (shape,)
+            xs = [network.get_value(v) for v in op.inputs]
+            n, dtype = len(xs[0]), xs[0].dtype
+            xs = [x.reshape(n, *own) for x, own in zip(xs, shapes, strict=True)]
+            result = op.layer.forward(xs if op.layer.takes_list else xs[0], training)
             y, saved[first] = check_pair(f"{op.name}.forward", result, "(y, saved)")
-            y = _checked(y, (n, *output_shape), x.dtype, f"{op.name}.forward", "y")
+            y = _checked(y, (n, *output_shape), dtype, f"{op.name}.forward", "y")
             network.set_value(op.output, y.reshape(n, network.program.widths[op.output]))
         return saved
 
-    def _judge(self, y: Array, weights: Array | None, training: bool) -> Array | None:
-        """Python metrics and the Python loss of the batch; the gradient of the output when training."""
-        if self._loss is None and not self._metrics:
-            return None
-        prediction = self.network.get_value(self._output)
-        gradient = None
-        target = y if y.ndim == 1 else np.asarray(y, prediction.dtype)
-        if self._loss is not None:
-            given = np.ones(len(y), prediction.dtype) if weights is None else np.asarray(weights, prediction.dtype)
-            name = f"{self._loss.name}.value_and_grad"
-            result = self._loss.value_and_grad(target, prediction, given)
-            losses, dy = check_pair(name, result, "(losses, dy)")
-            losses = _checked(losses, (len(y),), np.dtype(np.float64), name, "losses")
-            if training:
-                gradient = _checked(dy, prediction.shape, prediction.dtype, name, "dy")
-            self._sums += [float(losses @ given.astype(np.float64)), float(len(y))]
-        for metric in self._metrics:
-            metric.update_state(target, prediction, weights)
-        return gradient
+    def _judge(self, ys: list[Any], weights: list[Any], training: bool) -> None:
+        """Python metrics and losses of the batch; when training, the gradients of their outputs."""
+        for place, judge in enumerate(self._judges):
+            loss, metrics = self._python_losses[place], self._python_metrics[place]
+            if loss is None and not metrics:
+                continue
+            output = self._outputs[place]
+            prediction = self.network.get_value(output)
+            y, weight = ys[place], weights[place]
+            target = y if y.ndim == 1 else np.asarray(y, prediction.dtype)
+            if loss is not None:
+                given = np.ones(len(y), prediction.dtype) if weight is None else np.asarray(weight, prediction.dtype)
+                losses, dy = self._value_and_grad(loss, target, prediction, given, training)
+                self._sums[place] += [float(losses @ given.astype(np.float64)), float(len(y))]
+                if dy is not None:
+                    gradient = dy if judge.weight == 1 else dy * prediction.dtype.type(judge.weight)
+                    self.network.set_value_gradient(output, gradient)
+            for metric in metrics:
+                metric.update_state(target, prediction, weight)
+
+    @staticmethod
+    def _value_and_grad(
+        loss: Loss, target: Array, prediction: Array, weights: Array, training: bool
+    ) -> tuple[Array, Array | None]:
+        name = f"{loss.name}.value_and_grad"
+        losses, dy = check_pair(name, loss.value_and_grad(target, prediction, weights), "(losses, dy)")
+        losses = _checked(losses, (len(target),), np.dtype(np.float64), name, "losses")
+        return losses, _checked(dy, prediction.shape, prediction.dtype, name, "dy") if training else None
 
     def _backward(self, saved: dict[int, Any]) -> None:
         network = self.network
-        lowest = self._lowest_trainable()
         total: dict[int, Array] = {}
         for first, last, python in reversed(self._segments):
-            if last <= lowest:
-                break
+            if not any(self._wanted[op.output] for op in self._operations[first:last]):
+                continue
             if not python:
                 network.backward(first, last)
                 continue
             op = self._operations[first]
             shape, output_shape = self._shapes[op.output]
+            shapes = shape if op.layer.takes_list else (shape,)
             dy = network.get_value_gradient(op.output)
-            n = len(dy)
-            result = op.layer.backward(dy.reshape(n, *output_shape), saved[first])
-            dx, grads = check_pair(f"{op.name}.backward", result, "(dx, grads)")
+            n, name = len(dy), f"{op.name}.backward"
+            dx, grads = check_pair(name, op.layer.backward(dy.reshape(n, *output_shape), saved[first]), "(dx, grads)")
             for index, gradient in self._parameter_gradients(op, grads):
                 total[index] = total[index] + gradient if index in total else gradient
-            if first > lowest:
-                dx = _checked(dx, (n, *shape), dy.dtype, f"{op.name}.backward", "dx")
-                network.set_value_gradient(op.inputs[0], dx.reshape(n, network.program.widths[op.inputs[0]]))
+            if not any(self._wanted[v] for v in op.inputs):
+                continue
+            dxs = dx if op.layer.takes_list else (dx,)
+            if not isinstance(dxs, (list, tuple)) or len(dxs) != len(op.inputs):
+                raise ShapeError(f"{name}: dx must be a list of {len(op.inputs)} gradients, one per value")
+            for v, own, gradient in zip(op.inputs, shapes, dxs, strict=True):
+                if self._wanted[v]:
+                    gradient = _checked(gradient, (n, *own), dy.dtype, name, "dx")
+                    network.set_value_gradient(v, gradient.reshape(n, network.program.widths[v]))
         for index, gradient in total.items():
             network.set_gradient(index, gradient)
-
-    def _lowest_trainable(self) -> int:
-        """The first operation that has something to learn; below it no gradient is wanted."""
-        for index, op in enumerate(self._operations):
-            if any(self._trainable[parameter] for parameter in op.parameters):
-                return index
-        return len(self._operations)
 
     def _parameter_gradients(self, op: Operation, grads: Any) -> Iterator[tuple[int, Array]]:
         layer: Layer = op.layer
@@ -282,7 +313,8 @@ class Segments:
                 continue
             slots = {name: arrays[index].copy() for name, arrays in self.slots.items()}
             param = network.get_parameter(index)
-            new = optimizer.update(param, network.get_gradient(index), slots)
+            with _at_rate(optimizer, self._rates[index]):
+                new = optimizer.update(param, network.get_gradient(index), slots)
             param = param if new is None else _checked(new, param.shape, param.dtype, "update", "the new param")
             if slots.keys() != self.slots.keys():
                 expected = ", ".join(self.slots) or "none"
@@ -313,10 +345,26 @@ def _cut(operations: Sequence[Operation]) -> list[_Segment]:
     return segments
 
 
-def _part(array: Any, rows: Rows | None, begin: int, end: int) -> Any:
-    if array is None:
-        return None
-    return array[begin:end] if rows is None else array[rows[begin:end]]
+def _parts(arrays: OptionalArrays, rows: Rows | None, begin: int, end: int) -> list[Any]:
+    """A batch of the array of each output."""
+    each = [arrays] if arrays is None or isinstance(arrays, np.ndarray) else arrays
+    index: Any = slice(begin, end) if rows is None else rows[begin:end]
+    return [None if array is None else array[index] for array in each]
+
+
+@contextmanager
+def _at_rate(optimizer: Optimizer, rate: float) -> Iterator[None]:
+    """The optimizer with its learning rate multiplied, for one parameter."""
+    if rate == 1:
+        yield
+        return
+    learning_rate, scaled = optimizer._learning_rate, optimizer._learning_rate * rate
+    optimizer._learning_rate = scaled
+    try:
+        yield
+    finally:
+        if optimizer._learning_rate == scaled:  # else the optimizer has changed it
+            optimizer._learning_rate = learning_rate
 
 
 def _checked(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], operation: str, name: str) -> Array:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import data
+from .judging import Judge
 from .program import NEEDS_Z, Operation
 
 if TYPE_CHECKING:
+    from .fitting import Rows
     from .models import Model
 
 __all__ = ["Trace", "trace"]
@@ -38,8 +39,9 @@ class Trace(Mapping[str, dict[str, Array]]):
     ======= ============ ===================================================================
 
     A layer used again appears once per use ("dense", "dense:2", ...), each with its own part of dw and db;
-    ``gradients`` has the sums, by "<layer>/<weight>". ``losses`` are the samples' losses, ``cost`` is sum_i weight_i
-    losses_i / n. ``str(trace)`` is a table.
+    ``gradients`` has the sums, by "<layer>/<weight>". ``losses`` are the samples' losses (with several outputs a dict
+    by output), ``cost`` is sum_i weight_i losses_i / n (the weighted sum of these). A layer that takes a list has x1,
+    x2, ... and dx1, dx2, ... ``str(trace)`` is a table.
 
     >>> import numpy as np, fastperceptron as fp
     >>> model = fp.Sequential([fp.Input((1,)), fp.Dense(1, kernel_initializer=np.array([[2.0]]))])
@@ -52,7 +54,7 @@ class Trace(Mapping[str, dict[str, Array]]):
     def __init__(self) -> None:
         self.layers: dict[str, dict[str, Array]] = {}
         self.gradients: dict[str, Array] = {}
-        self.losses: Array | None = None
+        self.losses: Array | dict[str, Array] | None = None
         self.cost: float | None = None
 
     def __getitem__(self, key: Any) -> Any:
@@ -69,18 +71,23 @@ class Trace(Mapping[str, dict[str, Array]]):
 
     def __str__(self) -> str:
         shown = [array for arrays in self.layers.values() for array in arrays.values()]
-        if self.losses is not None:
-            shown.append(self.losses)
+        losses: dict[str, Array] = {}
+        if isinstance(self.losses, dict):
+            losses = {f"{name} losses": array for name, array in self.losses.items()}
+        elif self.losses is not None:
+            losses = {"losses": self.losses}
+        shown += losses.values()
         width = max((len(_number(value)) for array in shown for value in array.reshape(-1)[:_SHOWN]), default=0)
         label = max((len(name) for arrays in self.layers.values() for name in arrays), default=0)
-        label = max(label + 2, len("losses"))
+        label = max(label + 2, *map(len, losses), len("losses"))
         lines = []
         for layer, arrays in self.layers.items():
             lines.append(layer)
             for name, array in arrays.items():
                 lines.append(f"{'  ' + name:<{label}} {_shape_text(array.shape):<14} {_values(array, width)}")
-        if self.losses is not None and self.cost is not None:
-            lines.append(f"{'losses':<{label}} {_shape_text(self.losses.shape):<14} {_values(self.losses, width)}")
+        for name, array in losses.items():
+            lines.append(f"{name:<{label}} {_shape_text(array.shape):<14} {_values(array, width)}")
+        if self.cost is not None:
             lines.append(f"{'cost':<{label}} {self.cost:.6g}")
         return "\n".join(lines)
 
@@ -101,18 +108,19 @@ class _Use:
 def trace(model: Model, x: Any, y: Any, sample_weight: Any, training: bool) -> Trace:
     """See ``Model.trace``."""
     graph = model._built_graph("trace")
+    rows = None
     if y is None:
-        matrix = data.flatten(data.as_rows(x, graph.input_shape, "trace"))
-        target, weights = None, None
+        inputs = model._check_inputs(graph, "trace", x)
     else:
         model._ready("trace")
-        matrix, target, weights = model._check_data(graph, "trace", x, y, sample_weight)
+        rows = model._check_data(graph, "trace", x, y, sample_weight)
+        inputs = rows.x
     with model._ownership.reading("trace"):
-        return _Tracer(model, matrix, training).run(target, weights)
+        return _Tracer(model, inputs, training).run(rows)
 
 
 class _Tracer:
-    def __init__(self, model: Model, x: Array, training: bool) -> None:
+    def __init__(self, model: Model, inputs: Sequence[Array], training: bool) -> None:
         assert model._graph is not None
         assert model._network is not None
         self.model = model
@@ -121,19 +129,24 @@ class _Tracer:
         self.network = model._network
         self.backend = model._backend
         self.program = self.graph.program
-        self.values: dict[int, Array] = {0: np.ascontiguousarray(x, self.program.array_dtype)}
+        x = [np.ascontiguousarray(part, self.program.array_dtype) for part in inputs]
+        self.values: dict[int, Array] = {0: x[0] if len(x) == 1 else np.concatenate(x, axis=1)}
         self.gradients: dict[int, Array] = {}
         self.parameters = [self.network.get_parameter(i) for i in range(len(self.program.parameters))]
         self.uses: list[_Use] = []
 
-    def run(self, y: Array | None, weights: Array | None) -> Trace:
+    def run(self, rows: Rows | None) -> Trace:
         result = Trace()
         for op in self.program.operations:
-            self._forward(op)
-        if y is not None:
-            self._judge(result, y, weights)
+            if op.kind == "columns":  # of one of several inputs
+                self.values[op.output] = self.values[0][:, op.begin : op.begin + self.program.widths[op.output]]
+            else:
+                self._forward(op)
+        if rows is not None:
+            self._judge_all(result, rows)
             for use in reversed(self.uses):
-                self._backward(use, result)
+                if use.operations[-1].output in self.gradients:  # a loss depends on it
+                    self._backward(use, result)
         count: dict[str, int] = {}
         for use in self.uses:
             name = use.operations[0].name
@@ -150,7 +163,10 @@ class _Tracer:
                 last.arrays["y"] = self.values[op.output] = self._activate(op, x)
                 return
         use = _Use(op)
-        use.arrays["x"] = x
+        if len(op.inputs) == 1:
+            use.arrays["x"] = x
+        else:
+            use.arrays |= {f"x{place}": self.values[v] for place, v in enumerate(op.inputs, 1)}
         self.uses.append(use)
         if op.kind == "dense":
             w = use.arrays["w"] = self.parameters[op.parameters[0]]
@@ -172,54 +188,102 @@ class _Tracer:
             y = x.copy()
             if self.training:
                 y = self.backend.dropout_forward(x, op.rate, self.network.key, op.stream, self.network.step, None)
+        elif op.kind == "python":
+            y = self._python_forward(op, use)
         else:
-            y = self._python_forward(op, x, use)
+            y, use.saved = self._join(op)
         use.arrays["y"] = self.values[op.output] = y
 
-    def _python_forward(self, op: Operation, x: Array, use: _Use) -> Array:
+    def _join(self, op: Operation) -> tuple[Array, Any]:
+        given = [self.values[v] for v in op.inputs]
+        if op.kind == "concatenate":
+            return np.concatenate(given, axis=1), None
+        y = given[0].copy()
+        for x in given[1:]:
+            y = y + x if op.kind == "add" else y * x
+        return y, given
+
+    def _join_backward(self, op: Operation, dy: Array, given: list[Array]) -> list[Array]:
+        if op.kind == "concatenate":
+            ends = np.cumsum([self.program.widths[v] for v in op.inputs])
+            return [np.ascontiguousarray(part) for part in np.split(dy, ends[:-1], axis=1)]
+        gradients = []
+        for place in range(len(given)):
+            dx = dy.copy()
+            for other, factor in enumerate(given):
+                if op.kind == "multiply" and other != place:
+                    dx = dx * factor
+            gradients.append(dx)
+        return gradients
+
+    def _python_forward(self, op: Operation, use: _Use) -> Array:
         for weight in op.layer.weights:
             use.arrays[weight.name] = weight.value
         shape, _ = self.graph.shapes[op.output]
-        y, use.saved = op.layer.forward(x.reshape(len(x), *shape), self.training)
-        return np.ascontiguousarray(y, x.dtype).reshape(len(x), self.program.widths[op.output])
+        shapes = shape if op.layer.takes_list else (shape,)
+        xs = [self.values[v].reshape(-1, *own) for v, own in zip(op.inputs, shapes, strict=True)]
+        y, use.saved = op.layer.forward(xs if op.layer.takes_list else xs[0], self.training)
+        return np.ascontiguousarray(y, xs[0].dtype).reshape(len(xs[0]), self.program.widths[op.output])
 
     def _activate(self, op: Operation, z: Array) -> Array:
         return np.asarray(self.backend.activation_forward(op.activation, op.alpha, z, None))
 
-    def _judge(self, result: Trace, y: Array, weights: Array | None) -> None:
-        assert self.model._compiled is not None
-        loss, prediction = self.model._compiled.loss, self.values[self.program.output]
+    def _judge_all(self, result: Trace, rows: Rows) -> None:
+        several = len(self.model._judges) > 1
+        losses: dict[str, Array] = {}
+        result.cost = 0.0
+        for place, judge in enumerate(self.model._judges):
+            target = rows.y[place]
+            if judge.loss is None or target is None:
+                continue
+            losses[judge.name] = self._judge(result, judge, self.program.outputs[place], target, rows.weights[place])
+        result.losses = losses if several else next(iter(losses.values()))
+
+    def _judge(self, result: Trace, judge: Judge, output: int, y: Array, weights: Array | None) -> Array:
+        """The losses of one output, whose gradient and part of the cost are added."""
+        loss, prediction = judge.loss, self.values[output]
+        assert loss is not None
+        assert result.cost is not None
         n = max(len(prediction), 1)
         given = np.ones(n, prediction.dtype) if weights is None else np.ascontiguousarray(weights, prediction.dtype)
         y = y if loss.takes_labels else np.ascontiguousarray(y, prediction.dtype)
         native = loss.native()
         if native is None:
             losses, dy = loss.value_and_grad(y, prediction, given)
+            dy = dy if judge.weight == 1 else dy * judge.weight
         else:
             losses = self.backend.loss_forward(*native, y, prediction)
-            dy = self.backend.loss_backward(*native, y, prediction, given, 1.0 / n, None)
-        result.losses = np.asarray(losses, np.float64)
-        result.cost = float(result.losses @ given.astype(np.float64) / n)
-        self.gradients[self.program.output] = np.asarray(dy)
+            dy = self.backend.loss_backward(*native, y, prediction, given, judge.weight / n, None)
+        losses = np.asarray(losses, np.float64)
+        result.cost += judge.weight * float(losses @ given.astype(np.float64) / n)
+        self._add_gradient(output, np.asarray(dy, prediction.dtype))
+        return losses
+
+    def _add_gradient(self, value: int, gradient: Array) -> None:
+        self.gradients[value] = self.gradients[value] + gradient if value in self.gradients else gradient
 
     def _backward(self, use: _Use, result: Trace) -> None:
         op, last = use.operations[0], use.operations[-1]
         dy = use.arrays["dy"] = self.gradients[last.output]
         if op.kind == "python":
-            dx = self._python_backward(op, dy, use, result)
+            dxs = self._python_backward(op, dy, use, result)
+        elif op.kind in ("add", "multiply", "concatenate"):
+            dxs = self._join_backward(op, dy, use.saved)
         elif op.kind == "dropout":
             dx = dy.copy()
             if self.training:
                 dx = self.backend.dropout_forward(dy, op.rate, self.network.key, op.stream, self.network.step, None)
+            dxs = [dx]
         else:
             z = use.arrays["z"] if op.kind == "dense" else use.arrays["x"]
             saved = z if last.activation in NEEDS_Z else use.arrays["y"]
             dx = self.backend.activation_backward(last.activation, last.alpha, dy, saved, None)
             if op.kind == "dense":
                 dx = self._dense_backward(op, dx, use, result)
-        use.arrays["dx"] = dx
-        source = op.inputs[0]
-        self.gradients[source] = self.gradients[source] + dx if source in self.gradients else dx
+            dxs = [dx]
+        for place, (source, dx) in enumerate(zip(op.inputs, dxs, strict=True), 1):
+            use.arrays["dx" if len(dxs) == 1 else f"dx{place}"] = dx
+            self._add_gradient(source, dx)
 
     def _dense_backward(self, op: Operation, dz: Array, use: _Use, result: Trace) -> Array:
         use.arrays["dz"] = dz
@@ -235,7 +299,7 @@ class _Tracer:
             return np.asarray(self.backend.bfloat16_product(dz, use.arrays["w"], transpose_b=True))
         return np.asarray(self.backend.dense_backward_input(dz, use.arrays["w"], None))
 
-    def _python_backward(self, op: Operation, dy: Array, use: _Use, result: Trace) -> Array:
+    def _python_backward(self, op: Operation, dy: Array, use: _Use, result: Trace) -> list[Array]:
         _, output_shape = self.graph.shapes[op.output]
         dx, grads = op.layer.backward(dy.reshape(len(dy), *output_shape), use.saved)
         if not isinstance(grads, Mapping):
@@ -245,7 +309,10 @@ class _Tracer:
             if grads.get(weight.name) is not None:
                 use.arrays[f"d{weight.name}"] = np.asarray(grads[weight.name])
                 self._add(result, index, use.arrays[f"d{weight.name}"])
-        return np.ascontiguousarray(dx, dy.dtype).reshape(len(dy), self.program.widths[op.inputs[0]])
+        return [
+            np.ascontiguousarray(gradient, dy.dtype).reshape(len(dy), self.program.widths[v])
+            for v, gradient in zip(op.inputs, dx if op.layer.takes_list else [dx], strict=True)
+        ]
 
     def _add(self, result: Trace, index: int, gradient: Array) -> None:
         name = self.program.parameters[index].name

@@ -56,19 +56,21 @@ class Trainer(Engine):
 
         Parameters
         ----------
-        x : (n, ...) of any real dtype; never changed, not copied
-        y : targets (n, out), or class labels (n,) for sparse losses
+        x : (n, ...) of any real dtype; never changed, not copied. Of a model with several inputs a list of such arrays
+            in their order, or a dict by name
+        y : targets (n, out), or class labels (n,) for sparse losses; for several outputs a list, or a dict by name
         batch_size : rows per step
         verbose : 0 silent; 1 or "auto" a progress bar, or lines where the output is no terminal; 2 a line per epoch
         validation_split : share of the rows, chosen by the model's key, that is held out; the same at every call
         validation_data : (x, y) or (x, y, sample_weight)
         shuffle : a new order every epoch, a function of the model's key and epoch number
         class_weight : {class: weight}; classes not named have weight 1
-        sample_weight : (n,); the cost is sum_i weight_i loss_i / rows
+        sample_weight : (n,); the cost is sum_i weight_i loss_i / rows. For several outputs one, a list or a dict
 
         Returns
         -------
-        History, whose ``history`` maps "loss", the metrics' names, and both with "val_" to one value per epoch.
+        History, whose ``history`` maps "loss", the metrics' names, and both with "val_" to one value per epoch. With
+        several outputs "loss" is the weighted sum of "<output>_loss", and metrics are "<output>_<metric>".
 
         Raises
         ------
@@ -91,19 +93,18 @@ class Trainer(Engine):
         with self._ownership.writing("fit") as outermost:
             if self._fitting and not outermost:  # a child forked from another thread's fit may begin its own
                 raise self._ownership.busy("fit", "the fit that called this callback")
-            first = data.as_rows(x, None if self._graph is None else self._graph.input_shape, "fit")
-            with self._structured(first.shape[1:]) as graph:
-                train = self._check_data(graph, "fit", first, y, sample_weight, class_weight)
-                rows, held_out = self._split(train.x.shape[0], validation_split, validation_data is not None)
+            x, shape = self._first_rows(x, "fit")
+            with self._structured(shape) as graph:
+                train = self._check_data(graph, "fit", x, y, sample_weight, class_weight)
+                rows, held_out = self._split(train.n, validation_split, validation_data is not None)
                 validation = None
                 if validation_data is not None:
                     validation = self._check_validation(graph, validation_data)
                 elif held_out is not None:
-                    weights = None
-                    if sample_weight is not None:
-                        weights = data.as_weights(sample_weight, train.x.shape[0], "fit")
-                    validation = Rows(train.x, train.y, weights)
-            count = train.x.shape[0] if rows is None else rows.size
+                    validation = train  # without the weights of classes
+                    if class_weight is not None:
+                        validation = self._check_data(graph, "fit", x, y, sample_weight)
+            count = train.n if rows is None else rows.size
             history = History()
             names = self.metrics_names
             params = {
@@ -122,6 +123,13 @@ class Trainer(Engine):
                 self._fitting = False
                 display.close()
         return history
+
+    def _first_rows(self, x: Any, operation: str) -> tuple[Any, tuple[int, ...]]:
+        """x, and the shape of a row for a model that has yet to be built."""
+        if self._graph is not None:
+            return x, ()
+        x = data.as_rows(x, None, operation)
+        return x, x.shape[1:]
 
     def _split(self, n: int, share: Any, has_data: bool) -> tuple[Array | None, Array | None]:
         """Row numbers for training and for validation, in their order; None for all, and for no validation."""
@@ -147,12 +155,12 @@ class Trainer(Engine):
         if self._compiled is None:
             raise RuntimeError("train_on_batch: expected a compiled model; call compile(optimizer, loss) first")
         with self._ownership.writing("train_on_batch"):
-            first = data.as_rows(x, None if self._graph is None else self._graph.input_shape, "train_on_batch")
-            with self._structured(first.shape[1:]) as graph:
-                rows = self._check_data(graph, "train_on_batch", first, y, sample_weight, class_weight)
+            x, shape = self._first_rows(x, "train_on_batch")
+            with self._structured(shape) as graph:
+                rows = self._check_data(graph, "train_on_batch", x, y, sample_weight, class_weight)
             self._push()
             assert self._runner is not None
-            n = rows.x.shape[0]
+            n = rows.n
             with self._logs_kept() if self._fitting else _nothing():
                 self._reset_logs()
                 self._runner.train_steps(rows.x, rows.y, rows.cast_weights(PRECISIONS[self.dtype]), None, n, 0, n, 0.0)
@@ -181,7 +189,7 @@ class Trainer(Engine):
         display = progress_for(verbose, "evaluate")
         size = _positive(EVALUATION_ROWS if batch_size is None else batch_size, "evaluate", "batch_size")
         rows = self._check_data(self._graph, "evaluate", x, y, sample_weight)
-        params = {"steps": -(-rows.x.shape[0] // size), "verbose": verbose}
+        params: dict[str, Any] = {"steps": -(-rows.n // size), "verbose": verbose}
         hooks = CallbackList(_as_list(callbacks), self, params)
         # The logs are the network's: evaluations exclude each other and training, predictions too.
         with self._ownership.writing("evaluate"), self._logs_kept() if self._fitting else _nothing():
@@ -203,7 +211,7 @@ class Trainer(Engine):
         display: Silent = SILENT,
     ) -> dict[str, float]:
         assert self._runner is not None
-        end = rows.x.shape[0] if numbers is None else numbers.size
+        end = rows.n if numbers is None else numbers.size
         per_batch = hooks.per_batch("test")
         weights = rows.cast_weights(PRECISIONS[self.dtype])
         hooks.call("on_test_begin", {})
@@ -225,7 +233,10 @@ class Trainer(Engine):
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """The same as ``evaluate`` with the rows as one batch."""
-        n = max(len(x), 1) if hasattr(x, "__len__") else None
+        first: Any = x
+        if isinstance(x, Mapping) or (self._graph is not None and len(self._graph.input_shapes) > 1):
+            first = next(iter(x.values() if isinstance(x, Mapping) else x), None)
+        n = max(len(first), 1) if hasattr(first, "__len__") else None
         return self.evaluate(x, y, batch_size=n, sample_weight=sample_weight, return_dict=return_dict)
 
     def predict(
@@ -234,44 +245,59 @@ class Trainer(Engine):
         batch_size: int | None = None,
         verbose: int | str = 0,
         callbacks: Callback | Sequence[Callback] | None = None,
-    ) -> Array:
+    ) -> Any:
         """The outputs (n, out). A row's output does not depend on the rows around it.
 
-        `batch_size` matters only to callbacks and progress. Threads may predict at the same time.
+        With several outputs a list of arrays, or a dict for a model whose outputs are one. `batch_size` matters only to
+        callbacks and progress. Threads may predict at the same time.
         """
         display = SILENT if verbose == 0 else progress_for(verbose, "predict")
         network, graph = self._network, self._graph
         if network is None or graph is None or self._runner is None:
             raise NotBuiltError("predict: expected a model with weights; call fit or build first")
-        rows = data.flatten(data.as_rows(x, graph.input_shape, "predict"))
-        n = rows.shape[0]
-        out = np.empty((n, network.program.widths[network.program.output]), PRECISIONS[self.dtype])
+        rows: Any
+        out: Any
+        if graph.is_simple and not isinstance(x, dict):  # without detours: a row may take less than its preparation
+            rows = data.flatten(data.as_rows(x, graph.structure.input_shapes[0], "predict"))
+            n = rows.shape[0]
+            out = np.empty((n, graph.output_shapes[0][0]), PRECISIONS[self.dtype])
+        else:
+            rows = self._check_inputs(graph, "predict", x)
+            n = rows[0].shape[0]
+            out = [np.empty((n, math.prod(shape)), PRECISIONS[self.dtype]) for shape in graph.output_shapes]
         with self._ownership.reading("predict"):
             if callbacks is not None or display is not SILENT:
                 try:
-                    self._predict_with(rows, out, batch_size, _as_list(callbacks), display)
+                    self._predict_with(rows, out, n, batch_size, _as_list(callbacks), display)
                 finally:
                     display.close()
             else:
                 position = 0
                 while position < n:
                     position = self._runner.predict(rows, out, position, n, BUDGET)
-        return out if len(graph.output_shape) == 1 else out.reshape(n, *graph.output_shape)
+        if not isinstance(out, list):
+            return out
+        out = [y.reshape(n, *shape) for y, shape in zip(out, graph.output_shapes, strict=True)]
+        if graph.structure.output_keys is not None:
+            return dict(zip(graph.structure.output_keys, out, strict=True))
+        return out[0] if len(out) == 1 else out
 
     def _predict_with(
-        self, x: Array, out: Array, batch_size: int | None, callbacks: list[Callback], display: Silent
+        self, x: Any, out: Any, n: int, batch_size: int | None, callbacks: list[Callback], display: Silent
     ) -> None:
         assert self._runner is not None
         size = _positive(_PREDICTION_ROWS if batch_size is None else batch_size, "predict", "batch_size")
-        hooks = CallbackList(callbacks, self, {"steps": -(-len(x) // size), "verbose": 0})
+        hooks = CallbackList(callbacks, self, {"steps": -(-n // size), "verbose": 0})
         hooks.call("on_predict_begin", {})
         display.begin("Predict", hooks.params["steps"])
-        for batch, begin in enumerate(range(0, len(x), size)):
+        for batch, begin in enumerate(range(0, n, size)):
             hooks.call("on_predict_batch_begin", batch, {})
-            position, end = begin, min(begin + size, len(x))
+            position, end = begin, min(begin + size, n)
             while position < end:
                 position = self._runner.predict(x, out, position, end, BUDGET)
-            hooks.call("on_predict_batch_end", batch, {"outputs": out[begin:end]})
+            part = [y[begin:end] for y in out] if isinstance(out, list) else out[begin:end]
+            part = part[0] if isinstance(part, list) and len(part) == 1 else part
+            hooks.call("on_predict_batch_end", batch, {"outputs": part})
             if display.is_due():
                 display.update(batch + 1, {})
         display.end({})
@@ -294,7 +320,7 @@ class Trainer(Engine):
     def _predict_one(self, x: Any, out: Array | None) -> Array:
         raise NotImplementedError
 
-    def predict_on_batch(self, x: Any) -> Array:
+    def predict_on_batch(self, x: Any) -> Any:
         """The same as ``predict``."""
         return self.predict(x)
 

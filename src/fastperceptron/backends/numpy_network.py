@@ -77,7 +77,7 @@ def _check(program: Program) -> None:
             what = (
                 f"expected columns within the {program.widths[0]} of value 0; received {op.begin} to {op.begin + out}"
             )
-        elif not widths or (len(widths) > 1 and op.kind not in ("add", "multiply", "concatenate")):
+        elif not widths or (len(widths) > 1 and op.kind not in ("add", "multiply", "concatenate", "python")):
             what = f"expected one input; received {len(widths)}"
         if what:
             raise ValueError(f"program: operation {number} ({op.kind} {op.name!r}): {what}; inputs of widths {widths}")
