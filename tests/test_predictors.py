@@ -302,6 +302,19 @@ def test_calls() -> None:
 # -- life ------------------------------------------------------------------------------------------------------------
 
 
+def test_mixed_bfloat16(backend: str) -> None:
+    model = chain((40, 33, 10), dtype="mixed_bfloat16")
+    x, p = rows(5, 40), model.predictor()
+    before = model.predict(x)
+    np.testing.assert_array_equal(p(x), before)
+    assert p(x[0]).dtype == p.dtype == np.float32
+    np.testing.assert_array_equal(p(x[0]), predicted(model, x[0]))
+    np.testing.assert_array_equal(model.predict_one(x[0]), p(x[0]))
+    model.set_weights([w + 1 for w in model.get_weights()])
+    np.testing.assert_array_equal(p(x), before)
+    np.testing.assert_array_equal(model.predict_one(x[0]), predicted(model, x[0]))
+
+
 def test_a_snapshot_keeps_its_weights(backend: str) -> None:
     model = chain((4, 8, 2))
     model.compile(fp.SGD(0.1), "mse")

@@ -8,6 +8,7 @@ void register_network(pybind11::module_& m);  // network.cpp: class Network
 namespace bindings {
 void register_config(pybind11::module_& m);     // config.cpp: build, threads, instruction sets
 void register_kernels(pybind11::module_& m);    // kernels.cpp: the stateless functions
+void register_c_api(pybind11::module_& m);      // c_api.cpp: the table of include/fastperceptron.h
 void register_predictor(pybind11::module_& m);  // predictor.cpp: class Predictor
 }  // namespace bindings
 }  // namespace fp
@@ -18,5 +19,6 @@ PYBIND11_MODULE(_core, m) {
   fp::bindings::register_config(m);
   fp::bindings::register_kernels(m);
   fp::bindings::register_predictor(m);
+  fp::bindings::register_c_api(m);
   fp::register_network(m);
 }

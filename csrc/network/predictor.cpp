@@ -25,7 +25,7 @@ int64_t padded(int64_t cols) { return (cols + kPad - 1) / kPad * kPad; }
 
 template <class T>
 bool Predictor<T>::can_run(const Program& program) {
-  return program.outputs.size() == 1 &&
+  return !program.mixed && program.outputs.size() == 1 &&
          std::none_of(program.operations.begin(), program.operations.end(), [](const Operation& op) {
            return op.kind == OperationKind::python || op.kind == OperationKind::columns;
          });

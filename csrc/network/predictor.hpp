@@ -16,8 +16,8 @@ namespace fp {
 template <class T>
 class Predictor {
  public:
-  // Whether the program is one that a predictor can run: with one input and one output, and nothing written in
-  // Python.
+  // Whether the program is one that a predictor can run: with one input and one output, nothing written in
+  // Python, and products of the network's own type.
   static bool can_run(const Program& program);
 
   // changes: of the network that the instance belongs to, which nobody changes meanwhile.

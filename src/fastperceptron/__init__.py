@@ -38,6 +38,7 @@ from .saving import load_model
 if TYPE_CHECKING:
     from . import backends, config, datasets, errors, kernels, models, program, random
     from .config import get_num_threads, set_num_threads, show_config, threads
+    from .embedding import get_include
 
 __version__ = "0.1.0"
 
@@ -78,6 +79,7 @@ __all__ = [
     "datasets",
     "errors",
     "get_backend",
+    "get_include",
     "get_num_threads",
     "initializers",
     "kernels",
@@ -105,6 +107,8 @@ def __getattr__(name: str) -> Any:
 
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "get_include":
+        return importlib.import_module(f"{__name__}.embedding").get_include
     if name in _FROM_CONFIG:
         return getattr(importlib.import_module(f"{__name__}.config"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,8 +22,6 @@ __all__ = ["ModelPredictor", "Predictor"]
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
-_NATIVE = ("float32", "float64")
-
 
 class Predictor(ABC):
     """A snapshot of a model that only predicts: ``p(x)``. Made by ``model.predictor()``.
@@ -33,8 +31,8 @@ class Predictor(ABC):
 
     On the native backend a call costs little beside its arithmetic when x is a C-contiguous array of ``dtype``;
     anything else is converted first. The interpreter is given to other threads where the work takes more than some tens
-    of microseconds. On the NumPy backend, and for a model with layers written in Python, the predictor is a copy of the
-    model that answers through ``predict``.
+    of microseconds. On the NumPy backend, in mixed_bfloat16, and for a model with layers written in Python, the
+    predictor is a copy of the model that answers through ``predict``.
 
     >>> import numpy as np
     >>> import fastperceptron as fp
@@ -131,7 +129,7 @@ def sample_shapes(model: Model) -> tuple[Shape, Shape]:
 def native_predictor(model: Model) -> Any:
     """The native predictor of a model with weights; None where it has none."""
     shapes, network = sample_shapes(model), model._network
-    if network is None or model.dtype not in _NATIVE:
+    if network is None:
         return None
     made = network.predictor(*shapes)
     if made is not None:
