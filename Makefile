@@ -27,7 +27,7 @@ CPP_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.hpp')
 MODEL := digits.fp.safetensors
 
 # scikit-build-core reads these: one build folder, so that only what changed is compiled again.
-BUILD := SKBUILD_BUILD_DIR=build/native SKBUILD_CMAKE_DEFINE=FASTPERCEPTRON_WERROR=ON
+BUILD := SKBUILD_BUILD_DIR=build/native SKBUILD_CMAKE_DEFINE="FASTPERCEPTRON_WERROR=ON;FASTPERCEPTRON_AMX_SOFTWARE=ON"
 INSTALL := $(PIP_INSTALL) --no-deps --no-build-isolation --force-reinstall
 
 .PHONY: help demo test check native-test pure-test docs-test bench bench-floor wheel pure-wheel kernel-test neon asan tsan fuzz kill soak clean

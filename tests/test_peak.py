@@ -16,7 +16,7 @@ native_only = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
 
 
 @native_only
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_peak(dtype: str) -> None:
     value = peak.peak_flops(dtype, threads=1)
     assert math.isfinite(value)
@@ -34,11 +34,11 @@ def test_default_threads() -> None:
 def test_every_instruction_set() -> None:
     from fastperceptron import _core
 
-    names = _core.instruction_sets_usable()
+    names = _core.bfloat16_paths_usable()
     try:
         for name in names:
             _core.set_instruction_set(name)
-            for dtype in ("float32", "float64"):
+            for dtype in ("float32", "float64", "bfloat16"):
                 assert 1e8 < _core.measure_peak(dtype, 2, 0.001) < 1e15, (name, dtype)
     finally:
         _core.set_instruction_set("auto")
@@ -77,7 +77,7 @@ def test_bandwidth() -> None:
 @native_only
 @pytest.mark.parametrize("dtype", ["float16", "int32", "no such type"])
 def test_bad_dtype(dtype: str) -> None:
-    with pytest.raises(fp.DTypeError, match="must be float32 or float64"):
+    with pytest.raises(fp.DTypeError, match="must be one of float32, float64, bfloat16"):
         peak.peak_flops(dtype)
 
 
@@ -101,7 +101,7 @@ def test_threads_of_another_type(threads: object) -> None:
 def test_core_checks_too() -> None:
     from fastperceptron import _core
 
-    with pytest.raises(fp.DTypeError, match="float32 or float64; received half"):
+    with pytest.raises(fp.DTypeError, match="float32, float64 or bfloat16; received half"):
         _core.measure_peak("half", 1, 0.001)
     with pytest.raises(ValueError, match="threads"):
         _core.measure_peak("float32", 0, 0.001)

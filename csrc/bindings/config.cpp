@@ -94,10 +94,12 @@ void check_measurement(const char* operation, int threads, double seconds) {
 double peak_of(const std::string& dtype, int threads, double seconds) {
   check_measurement("measure_peak", threads, seconds);
   available([]() -> const Table& { return table(); });
-  double (*measure)(int, double) = dtype == "float32"   ? &measure_peak<float>
-                                   : dtype == "float64" ? &measure_peak<double>
-                                                        : nullptr;
-  if (!measure) raise_dtype("measure_peak: dtype must be float32 or float64; received " + dtype);
+  double (*measure)(int, double) = dtype == "float32"    ? &measure_peak<float>
+                                   : dtype == "float64"  ? &measure_peak<double>
+                                   : dtype == "bfloat16" ? &measure_peak16
+                                                         : nullptr;
+  if (!measure) raise_dtype("measure_peak: dtype must be float32, float64 or bfloat16; received " + dtype);
+  if (dtype == "bfloat16") available([]() -> const Products16& { return products16(); });
   py::gil_scoped_release release;  // nothing of Python's is used
   return measure(threads, seconds);
 }
@@ -137,6 +139,11 @@ void register_config(py::module_& m) {
   m.def("instruction_set_reason", &instruction_set_reason);
   m.def("instruction_sets_built", &instruction_sets_built);
   m.def("instruction_sets_usable", &instruction_sets_usable);
+  m.def("bfloat16_path",
+        [] { return std::string(available([]() -> const Products16& { return products16(); }).name); });
+  m.def("bfloat16_path_reason", &bfloat16_path_reason);
+  m.def("bfloat16_paths_built", &bfloat16_paths_built);
+  m.def("bfloat16_paths_usable", &bfloat16_paths_usable);
   m.def(
       "set_instruction_set", [](const std::string& name) { available([&] { set_instruction_set(name); }); },
       py::arg("name"));

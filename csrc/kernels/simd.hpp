@@ -2,7 +2,8 @@
 // lives in fp::<instruction set> and is always inlined, so the linker can never hand code of one instruction set to
 // another.
 //
-// Compile with exactly one of FP_ISA_GENERIC, FP_ISA_AVX2, FP_ISA_AVX512, FP_ISA_NEON. What GCC's and Clang's vector
+// Compile with exactly one of FP_ISA_GENERIC, FP_ISA_AVX2, FP_ISA_AVX512, FP_ISA_NEON, or with FP_ISA_AVX512_BF16 or
+// FP_ISA_AMX, which are AVX-512 in a namespace of their own. What GCC's and Clang's vector
 // types can express stands here; simd_<isa>.hpp supplies the rest: fma, masks, parts of a register, sqrt, round.
 //
 //   load(p) store(p, v)            unaligned
@@ -30,7 +31,19 @@
 #define FP_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-#if defined(FP_ISA_AVX512)
+#if defined(FP_ISA_AVX512_BF16)
+#define FP_ISA_AVX512
+#define FP_ISA_NAMESPACE avx512_bf16
+#define FP_VECTOR_BYTES 64
+#elif defined(FP_ISA_AMX)
+#define FP_ISA_AVX512
+#if defined(FP_AMX_SOFTWARE)
+#define FP_ISA_NAMESPACE amx_software
+#else
+#define FP_ISA_NAMESPACE amx
+#endif
+#define FP_VECTOR_BYTES 64
+#elif defined(FP_ISA_AVX512)
 #define FP_ISA_NAMESPACE avx512
 #define FP_VECTOR_BYTES 64
 #elif defined(FP_ISA_AVX2)

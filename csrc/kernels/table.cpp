@@ -2,6 +2,7 @@
 #include "kernels/table.hpp"
 
 #include "kernels/activations.hpp"
+#include "kernels/bf16_widened.hpp"
 #include "kernels/dropout.hpp"
 #include "kernels/gemm.hpp"
 #include "kernels/losses.hpp"
@@ -40,9 +41,12 @@ constexpr Kernels<T> kernels() {
   return k;
 }
 
+static constexpr Products16 kWidened = widened_products(FP_NAME(FP_ISA_NAMESPACE));
+
 }  // namespace FP_ISA_NAMESPACE
 
 extern "C" constexpr Table FP_TABLE(FP_ISA_NAMESPACE) = {FP_NAME(FP_ISA_NAMESPACE), FP_ISA_NAMESPACE::kernels<float>(),
-                                                         FP_ISA_NAMESPACE::kernels<double>()};
+                                                         FP_ISA_NAMESPACE::kernels<double>(),
+                                                         &FP_ISA_NAMESPACE::kWidened};
 
 }  // namespace fp

@@ -175,10 +175,13 @@ struct Kernels {
   int64_t (*peak)(int64_t iterations, T* values);
 };
 
+struct Products16;  // bf16.hpp
+
 struct Table {
   const char* name;  // "generic", "avx2", "avx512", "neon"
   Kernels<float> f32;
   Kernels<double> f64;
+  const Products16* bf16;  // bfloat16 operands widened to float32
 };
 
 // Each is defined only in the build's per-instruction-set objects; runtime/dispatch.cpp chooses.

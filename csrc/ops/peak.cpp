@@ -56,6 +56,14 @@ double measure_peak(int threads, double seconds) {
 template double measure_peak<float>(int, double);
 template double measure_peak<double>(int, double);
 
+double measure_peak16(int threads, double seconds) {
+  const Products16& p = products16();
+  return total_rate(threads, seconds, [&](Team&) {
+    float values[3] = {0.5f, 1, 0};
+    return double(p.peak(2000, values));
+  });
+}
+
 Bandwidth measure_bandwidth(int threads, double bytes, double seconds) {
   constexpr int64_t kWidth = 64, kRows = 64;  // column_sums reads 16 KiB at a time, in order
   const Kernels<float>& k = kernels<float>();

@@ -7,6 +7,8 @@ namespace fp {
 // `seconds`. Defined for float and double; a kernel for another number format gets its own function beside this one.
 template <class T>
 double measure_peak(int threads, double seconds);
+// The same for products of bfloat16 operands, on the path in use.
+double measure_peak16(int threads, double seconds);
 
 struct Bandwidth {
   double read;    // bytes per second, summing

@@ -12,8 +12,8 @@ from .errors import BackendUnavailableError, DTypeError
 
 __all__ = ["memory_bandwidth", "peak_flops"]
 
-#: Number formats that the kernels have a measure for. (One in bfloat16 goes here, and into ``measure_peak``.)
-_DTYPES = ("float32", "float64")
+#: Number formats that the kernels have a measure for.
+_DTYPES = ("float32", "float64", "bfloat16")
 _REPEATS = 5
 _SECONDS = 0.02  # of one repeat
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -28,7 +28,8 @@ def peak_flops(dtype: str = "float32", threads: int | None = None) -> float:
 
     Parameters
     ----------
-    dtype : "float32" or "float64"
+    dtype : "float32", "float64", or "bfloat16"
+        "bfloat16": products of such operands with sums in float32, as ``mixed_bfloat16`` models compute them.
     threads : int, optional
         That compute at the same time; :func:`~fastperceptron.get_num_threads` unless given.
 
@@ -56,12 +57,13 @@ def peak_flops(dtype: str = "float32", threads: int | None = None) -> float:
     if core is None:
         raise BackendUnavailableError("peak_flops: expected the native extension; this installation has none")
     try:
-        name = np.dtype(dtype).name
+        name = dtype if dtype == "bfloat16" else np.dtype(dtype).name
     except TypeError:
         name = str(dtype)
     if name not in _DTYPES:
-        raise DTypeError(f"peak_flops: dtype must be {' or '.join(_DTYPES)}; received {dtype}")
-    return _peak(name, _count("peak_flops", threads), str(core.instruction_set()))
+        raise DTypeError(f"peak_flops: dtype must be one of {', '.join(_DTYPES)}; received {dtype}")
+    path = core.bfloat16_path() if name == "bfloat16" else core.instruction_set()
+    return _peak(name, _count("peak_flops", threads), str(path))
 
 
 def memory_bandwidth(threads: int | None = None) -> dict[str, float]:

@@ -1,57 +1,16 @@
 // Tests every table of the target's architecture without Python: products bit for bit against the scalar chain that
 // table.hpp defines, everything else against the C++ library in double, and vectors against single elements. Prints a
 // digest of all results per table: tables other than generic must agree on it, across architectures too.
-#include <cmath>
-#include <cstdarg>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <vector>
-
+#include "bf16_test.hpp"
+#include "checks.hpp"
 #include "kernels/table.hpp"
-#include "runtime/philox.hpp"
 
 namespace {
 
 using fp::Activation;
 using fp::Kernels;
 using fp::Loss;
-
-int failures = 0;
-
-[[gnu::format(printf, 1, 2)]] void fail(const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  if (++failures <= 20) {
-    std::vprintf(format, arguments);
-    std::putchar('\n');
-  }
-  va_end(arguments);
-}
-
-struct Digest {  // FNV-1a
-  uint64_t value = 1469598103934665603u;
-  template <class T>
-  void add(const std::vector<T>& data) {
-    const auto* bytes = reinterpret_cast<const unsigned char*>(data.data());
-    for (std::size_t i = 0; i < data.size() * sizeof(T); ++i) value = (value ^ bytes[i]) * 1099511628211u;
-  }
-};
-
-// Numbers in [-1, 1) with 20 bits, the same everywhere, and exact in float.
-template <class T>
-std::vector<T> numbers(std::size_t count, uint32_t seed) {
-  std::vector<uint32_t> words(count);
-  fp::philox_words(seed, 7, 0, int64_t(count), words.data());
-  std::vector<T> out(count);
-  for (std::size_t i = 0; i < count; ++i) out[i] = T(int64_t(words[i] >> 12) - 524288) / T(524288);
-  return out;
-}
-
-template <class T>
-bool same(T a, T b) {
-  return std::memcmp(&a, &b, sizeof a) == 0 || (a != a && b != b);
-}
+using namespace checks;
 
 template <class T>
 struct Suite {
@@ -354,6 +313,17 @@ int main() {
 #ifdef FP_BUILT_NEON
   tables.push_back({&fp::fp_table_neon, true});
 #endif
+  std::vector<const fp::Products16*> products;
+  for (const Tested& t : tables)
+    if (t.usable) products.push_back(t.table->bf16);
+#ifdef FP_BUILT_AVX512_BF16
+  if (__builtin_cpu_supports("avx512bf16")) {
+    products.push_back(&fp::fp_bf16_avx512_bf16);
+    products.push_back(&fp::fp_bf16_amx_software);
+  } else {
+    std::printf("avx512_bf16, amx_software: this processor cannot run them\n");
+  }
+#endif
   uint64_t agreed = 0;
   int tested = 0;
   for (const Tested& t : tables) {
@@ -370,6 +340,7 @@ int main() {
     if (fused) agreed = both;
     ++tested;
   }
+  test_bf16(products);
   std::printf("%d tables tested, %d failures\n", tested, failures);
   return failures || tested == 0 ? 1 : 0;
 }

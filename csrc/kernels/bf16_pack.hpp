@@ -1,0 +1,166 @@
+// Packing for instructions that multiply pairs of bfloat16 numbers, neighbours along the sum.
+//
+//   rows     (m, k): rows of k numbers, filled up with zeros to a multiple of 32.
+//   pairs    (k, n): panels of 16 columns; a panel holds, for every pair of indices of the sum, 16 columns of two
+//   numbers,
+//            64 bytes; filled up with zero pairs to a multiple of 16 pairs, and with zero columns.
+//   squares  (m, k) from a transposed source: panels of 16 rows; a panel holds, for every 32 indices of the sum,
+//            16 rows of 32 numbers, 1 KiB. Tiles are loaded from there at once.
+//
+// Strides are never a multiple of 1 KiB (2 KiB for squares), where all would fall into the same few cache sets.
+#pragma once
+
+#include "kernels/bf16.hpp"
+#include "kernels/simd.hpp"
+
+namespace fp::FP_ISA_NAMESPACE {
+
+// 16 words of 32 bits, a pair of bfloat16 numbers each.
+struct Pairs {
+  __m512i v;
+};
+FP_INLINE Pairs no_pairs() { return {_mm512_setzero_si512()}; }
+FP_INLINE Pairs load_pairs(const void* p) {
+  Pairs r;
+  __builtin_memcpy(&r.v, p, 64);
+  return r;
+}
+FP_INLINE void store_pairs(void* p, Pairs a) { __builtin_memcpy(p, &a.v, 64); }
+FP_INLINE void store_pairs_part(void* p, int64_t begin, int64_t end, Pairs a) {
+  const uint32_t below_end = end >= 16 ? 0xffffu : (1u << end) - 1u, below_begin = (1u << begin) - 1u;
+  _mm512_mask_storeu_epi32(p, static_cast<__mmask16>(below_end & ~below_begin), a.v);
+}
+
+// The 32 numbers of two registers, rounded: low's, then high's.
+FP_INLINE Pairs convert(Vec<float> low, Vec<float> high) {
+  return {(__m512i)_mm512_cvtne2ps_pbh((__m512)high.v, (__m512)low.v)};
+}
+// Pairs of one number of each.
+FP_INLINE Pairs interleave(Vec<float> first, Vec<float> second) {
+  alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return {_mm512_maskz_permutexvar_epi16(0xffffffffu, load_pairs(order).v, convert(first, second).v)};
+}
+FP_INLINE Vec<float> load_up_to(const float* p, int64_t n) {
+  return n >= 16 ? load(p) : n > 0 ? load_part(p, n) : zero<float>();
+}
+
+// The transpose of 16 by 16 words, by exchanging squares of side 1, 2, 4 and 8.
+template <int half>
+FP_INLINE void exchange_squares(Pairs (&r)[16]) {
+  typedef int32_t Words __attribute__((vector_size(64)));
+  Words low, high;
+  FP_UNROLL for (int j = 0; j < 16; ++j) {
+    low[j] = j & half ? 16 + j - half : j;
+    high[j] = j & half ? 16 + j : j + half;
+  }
+  FP_UNROLL for (int i = 0; i < 16; ++i) {
+    if (i & half) continue;
+    const __m512i a = r[i].v, b = r[i + half].v;
+    r[i].v = _mm512_permutex2var_epi32(a, (__m512i)low, b);
+    r[i + half].v = _mm512_permutex2var_epi32(a, (__m512i)high, b);
+  }
+}
+FP_INLINE void transpose_pairs(Pairs (&r)[16]) {
+  exchange_squares<1>(r);
+  exchange_squares<2>(r);
+  exchange_squares<4>(r);
+  exchange_squares<8>(r);
+}
+
+// All strides in bytes.
+FP_INLINE int64_t padded_sum(int64_t k) { return (k + 31) / 32 * 32; }
+FP_INLINE int64_t rows_stride(int64_t k) {
+  const int64_t bytes = padded_sum(k) * 2;
+  return bytes % 1024 ? bytes : bytes + 64;
+}
+FP_INLINE int64_t pairs_stride(int64_t k) {  // of a panel
+  const int64_t bytes = padded_sum(k) * 32;
+  return bytes % 1024 ? bytes : bytes + 64;
+}
+FP_INLINE int64_t squares_stride(int64_t k) { return (padded_sum(k) / 32 | 1) * 1024; }
+inline int64_t rows_bytes(int64_t m, int64_t k) { return m * rows_stride(k); }
+inline int64_t pairs_bytes(int64_t k, int64_t n) { return (n + 15) / 16 * pairs_stride(k); }
+inline int64_t pairs_transposed_bytes(int64_t m, int64_t k) { return pairs_bytes(k, m); }
+inline int64_t squares_bytes(int64_t m, int64_t k) { return (m + 15) / 16 * squares_stride(k); }
+
+// Source (m, k) to rows.
+inline void pack_rows(const Pack16& p) {
+  const int64_t stride = rows_stride(p.cols);
+  for (int64_t r = p.r0; r < p.r1; ++r) {
+    const float* from = p.x + r * p.x_row;
+    char* to = static_cast<char*>(p.out) + r * stride;
+    int64_t c = 0;
+    for (; c + 32 <= p.cols; c += 32) store_pairs(to + c * 2, convert(load(from + c), load(from + c + 16)));
+    if (c < p.cols)
+      store_pairs(to + c * 2, convert(load_up_to(from + c, p.cols - c), load_up_to(from + c + 16, p.cols - c - 16)));
+  }
+}
+
+// Source (k, n) to pairs.
+inline void pack_pairs(const Pack16& p) {
+  const int64_t stride = pairs_stride(p.rows);
+  char* out = static_cast<char*>(p.out) + p.c0 / 16 * stride;
+  for (int64_t r = p.r0; r < p.r1; r += 2) {
+    const float *first = p.x + r * p.x_row, *second = first + p.x_row;
+    const bool both = r + 1 < p.r1;
+    char* to = out + r * 32;
+    for (int64_t c = p.c0; c < p.c1; c += 16, to += stride) {
+      const int64_t n = p.c1 - c;
+      store_pairs(to, interleave(load_up_to(first + c, n), both ? load_up_to(second + c, n) : zero<float>()));
+    }
+  }
+  if (p.r1 < p.rows) return;
+  for (int64_t r = (p.rows + 1) / 2 * 2; r < padded_sum(p.rows); r += 2) {
+    char* to = out + r * 32;
+    for (int64_t c = p.c0; c < p.c1; c += 16, to += stride) store_pairs(to, no_pairs());
+  }
+}
+
+// Source (n, k) to pairs.
+inline void pack_pairs_transposed(const Pack16& p) {
+  const int64_t stride = pairs_stride(p.cols);
+  const int64_t end = p.c1 < p.cols ? p.c1 : padded_sum(p.cols);
+  for (int64_t r = p.r0; r < p.r1; r += 16) {
+    char* to = static_cast<char*>(p.out) + r / 16 * stride;
+    for (int64_t c = p.c0; c < end; c += 32) {
+      const int64_t n = p.c1 - c;
+      Pairs square[16];
+      FP_UNROLL for (int i = 0; i < 16; ++i) {
+        const float* from = p.x + (r + i) * p.x_row + c;
+        square[i] = r + i < p.r1 ? convert(load_up_to(from, n), load_up_to(from + 16, n - 16)) : no_pairs();
+      }
+      transpose_pairs(square);
+      const int64_t count = end - c < 32 ? (end - c + 1) / 2 : 16;
+      FP_UNROLL for (int i = 0; i < 16; ++i) {
+        if (i < count) store_pairs(to + (c / 2 + i) * 64, square[i]);
+      }
+    }
+  }
+}
+
+// Source (k, m) to squares.
+inline void pack_squares(const Pack16& p) {
+  const int64_t stride = squares_stride(p.rows);
+  const int64_t end = p.r1 < p.rows ? p.r1 : padded_sum(p.rows);
+  for (int64_t block = p.r0 / 32 * 32; block < end; block += 32) {
+    char* to = static_cast<char*>(p.out) + p.c0 / 16 * stride + block * 32;
+    const int64_t from = p.r0 > block ? (p.r0 - block) / 2 : 0;
+    const int64_t until = end - block < 32 ? (end - block + 1) / 2 : 16;
+    for (int64_t c = p.c0; c < p.c1; c += 16, to += stride) {
+      const int64_t n = p.c1 - c;
+      Pairs square[16];
+      FP_UNROLL for (int i = 0; i < 16; ++i) {
+        const int64_t r = block + 2 * i;
+        const float* x = p.x + r * p.x_row + c;
+        const bool here = i >= from && r < p.r1;
+        square[i] =
+            here ? interleave(load_up_to(x, n), r + 1 < p.r1 ? load_up_to(x + p.x_row, n) : zero<float>()) : no_pairs();
+      }
+      transpose_pairs(square);
+      FP_UNROLL for (int i = 0; i < 16; ++i) store_pairs_part(to + i * 64, from, until, square[i]);
+    }
+  }
+}
+
+}  // namespace fp::FP_ISA_NAMESPACE

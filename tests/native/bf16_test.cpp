@@ -1,0 +1,281 @@
+#include "bf16_test.hpp"
+
+#include <limits>
+
+#include "checks.hpp"
+
+namespace {
+
+using namespace checks;
+using fp::Activation;
+using fp::EpilogueKind;
+using fp::Products16;
+
+using Floats = std::vector<float>;
+
+// Rounding by arithmetic instead of bits.
+float rounded(float x) {
+  if (x != x || std::isinf(x)) return x;
+  if (std::fabs(x) < 1.17549435e-38f) return std::copysign(0.0f, x);
+  const double ulp = std::ldexp(1.0, std::ilogb(x) - 7), r = std::nearbyint(double(x) / ulp) * ulp;
+  return std::fabs(r) >= std::ldexp(1.0, 128) ? std::copysign(std::numeric_limits<float>::infinity(), x) : float(r);
+}
+
+// Aligned memory full of NaN, so that what was not packed shows.
+struct Memory {
+  std::vector<char> bytes;
+  explicit Memory(int64_t size) : bytes(std::size_t(size) + 64, char(0xff)) {}
+  void* at() {
+    const auto p = reinterpret_cast<uintptr_t>(bytes.data());
+    return bytes.data() + (64 - p % 64) % 64;
+  }
+};
+
+struct Case {
+  int64_t m, n, k;
+  bool left_transposed, right_transposed;
+};
+
+struct Operands {
+  Floats left, right;           // as the packing functions read them
+  int64_t left_row, right_row;  // their row strides
+  double at_left(const Case& c, int64_t i, int64_t p) const {
+    return left[std::size_t(c.left_transposed ? p * left_row + i : i * left_row + p)];
+  }
+  double at_right(const Case& c, int64_t p, int64_t j) const {
+    return right[std::size_t(c.right_transposed ? j * right_row + p : p * right_row + j)];
+  }
+};
+
+Operands operands(const Case& c, uint32_t seed) {
+  Operands o;
+  o.left_row = (c.left_transposed ? c.m : c.k) + 3;
+  o.right_row = (c.right_transposed ? c.k : c.n) + 5;
+  o.left = numbers<float>(std::size_t((c.left_transposed ? c.k : c.m) * o.left_row), seed);
+  o.right = numbers<float>(std::size_t((c.right_transposed ? c.n : c.k) * o.right_row), seed + 1);
+  return o;
+}
+
+struct Packed {
+  Memory left, right;
+};
+
+// Cuts [0, n) at `grain` when in parts, and calls f(begin, end).
+template <class F>
+void in_parts(int64_t n, int64_t grain, bool parts, const F& f) {
+  if (!parts || n <= grain) return f(int64_t(0), n);
+  f(int64_t(0), grain);
+  f(grain, n);
+}
+
+Packed pack(const Products16& p, const Case& c, const Operands& o, bool parts) {
+  Packed packed{Memory(c.left_transposed ? p.left_transposed_bytes(c.m, c.k) : p.left_bytes(c.m, c.k)),
+                Memory(p.right_bytes(c.k, c.n))};
+  fp::Pack16 left{o.left.data(),   o.left_row, c.left_transposed ? c.k : c.m, c.left_transposed ? c.m : c.k, 0, 0, 0, 0,
+                  packed.left.at()};
+  // In any order: the last rows first.
+  in_parts(left.rows, 10, parts, [&](int64_t r0, int64_t r1) {
+    in_parts(left.cols, 16, parts && c.left_transposed, [&](int64_t c0, int64_t c1) {
+      left.r0 = r0, left.r1 = r1, left.c0 = c0, left.c1 = c1;
+      (c.left_transposed ? p.pack_left_transposed : p.pack_left)(left);
+    });
+  });
+  fp::Pack16 right{
+      o.right.data(),   o.right_row, c.right_transposed ? c.n : c.k, c.right_transposed ? c.k : c.n, 0, 0, 0, 0,
+      packed.right.at()};
+  in_parts(right.rows, c.right_transposed ? 16 : 22, parts, [&](int64_t r0, int64_t r1) {
+    in_parts(right.cols, 16, parts, [&](int64_t c0, int64_t c1) {
+      right.r0 = r0, right.r1 = r1, right.c0 = c0, right.c1 = c1;
+      (c.right_transposed ? p.pack_right_transposed : p.pack_right)(right);
+    });
+  });
+  return packed;
+}
+
+// c (m, n) with rows of n + 2; whole, or cut into four parts.
+void multiply(const Products16& p, const Case& c, Packed& packed, const fp::Epilogue<float>& e, bool accumulate,
+              bool parts, Floats& out) {
+  const int64_t c_row = c.n + 2;
+  Memory scratch(p.scratch(c.m, c.n, c.k) * 4);
+  in_parts(c.m, c.left_transposed ? 16 : 5, parts, [&](int64_t i0, int64_t i1) {
+    in_parts(c.n, 16, parts, [&](int64_t j0, int64_t j1) {
+      fp::Product16 g{};
+      g.m = i1 - i0, g.n = j1 - j0, g.k = c.k;
+      g.left = packed.left.at(), g.left_rows = c.m, g.i0 = i0, g.transposed = c.left_transposed;
+      g.right = packed.right.at(), g.right_cols = c.n, g.j0 = j0;
+      g.c = out.data() + i0 * c_row + j0, g.c_row = c_row;
+      g.accumulate = accumulate;
+      g.epilogue = e;
+      if (g.epilogue.bias) g.epilogue.bias += j0;
+      if (g.epilogue.pre) g.epilogue.pre += i0 * e.pre_row + j0;
+      if (g.epilogue.saved) g.epilogue.saved += i0 * e.saved_row + j0;
+      if (g.epilogue.velocity) g.epilogue.velocity += i0 * c_row + j0;
+      g.scratch = static_cast<float*>(scratch.at());
+      p.product(g);
+    });
+  });
+}
+
+class Suite {
+ public:
+  explicit Suite(const Products16& p) : p_(p) {}
+  Digest digest{};
+
+  void product(const Case& c, uint32_t seed) {
+    const int64_t c_row = c.n + 2;
+    const Operands o = operands(c, seed);
+    const Floats start = numbers<float>(std::size_t(c.m * c_row), seed + 2);
+    Packed packed = pack(p_, c, o, false), parts = pack(p_, c, o, true);
+    Floats sums = start, again = start;
+    multiply(p_, c, packed, {}, false, false, sums);
+    multiply(p_, c, parts, {}, false, true, again);
+    if (std::memcmp(sums.data(), again.data(), sums.size() * 4) != 0) wrong(c, "in parts");
+    for (int64_t i = 0; i < c.m; ++i)
+      for (int64_t j = 0; j < c_row; ++j) {
+        const float got = sums[std::size_t(i * c_row + j)];
+        if (j >= c.n) {
+          if (got != start[std::size_t(i * c_row + j)]) return wrong(c, "beyond the row");
+          continue;
+        }
+        double sum = 0, size = 0;
+        for (int64_t q = 0; q < c.k; ++q) {
+          const double x = double(rounded(float(o.at_left(c, i, q)))) * double(rounded(float(o.at_right(c, q, j))));
+          sum += x;
+          size += std::fabs(x);
+        }
+        // Every product and every addition in float32 rounds once at most.
+        if (!(std::fabs(got - sum) <= double(c.k + 4) * std::ldexp(size, -24))) {
+          fail("%s %lldx%lldx%lld: expected %.9g, received %.9g", p_.name, (long long)c.m, (long long)c.n,
+               (long long)c.k, sum, double(got));
+          return;
+        }
+      }
+    digest.add(sums);
+    epilogues(c, packed, start, sums, seed);
+  }
+
+  // The epilogues against the sums of the same path, bit for bit.
+  void epilogues(const Case& c, Packed& packed, const Floats& start, const Floats& sums, uint32_t seed) {
+    const int64_t c_row = c.n + 2;
+    const Floats bias = numbers<float>(std::size_t(c.n), seed + 3);
+    for (int mode = 0; mode < 5; ++mode) {
+      Floats y = start, pre = start, velocity = start;
+      fp::Epilogue<float> e;
+      if (mode < 2) {
+        e.kind = EpilogueKind::forward;
+        e.activation = mode == 0 ? Activation::relu : Activation::leaky_relu;
+        e.alpha = 0.25f;
+        e.bias = bias.data();
+        if (mode == 1) e.pre = pre.data(), e.pre_row = c_row;
+      } else if (mode == 2) {
+        e.kind = EpilogueKind::backward;
+        e.activation = Activation::relu;
+        e.saved = start.data(), e.saved_row = c_row;
+      } else if (mode == 3) {
+        e.kind = EpilogueKind::sgd;
+        e.velocity = velocity.data();
+        e.learning_rate = 0.25f, e.momentum = 0.5f;
+      }
+      multiply(p_, c, packed, e, mode == 4, false, y);
+      for (int64_t i = 0; i < c.m; ++i)
+        for (int64_t j = 0; j < c_row; ++j) {
+          const std::size_t at = std::size_t(i * c_row + j);
+          const float sum = sums[at], z = j < c.n ? sum + bias[std::size_t(j)] : 0, slope = mode == 0 ? 0.0f : 0.25f;
+          float want = start[at];
+          if (j < c.n && mode < 2) want = z < 0 ? slope * z : z;
+          if (j < c.n && mode == 2) want = start[at] > 0 ? sum : 0 * sum;
+          if (j < c.n && mode == 3) want = start[at] + std::fma(-0.25f, sum, 0.5f * start[at]);
+          if (j < c.n && mode == 4 && c.k > 0 && c.k <= fp::kBlock) want = start[at] + sum;
+          if (j < c.n && mode == 4 && c.k > fp::kBlock) want = y[at];  // see resumed()
+          if (y[at] != want || (mode == 1 && j < c.n && pre[at] != z)) {
+            fail("%s %lldx%lldx%lld, epilogue %d: expected %.9g, received %.9g", p_.name, (long long)c.m,
+                 (long long)c.n, (long long)c.k, mode, double(want), double(y[at]));
+            return;
+          }
+        }
+    }
+  }
+
+  // A sum continued at a block's border is the sum.
+  void resumed(bool transposed) {
+    const Case whole{37, 50, 2 * fp::kBlock16 - 100, transposed, false};
+    const Operands o = operands(whole, 77);
+    Packed packed = pack(p_, whole, o, false);
+    Floats expected(std::size_t(whole.m * (whole.n + 2))), got = expected;
+    multiply(p_, whole, packed, {}, false, false, expected);
+    for (int part = 0; part < 2; ++part) {
+      Case c = whole;
+      c.k = part == 0 ? fp::kBlock16 : whole.k - fp::kBlock16;
+      Operands half = o;
+      const int64_t from = part * fp::kBlock16;
+      half.left.erase(half.left.begin(), half.left.begin() + from * (transposed ? o.left_row : 1));
+      half.right.erase(half.right.begin(), half.right.begin() + from * o.right_row);
+      half.left.resize(o.left.size());
+      Packed of_half = pack(p_, c, half, false);
+      multiply(p_, c, of_half, {}, part == 1, false, got);
+    }
+    // Blocks of the widened products are shorter: there the first half has two, of which the sum is added to a third.
+    if (std::memcmp(expected.data(), got.data(), got.size() * 4) != 0) wrong(whole, "continued");
+  }
+
+  // Rounding, seen through a product with one.
+  void rounding() {
+    const float inf = std::numeric_limits<float>::infinity(), nan = std::nanf("");
+    Floats x = {1.0f,           1.00390625f,   1.01171875f, -1.00390625f, 1.00390637f,
+                1.0039062f,     3.3895314e38f, 3.4e38f,     -3.4e38f,     inf,
+                -inf,           nan,           1e-39f,      -1e-40f,      1.17549435e-38f,
+                1.1754942e-38f, 0.0f,          -0.0f,       0.1f,         1.0f / 3};
+    uint32_t low = 0x7f800001u;  // a NaN whose upper half alone would be infinity
+    float hidden;
+    std::memcpy(&hidden, &low, 4);
+    x.push_back(hidden);
+    const int64_t count = int64_t(x.size());
+    for (int side = 0; side < 4; ++side) {
+      Case c{side < 2 ? count : 1, side < 2 ? 1 : count, 1, side % 2 == 1, side % 2 == 1};
+      Operands o{side < 2 ? x : Floats{1.0f}, side < 2 ? Floats{1.0f} : x, 0, 0};
+      o.left_row = c.left_transposed ? c.m : 1;
+      o.right_row = c.right_transposed ? 1 : c.n;
+      Packed packed = pack(p_, c, o, false);
+      Floats out(std::size_t(c.m * (c.n + 2)));
+      multiply(p_, c, packed, {}, false, false, out);
+      for (int64_t i = 0; i < count; ++i) {
+        const float want = rounded(x[std::size_t(i)]) + 0.0f, got = out[std::size_t(side < 2 ? i * (c.n + 2) : i)];
+        if (!same(want, got)) fail("%s rounds %.9g to %.9g", p_.name, double(x[std::size_t(i)]), double(got));
+      }
+    }
+  }
+
+ private:
+  const Products16& p_;
+  void wrong(const Case& c, const char* what) {
+    fail("%s %lldx%lldx%lld transposed=%d,%d: differs %s", p_.name, (long long)c.m, (long long)c.n, (long long)c.k,
+         c.left_transposed, c.right_transposed, what);
+  }
+};
+
+}  // namespace
+
+void test_bf16(const std::vector<const fp::Products16*>& paths) {
+  const int64_t sizes[] = {0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 65, 255, 256, 257};
+  uint64_t agreed = 0;
+  for (const fp::Products16* p : paths) {
+    Suite s(*p);
+    uint32_t seed = 1;
+    for (int64_t m : sizes)
+      for (int64_t n : sizes) {
+        s.product({m, n, sizes[seed % 18], seed % 2 == 0, seed % 3 == 0}, seed * 11);
+        ++seed;
+      }
+    for (bool transposed : {false, true}) {
+      s.product({70, 100, 1300, transposed, transposed}, 5);
+      s.product({530, 40, 2700, transposed, !transposed}, 6);  // longer than a chunk, more rows than a group
+      s.product({1, 300, 2700, transposed, transposed}, 7);
+      s.resumed(transposed);
+    }
+    s.rounding();
+    const bool widened = std::strcmp(p->name, "avx512_bf16") != 0 && std::strncmp(p->name, "amx", 3) != 0;
+    std::printf("bfloat16 digest %s %016llx\n", p->name, static_cast<unsigned long long>(s.digest.value));
+    if (widened && agreed != 0 && agreed != s.digest.value) fail("%s: sums differ from the path before", p->name);
+    if (widened) agreed = s.digest.value;
+  }
+}
