@@ -26,6 +26,7 @@ PURE = os.environ.get("FASTPERCEPTRON_PURE") == "1"
 native_only = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
 
 STATELESS = {
+    "bfloat16_product",
     "dense_forward",
     "dense_backward_input",
     "dense_backward_weights",

@@ -12,6 +12,7 @@
 #include "bindings/arrays.hpp"
 #include "bindings/errors.hpp"
 #include "ops/whole.hpp"
+#include "runtime/dispatch.hpp"
 #include "runtime/permutation.hpp"
 #include "runtime/philox.hpp"
 
@@ -57,6 +58,28 @@ py::array dense_forward(const py::object& x_, const py::object& w_, const py::ob
     }
     return y.array;
   });
+}
+
+py::array bfloat16_product(const py::object& a_, const py::object& b_, bool transpose_a, bool transpose_b) {
+  const char* op = "bfloat16_product";
+  py::array aa = as_array(op, "a", a_), ba = as_array(op, "b", b_);
+  check_dimensions(op, "a", aa, 2);
+  check_dimensions(op, "b", ba, 2);
+  const py::ssize_t m = aa.shape(transpose_a ? 1 : 0), k = aa.shape(transpose_a ? 0 : 1);
+  const py::ssize_t n = ba.shape(transpose_b ? 0 : 1);
+  check_shape(op, "b", ba, transpose_b ? Shape{n, k} : Shape{k, n}, "to match a " + text(aa));
+  Input<float> a(op, "a", aa), b(op, "b", ba);
+  Output<float> c(op, py::none(), {m, n});
+  try {
+    products16();
+  } catch (const std::runtime_error& error) {
+    raise("BackendUnavailableError", error.what());
+  }
+  {
+    py::gil_scoped_release release;
+    whole::bfloat16_product(a.matrix, transpose_a, b.matrix, transpose_b, c.matrix);
+  }
+  return c.array;
 }
 
 py::array dense_backward_input(const py::object& dz_, const py::object& w_, const py::object& out) {
@@ -334,6 +357,8 @@ void register_kernels(py::module_& m) {
   py::none none;
   m.def("dense_forward", &dense_forward, arg("x"), arg("w"), arg("b"), arg("activation"), arg("alpha"),
         arg("out") = none);
+  m.def("bfloat16_product", &bfloat16_product, arg("a"), arg("b"), arg("transpose_a") = false,
+        arg("transpose_b") = false);
   m.def("dense_backward_input", &dense_backward_input, arg("dz"), arg("w"), arg("out") = none);
   m.def("dense_backward_weights", &dense_backward_weights, arg("x"), arg("dz"), arg("out") = none);
   m.def("dense_backward_bias", &dense_backward_bias, arg("dz"), arg("out") = none);

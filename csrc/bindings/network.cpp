@@ -9,6 +9,7 @@
 #include <string>
 
 #include "bindings/errors.hpp"
+#include "runtime/dispatch.hpp"
 
 namespace py = pybind11;
 
@@ -204,6 +205,7 @@ std::vector<Parameter> arrays_from(const py::object& given) {
 
 Program program_from(const py::object& given) {
   Program p;
+  p.mixed = py::cast<std::string>(given.attr("dtype")) == "mixed_bfloat16";
   for (py::handle w : given.attr("widths")) p.widths.push_back(py::cast<int64_t>(w));
   p.parameters = arrays_from(given.attr("parameters"));
   p.states = arrays_from(given.attr("states"));
@@ -270,8 +272,7 @@ class PyNetwork {
 
   using Shapes = std::vector<std::vector<py::ssize_t>>;
 
-  explicit PyNetwork(py::object program)
-      : program_(std::move(program)), net_(std::make_unique<Net>(program_from(program_))) {
+  explicit PyNetwork(py::object program) : program_(std::move(program)), net_(made(program_from(program_))) {
     for (py::handle h : program_.attr("parameters"))
       shapes_.push_back(py::cast<std::vector<py::ssize_t>>(h.attr("shape")));
     for (py::handle h : program_.attr("states"))
@@ -452,6 +453,17 @@ class PyNetwork {
  private:
   Shapes shapes_, state_shapes_;
 
+  static std::unique_ptr<Net> made(Program program) {
+    if (program.mixed) {
+      try {
+        products16();
+      } catch (const std::runtime_error& error) {
+        raise("BackendUnavailableError", error.what());
+      }
+    }
+    return std::make_unique<Net>(std::move(program));
+  }
+
   int64_t width(int v) const { return net_->program.widths[static_cast<std::size_t>(v)]; }
   const std::vector<py::ssize_t>& shape_of(typename Net::Part part, int i) const {
     const bool state = part == Net::Part::state;
@@ -599,7 +611,8 @@ void bind(py::module_& m, const char* name) {
              py::gil_scoped_release nogil;  // C++ state only
              p.net_->update();
            })
-      .def("advance", [](Py& p) { p.net_->advance(); });
+      .def("advance", [](Py& p) { p.net_->advance(); })
+      .def("product_path", [](Py& p) { return p.net_->product_path(); });
 }
 
 }  // namespace
@@ -618,9 +631,10 @@ void register_network(py::module_& m) {
       "Network",
       [](const py::object& program) -> py::object {
         const auto dtype = py::cast<std::string>(program.attr("dtype"));
-        if (dtype == "float32") return py::cast(std::make_unique<PyNetwork<float>>(program));
+        if (dtype == "float32" || dtype == "mixed_bfloat16")
+          return py::cast(std::make_unique<PyNetwork<float>>(program));
         if (dtype == "float64") return py::cast(std::make_unique<PyNetwork<double>>(program));
-        raise("DTypeError", "Network: expected float32 or float64, received " + dtype);
+        raise("DTypeError", "Network: expected float32, float64 or mixed_bfloat16, received " + dtype);
       },
       py::arg("program"), "The network of a program, of the class that its dtype asks for.");
 }

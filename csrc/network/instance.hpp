@@ -5,8 +5,10 @@
 
 #include <cstring>
 #include <string>
+#include <type_traits>
 #include <vector>
 
+#include "network/mixed.hpp"
 #include "network/program.hpp"
 #include "ops/dense.hpp"
 #include "runtime/memory.hpp"
@@ -71,7 +73,7 @@ class Instance {
     for (const Operation& op : program.operations) {
       learns[op.output] = op.weights >= 0 || !op.parameters.empty();
       for (int v : op.inputs) learns[op.output] |= learns[v];
-      if (op.weights >= 0 && learns[op.input()] && transposed_[op.weights].size() == 0) {
+      if (!program.mixed && op.weights >= 0 && learns[op.input()] && transposed_[op.weights].size() == 0) {
         const Slice& s = layout_.slices[op.weights];
         transposed_[op.weights] = Buffer<T>(s.cols * padded_row<T>(s.rows));
         stale_[op.weights] = 1;
@@ -104,7 +106,17 @@ class Instance {
       k.transpose(rows.size(), cols.size(), parameters.data() + s.offset + rows.begin * s.row + cols.begin, s.row,
                   transposed_[p].data() + cols.begin * to + rows.begin, to);
   }
-  void mark_written(int p) { stale_[p] = has_transposed(p); }
+  // A part of the weights was written: renews the packed copies of mixed precision.
+  void pack_part(int p, Range rows, Range cols) {
+    if constexpr (std::is_same_v<T, float>) packed.pack(p, weights(p), rows, cols);
+  }
+  void pack_all() {
+    for (int p = 0; p < count(); ++p) pack_part(p, {0, slice(p).rows}, {0, slice(p).cols});
+  }
+  void mark_written(int p) {
+    stale_[p] = has_transposed(p);
+    pack_part(p, {0, slice(p).rows}, {0, slice(p).cols});
+  }
   void refresh_transposed(const Kernels<T>& k) {
     for (int p = 0; p < count(); ++p)
       if (stale_[p]) {
@@ -150,6 +162,7 @@ class Instance {
   Buffer<T> parameters, gradients, state;
   std::vector<Slot> slots;
   Sgd sgd;
+  PackedWeights packed;  // of mixed precision; otherwise empty
 
  private:
   Layout layout_, state_layout_;

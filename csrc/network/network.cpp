@@ -23,6 +23,7 @@ Network<T>::Network(Program p) : program((p.validate(), std::move(p))), instance
   plan_.trainable.assign(program.parameters.size(), 1);
   plan_.rates.assign(program.parameters.size(), 1.0);
   heads_.resize(1);
+  if (program.mixed) instance_.packed.choose(products16(), program);
   value_begun_.assign(program.widths.size(), 0);
   parameter_begun_.assign(program.parameters.size(), 0);
   replan();
@@ -159,10 +160,29 @@ void Network<T>::clear_logs() {
 }
 
 template <class T>
+void Network<T>::follow_path() {
+  if (!program.mixed || instance_.packed.products == &products16()) return;
+  instance_.packed.choose(products16(), program);
+  instance_.pack_all();
+  space_.reset();
+  batch_rows_ = 0;
+}
+
+template <class T>
+std::string Network<T>::product_path() {
+  Shared hold(occupancy_);
+  const Products16* products = instance_.packed.products;
+  if (products) return std::string("bfloat16 ") + products->name;
+  return std::string(sizeof(T) == 4 ? "float32 " : "float64 ") + table().name;
+}
+
+template <class T>
 Workspace<T>& Network<T>::workspace(int64_t rows) {
-  if (!space_ || !space_->fits(rows, threads(), kernels<T>()))
-    space_ = std::make_unique<Workspace<T>>(program, kernels<T>(), std::max(rows, space_ ? space_->capacity : 0),
-                                            threads(), true);
+  follow_path();
+  const Products16* products = instance_.packed.products;
+  if (!space_ || !space_->fits(rows, threads(), kernels<T>(), products))
+    space_ = std::make_unique<Workspace<T>>(program, kernels<T>(), products,
+                                            std::max(rows, space_ ? space_->capacity : 0), threads(), true);
   return *space_;
 }
 
@@ -339,6 +359,14 @@ int64_t Network<T>::evaluate_steps(const Sources& sources, int64_t batch_size, i
 template <class T>
 int64_t Network<T>::predict(const RowSource& x, const std::vector<T*>& out, int64_t begin, int64_t end,
                             const Limits& limits) {
+  if (program.mixed && product_path() != std::string("bfloat16 ") + products16().name) {
+    // The instruction set was changed; while others predict, all go on with the old one.
+    try {
+      Exclusive hold(occupancy_);
+      follow_path();
+    } catch (const Busy&) {
+    }
+  }
   Shared hold(occupancy_);
   if (begin >= end) return begin;
   if (!program.is_native()) throw std::logic_error("predict: the program has operations written in Python");
@@ -348,13 +376,14 @@ int64_t Network<T>::predict(const RowSource& x, const std::vector<T*>& out, int6
   const int64_t chunk = std::min(end - begin, std::clamp<int64_t>(65536 / widest, 512, 1024) * most);
   const int team_size = Run<T>::useful_threads(program, chunk, false, most);
 
+  const Products16* products = instance_.packed.products;
   std::unique_ptr<Workspace<T>> space;
   for (auto& s : spare_) {
     space.reset(s.exchange(nullptr));
-    if (space && space->fits(chunk, team_size, kernels<T>())) break;
+    if (space && space->fits(chunk, team_size, kernels<T>(), products)) break;
     space.reset();
   }
-  if (!space) space = std::make_unique<Workspace<T>>(program, kernels<T>(), chunk, team_size, false);
+  if (!space) space = std::make_unique<Workspace<T>>(program, kernels<T>(), products, chunk, team_size, false);
 
   struct Context {
     Run<T> run;

@@ -38,6 +38,9 @@ class Network {
   uint64_t step = 0;  // finished updates; selects the dropout masks
   uint64_t key = 0;
 
+  // What computes the dense products: the type of their operands and the path, as in "bfloat16 avx512_bf16".
+  std::string product_path();
+
   // State. Every call takes the network exclusively; arrays are unpadded (rows, cols).
   enum class Part { parameter, gradient, state };
   void read(Part part, int index, T* to);
@@ -81,6 +84,8 @@ class Network {
 
  private:
   struct Call;
+  // Repacks the weights of a mixed network for the path that products16() gives by now.
+  void follow_path();
   Run<T> run(Workspace<T>& space, Interrupt& interrupt, bool training);
   int threads() const { return plan_.threads > 0 ? plan_.threads : thread_count(); }
   // The training workspace, grown when a batch needs it.

@@ -39,6 +39,7 @@ struct Program {
   std::vector<Parameter> states;  // arrays that go with the parameters but are not trained
   std::vector<Operation> operations;
   std::vector<int> outputs;  // values that predictions and losses read; one may appear again
+  bool mixed = false;        // mixed_bfloat16: operands of dense products are rounded to bfloat16
 
   // Throws std::invalid_argument, naming the operation, when the parts do not fit each other.
   void validate() const;

@@ -1,6 +1,7 @@
 #include "network/run.hpp"
 
 #include <algorithm>
+#include <type_traits>
 
 namespace fp {
 
@@ -187,9 +188,16 @@ void Run<T>::forward_operation(Team& team, int i) {
     case OperationKind::dense: {
       const int64_t in = program.widths[op.input()];
       Grid g{r, {0, width}};
-      if (!by_rows) g = grid(team, n, width, kernels.tile_rows, kLine<T>);
+      if (!by_rows) g = grid(team, n, width, row_grain(), kLine<T>);
       T* z = training ? space.pre[i].data : nullptr;
       pieces(team, g.rows, g.cols, in, true, [&](Range rows, Range cols) {
+        if constexpr (std::is_same_v<T, float>) {
+          if (products())
+            return ops::dense_forward16(*products(), {x.data, n, in, x.row}, instance.packed.forward(op.weights),
+                                        instance.vector(op.bias), op.activation, alpha, z, space.pre[i].row,
+                                        {y.data, n, width, y.row}, rows, cols, space.packed.slab(team.rank),
+                                        space.thread_scratch(team.rank));
+        }
         ops::dense_forward<T>(kernels, {x.data, n, in, x.row}, instance.weights(op.weights), instance.vector(op.bias),
                               op.activation, alpha, z, space.pre[i].row, {y.data, n, width, y.row}, rows, cols,
                               space.thread_scratch(team.rank));
@@ -323,6 +331,7 @@ void Run<T>::backward(Team& team, int first, int last, const BackwardPlan& pass,
   for (int i = last - 1; i >= first; --i) {
     if (!pass.active[i]) continue;
     backward_operation(team, i, pass.accumulate[i], may_stop);
+    pack_operands(team, i, may_stop);
     const Operation& op = program.operations[i];
     const bool learns = (op.weights >= 0 && to[op.weights] != Destination::nowhere) ||
                         (op.bias >= 0 && to[op.bias] != Destination::nowhere);
@@ -336,7 +345,10 @@ void Run<T>::backward(Team& team, int first, int last, const BackwardPlan& pass,
 template <class T>
 void Run<T>::backward_values(Team& team, int first, int last, const BackwardPlan& pass, bool may_stop) {
   for (int i = last - 1; i >= first; --i)
-    if (pass.active[i]) backward_operation(team, i, pass.accumulate[i], may_stop);
+    if (pass.active[i]) {
+      backward_operation(team, i, pass.accumulate[i], may_stop);
+      pack_operands(team, i, may_stop);
+    }
 }
 
 template <class T>
@@ -398,9 +410,16 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
       saved_row = derivative_needs_z(act) ? space.pre[made].row : x.row;
     }
     Grid g{r, {0, in}};
-    if (!by_rows) g = grid(team, n, in, kernels.tile_rows, kLine<T>);
+    if (!by_rows) g = grid(team, n, in, row_grain(), kLine<T>);
     const bool add = accumulate[0] != 0;
     pieces(team, g.rows, g.cols, width, may_stop, [&](Range rows, Range cols) {
+      if constexpr (std::is_same_v<T, float>) {
+        if (products())
+          return ops::dense_backward_input16(*products(), {dy.data, n, width, dy.row},
+                                             instance.packed.backward(op.weights), saved, saved_row, act, act_alpha,
+                                             add, {dx.data, n, in, dx.row}, rows, cols, space.packed.slab(team.rank),
+                                             space.thread_scratch(team.rank));
+      }
       ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, instance.transposed(op.weights), saved,
                                    saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, cols,
                                    space.thread_scratch(team.rank));
@@ -437,12 +456,29 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
 }
 
 template <class T>
+void Run<T>::pack_operands([[maybe_unused]] Team& team, [[maybe_unused]] int i, [[maybe_unused]] bool may_stop) {
+  if constexpr (std::is_same_v<T, float>) {
+    const Operation& op = program.operations[i];
+    if (!products() || op.weights < 0 || !plan.trainable[op.weights]) return;
+    const int64_t in = program.widths[op.input()], out = program.widths[op.output];
+    const View x = value(op.input()), dz = gradient(op.output);
+    auto& to = space.packed.operands(i);
+    // By rows: those that this thread has computed; nobody has waited for the others yet.
+    const Range mine = by_rows ? rows_of(team) : split(n, team.rank, team.size, kGrain16);
+    slabs(team, mine, in + out, may_stop, [&](Range r) {
+      products()->pack_left_transposed({x.data, x.row, n, in, r.begin, r.end, 0, in, to.x.data()});
+      products()->pack_right({dz.data, dz.row, n, out, r.begin, r.end, 0, out, to.dz.data()});
+    });
+  }
+}
+
+template <class T>
 void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop) {
   const Operation& op = program.operations[i];
   const int p = op.weights;
   const auto& s = instance.slice(p);
   const View x = value(op.input()), dz = gradient(op.output);
-  const Grid g = grid(team, s.rows, s.cols, kernels.tile_rows, kLine<T>);
+  const Grid g = grid(team, s.rows, s.cols, products() ? kGrain16 : kernels.tile_rows, kLine<T>);
   Epilogue<T> e{};
   if (fuse) {
     e.kind = EpilogueKind::sgd;
@@ -453,6 +489,15 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
   }
   T* dw = instance.at(fuse ? instance.parameters : instance.gradients, p);
   pieces(team, g.rows, g.cols, n, may_stop, [&](Range inputs, Range outputs) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (products()) {
+        auto& packed = space.packed.operands(i);
+        ops::dense_backward_weights16(*products(), n, packed.x.data(), packed.dz.data(), {dw, s.rows, s.cols, s.row},
+                                      accumulate, e, inputs, outputs, space.thread_scratch(team.rank));
+        if (fuse) instance.pack_part(p, inputs, outputs);
+        return;
+      }
+    }
     ops::dense_backward_weights<T>(kernels, {x.data, n, s.rows, x.row}, {dz.data, n, s.cols, dz.row},
                                    {dw, s.rows, s.cols, s.row}, accumulate, e, inputs, outputs,
                                    space.thread_scratch(team.rank));
@@ -483,7 +528,8 @@ void Run<T>::update(Team& team, const std::vector<char>& which) {
     if (!which[p]) continue;
     const auto& s = instance.slice(p);
     if (s.rows == 0 || s.cols == 0) continue;
-    const Grid g = grid(team, s.rows, s.cols, s.rows > 1 ? kernels.tile_rows : 1, kLine<T>);
+    const int64_t grain = products() ? kGrain16 : s.rows > 1 ? kernels.tile_rows : 1;
+    const Grid g = grid(team, s.rows, s.cols, grain, kLine<T>);
     T* velocity = instance.velocity(p);
     for (int64_t r = g.rows.begin; r < g.rows.end && g.cols.size() > 0; ++r) {
       const int64_t at = r * s.row + g.cols.begin;
@@ -492,6 +538,7 @@ void Run<T>::update(Team& team, const std::vector<char>& which) {
                          static_cast<T>(sgd.momentum), sgd.nesterov);
     }
     if (instance.has_transposed(p)) instance.transpose_part(kernels, p, g.rows, g.cols);
+    instance.pack_part(p, g.rows, g.cols);
   }
 }
 

@@ -85,7 +85,10 @@ struct Run {
   static int useful_threads(const Program& program, int64_t rows, bool training, int most);
   void choose_way(int size);
 
-  Range rows_of(const Team& team) const { return split(n, team.rank, team.size, by_rows ? kernels.tile_rows : 1); }
+  // The path of a mixed network's products; nullptr: products are of T.
+  const Products16* products() const { return instance.packed.products; }
+  int64_t row_grain() const { return products() ? products()->row_grain : kernels.tile_rows; }
+  Range rows_of(const Team& team) const { return split(n, team.rank, team.size, by_rows ? row_grain() : 1); }
   void gather(Team& team);
   void forward(Team& team, int first, int last);
   // Row losses, the outputs' gradients when asked for, and the metrics' row values.
@@ -134,6 +137,8 @@ struct Run {
   // The gradients of operation i's parameters; operations after it and before `last` may use the same ones.
   void parameters_of(Team& team, int i, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
                      const std::vector<char>& begun, bool may_stop);
+  // Mixed precision: packs this thread's rows of a weight gradient's operands into its place.
+  void pack_operands(Team& team, int i, bool may_stop);
   void weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop);
   void bias_of(Team& team, int i, bool accumulate, bool fuse);
 };

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "network/heads.hpp"
+#include "network/mixed.hpp"
 #include "ops/dense.hpp"
 #include "runtime/memory.hpp"
 
@@ -56,7 +57,11 @@ struct Workspace {
   std::vector<Judgement> heads;
   std::vector<Buffer<double>> metric_values;
 
-  Workspace(const Program& program, const Kernels<T>& kernels, int64_t rows, int threads_, bool training_)
+  PackedBatch packed;  // of mixed precision
+
+  // products: the path of a mixed network, else nullptr.
+  Workspace(const Program& program, const Kernels<T>& kernels, const Products16* products, int64_t rows, int threads_,
+            bool training_)
       : capacity(rows), threads(threads_), training(training_), made_for(&kernels) {
     values.resize(program.widths.size());
     gradients.resize(program.widths.size());
@@ -93,6 +98,10 @@ struct Workspace {
       scratch_size = std::max(scratch_size,
                               ops::dense_scratch(kernels, rows, program.widths[op.input()], program.widths[op.output]));
     }
+    if (products) {
+      packed.make(*products, program, rows, threads, training, gradients_shared);
+      scratch_size = std::max(scratch_size, packed.scratch);
+    }
     scratch_size = (scratch_size + 15) / 16 * 16 + 16;
     scratch = Buffer<T>(scratch_size * threads);
     if (training) {
@@ -101,8 +110,8 @@ struct Workspace {
     }
   }
 
-  bool fits(int64_t rows, int team, const Kernels<T>& kernels) const {
-    return capacity >= rows && threads >= team && made_for == &kernels;
+  bool fits(int64_t rows, int team, const Kernels<T>& kernels, const Products16* products) const {
+    return capacity >= rows && threads >= team && made_for == &kernels && packed.made_for == products;
   }
 
   T* thread_scratch(int rank) { return scratch.data() + rank * scratch_size; }

@@ -14,6 +14,11 @@ using ops::Matrix;
 template <class T>
 void dense_forward(Matrix<const T> x, Matrix<const T> w, const T* b, Activation activation, T alpha, Matrix<T> y);
 
+// c = a b over operands rounded to bfloat16, on the path in use. a (m, k) or with transpose_a (k, m), b (k, n) or (n,
+// k), c (m, n), which overlaps neither.
+void bfloat16_product(Matrix<const float> a, bool transpose_a, Matrix<const float> b, bool transpose_b,
+                      Matrix<float> c);
+
 // dx = dz w^T. dz (n, out), w (in, out), dx (n, in); dx overlaps neither.
 template <class T>
 void dense_backward_input(Matrix<const T> dz, Matrix<const T> w, Matrix<T> dx);

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from . import __version__, commands
 from .errors import BackendUnavailableError, DivergenceWarning, DTypeError, NotBuiltError
+from .program import PRECISIONS
 
 __all__ = ["build_parser", "main"]
 
@@ -112,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     network.add_argument("--activation", default="relu", help="of the hidden layers (default relu)")
     network.add_argument("--dropout", type=_fraction, default=0.0, help="after each hidden layer (default 0)")
-    network.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    network.add_argument("--dtype", choices=list(PRECISIONS), default="float32")
     training = train.add_argument_group("training")
     training.add_argument("--epochs", type=_count, default=30, help="(default 30)")
     training.add_argument("--batch-size", type=_count, default=32, help="(default 32)")

@@ -31,6 +31,7 @@ def train(arguments: argparse.Namespace) -> None:
 
     from . import random
     from .preparation import held_out_rows
+    from .program import PRECISIONS
 
     _set_machine(arguments)
     _check_destination("--save", arguments.save, arguments.data)  # before training, not after
@@ -43,7 +44,7 @@ def train(arguments: argparse.Namespace) -> None:
         _warn(f"--test-split {arguments.test_split:g}: expected more {few}; none could be held out")
     standardize = arguments.data != "digits" if arguments.standardize is None else arguments.standardize
     preparation = _with_scaling(preparation, x[~held_out], y[~held_out], standardize)
-    dtype = np.dtype(arguments.dtype)
+    dtype = np.dtype(PRECISIONS[arguments.dtype])
     inputs = preparation.scale(x).astype(dtype)
     targets = y if labels is not None else ((y - preparation.target_offset) / preparation.target_scale).astype(dtype)
 

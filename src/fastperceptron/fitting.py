@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from . import random
 from .callbacks import CallbackList
 from .errors import DivergenceWarning
+from .program import PRECISIONS
 from .progress import Silent
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Fit:
     ) -> None:
         self.model = model
         self.train = train
-        self.weights = train.cast_weights(model.dtype)
+        self.weights = train.cast_weights(PRECISIONS[model.dtype])
         self.rows = rows
         self.validation = validation
         self.held_out = held_out

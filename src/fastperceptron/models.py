@@ -21,6 +21,7 @@ from .errors import NotBuiltError
 from .graph import Call, Graph, build_graph, calls_between, name_layers
 from .layers import Input, Layer, Shape, Value, checked_shape
 from .ownership import Ownership
+from .program import PRECISIONS
 from .serialization import Configurable, serialize
 from .state import get_state, set_state
 from .training import Trainer
@@ -35,8 +36,6 @@ __all__ = ["Model", "Sequential"]
 Array = NDArray[Any]
 Classes = Mapping[str, type[Any]]
 
-_DTYPES = ("float32", "float64")
-
 
 class Model(Trainer):
     """A network from `inputs` to `outputs`.
@@ -45,7 +44,9 @@ class Model(Trainer):
     ----------
     inputs, outputs : the ``Input``, and the value computed from it
     seed : int or numpy Generator; decides weights, order of rows and dropout. None: different every time
-    dtype : "float32" or "float64"
+    dtype : "float32", "float64" or "mixed_bfloat16"
+        "mixed_bfloat16": the operands of dense products are rounded to bfloat16; their sums and all else, weights and
+        predictions included, are float32.
     backend : "native", "numpy", "auto", or None for the one in force
     """
 
@@ -72,8 +73,8 @@ class Model(Trainer):
         self._adopt(build_graph(inputs.shape, calls, dtype), random.make_key(seed))
 
     def _prepare(self, seed: Any, dtype: str, backend: str | None, name: str) -> None:
-        if dtype not in _DTYPES:
-            raise ValueError(f"{type(self).__name__}: dtype must be one of {', '.join(_DTYPES)}; received {dtype!r}")
+        if dtype not in PRECISIONS:
+            raise ValueError(f"{type(self).__name__}: dtype must be one of {', '.join(PRECISIONS)}; received {dtype!r}")
         self.name = str(name)
         self.dtype = dtype
         self.stop_training = False
@@ -145,7 +146,7 @@ class Model(Trainer):
         """Makes the network of this structure; the layers' weights live in it from now on."""
         if initialize:
             for step, weight in enumerate(graph.weights):
-                weight.dtype = np.dtype(self.dtype)
+                weight.dtype = np.dtype(PRECISIONS[self.dtype])
                 weight.initialize(key, step)
         network = self._backend.Network(graph.program)
         network.key = key
@@ -153,7 +154,7 @@ class Model(Trainer):
         for owners in (graph.owners, graph.state_owners):
             for index, (weight, _) in enumerate(owners):
                 weight.release()
-                weight.bind(network, index, self._ownership, self.dtype)
+                weight.bind(network, index, self._ownership, PRECISIONS[self.dtype])
         for layer in graph.layers:
             layer._model = weakref.ref(self)
         self._configure()
@@ -370,7 +371,7 @@ class Sequential(Model):
     ----------
     layers : layers in order, optionally with an ``Input`` first
     seed : int or numpy Generator; decides weights, order of rows and dropout. None: different every time
-    dtype : "float32" or "float64"
+    dtype : "float32", "float64" or "mixed_bfloat16"
     backend : "native", "numpy", "auto", or None for the one in force
 
     >>> import fastperceptron as fp

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-__all__ = ["ACTIVATIONS", "LOSSES", "NEEDS_Z", "Head", "Operation", "Parameter", "Program"]
+__all__ = ["ACTIVATIONS", "LOSSES", "NEEDS_Z", "PRECISIONS", "Head", "Operation", "Parameter", "Program"]
 
 #: Elementwise activations and softmax, in the order of ``fp::Activation`` in csrc/kernels/table.hpp.
 ACTIVATIONS: tuple[str, ...] = (
@@ -33,6 +33,10 @@ ACTIVATIONS: tuple[str, ...] = (
 
 #: Activations whose derivative is computed from the pre-activation z; the others use the output y.
 NEEDS_Z: frozenset[str] = frozenset({"gelu", "gelu_tanh", "silu", "mish", "softplus"})
+
+#: What a model's dtype may be, and the dtype of the arrays that it keeps and gives. In "mixed_bfloat16" the operands of
+#: dense products are rounded to bfloat16, as they are used; all else is float32.
+PRECISIONS: dict[str, str] = {"float32": "float32", "float64": "float64", "mixed_bfloat16": "float32"}
 
 #: Loss kinds, in the order of ``fp::Loss``.
 LOSSES: tuple[str, ...] = (
@@ -93,7 +97,7 @@ class Operation(NamedTuple):
 class Program(NamedTuple):
     """Values, parameters and operations of one network."""
 
-    dtype: str  # "float32" or "float64"
+    dtype: str  # of PRECISIONS
     widths: tuple[int, ...]  # width of each value; value 0 is the input
     parameters: tuple[Parameter, ...]
     operations: tuple[Operation, ...]  # topological order; each value but 0 is the output of exactly one
@@ -104,6 +108,16 @@ class Program(NamedTuple):
     def output(self) -> int:
         """The first output."""
         return self.outputs[0]
+
+    @property
+    def array_dtype(self) -> str:
+        """Of values, parameters, gradients and slots."""
+        return PRECISIONS[self.dtype]
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the operands of dense products are rounded to bfloat16."""
+        return self.dtype == "mixed_bfloat16"
 
     @property
     def is_native(self) -> bool:

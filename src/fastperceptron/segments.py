@@ -79,7 +79,7 @@ class Segments:
     def set_slot_names(self) -> None:
         """Slots of the Python optimizer: kept under the same name, else zero."""
         names = self._optimizer.slot_names if self._optimizer is not None else ()
-        parameters, dtype = self.network.program.parameters, self.network.program.dtype
+        parameters, dtype = self.network.program.parameters, self.network.program.array_dtype
         self.slots = {
             name: self.slots.get(name) or [np.zeros(parameter.shape, dtype) for parameter in parameters]
             for name in names
@@ -269,7 +269,7 @@ class Segments:
                 continue
             if gradient is None:
                 raise ValueError(f"{name}: expected a gradient for {weight.name}; received none")
-            dtype = np.dtype(self.network.program.dtype)
+            dtype = np.dtype(self.network.program.array_dtype)
             yield index, _checked(gradient, weight.shape, dtype, name, f"the gradient of {weight.name}")
 
     def _update(self, optimizer: Optimizer) -> None:

@@ -34,7 +34,7 @@ Described = dict[str, tuple[str, tuple[int, ...]]]
 
 def expected_state(graph: Graph, optimizer: Optimizer | None) -> Described:
     """Name -> (dtype, shape) of the state of a model with this structure and optimizer."""
-    dtype = graph.program.dtype
+    dtype = graph.program.array_dtype
     found: Described = {f"params/{name}": (dtype, shape) for name, shape in graph.program.parameters}
     found |= {f"state/{name}": (dtype, shape) for name, shape in graph.program.states}
     for slot in () if optimizer is None else optimizer.slot_names:

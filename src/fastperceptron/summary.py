@@ -35,7 +35,7 @@ def summary_text(model: Model) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [_line(row, widths) for row in rows]
     rule = "-" * max(len(line) for line in lines)
-    size = total * (4 if model.dtype == "float32" else 8)
+    size = total * (8 if model.dtype == "float64" else 4)
     footer = [
         f"Parameters in total: {total:,} ({size:,} bytes)",
         f"Trainable: {learning:,}",

@@ -121,7 +121,7 @@ class _Tracer:
         self.network = model._network
         self.backend = model._backend
         self.program = self.graph.program
-        self.values: dict[int, Array] = {0: np.ascontiguousarray(x, self.program.dtype)}
+        self.values: dict[int, Array] = {0: np.ascontiguousarray(x, self.program.array_dtype)}
         self.gradients: dict[int, Array] = {}
         self.parameters = [self.network.get_parameter(i) for i in range(len(self.program.parameters))]
         self.uses: list[_Use] = []
@@ -157,7 +157,14 @@ class _Tracer:
             b = None
             if len(op.parameters) > 1:
                 b = use.arrays["b"] = self.parameters[op.parameters[1]]
-            z = use.arrays["z"] = self.backend.dense_forward(x, w, b, "linear", 0.0, None)
+            if self.program.is_mixed:
+                z = self.backend.bfloat16_product(x, w)
+                if b is not None:
+                    with np.errstate(all="ignore"):
+                        z += b
+            else:
+                z = self.backend.dense_forward(x, w, b, "linear", 0.0, None)
+            use.arrays["z"] = z
             y = self._activate(op, z)
         elif op.kind == "activation":
             y = self._activate(op, x)
@@ -216,11 +223,16 @@ class _Tracer:
 
     def _dense_backward(self, op: Operation, dz: Array, use: _Use, result: Trace) -> Array:
         use.arrays["dz"] = dz
-        use.arrays["dw"] = self.backend.dense_backward_weights(use.arrays["x"], dz, None)
+        if self.program.is_mixed:
+            use.arrays["dw"] = self.backend.bfloat16_product(use.arrays["x"], dz, transpose_a=True)
+        else:
+            use.arrays["dw"] = self.backend.dense_backward_weights(use.arrays["x"], dz, None)
         self._add(result, op.parameters[0], use.arrays["dw"])
         if len(op.parameters) > 1:
             use.arrays["db"] = self.backend.dense_backward_bias(dz, None)
             self._add(result, op.parameters[1], use.arrays["db"])
+        if self.program.is_mixed:
+            return np.asarray(self.backend.bfloat16_product(dz, use.arrays["w"], transpose_b=True))
         return np.asarray(self.backend.dense_backward_input(dz, use.arrays["w"], None))
 
     def _python_backward(self, op: Operation, dy: Array, use: _Use, result: Trace) -> Array:

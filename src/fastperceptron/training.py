@@ -21,6 +21,7 @@ from .checks import as_flag
 from .engine import Engine
 from .errors import DivergenceWarning, NotBuiltError
 from .fitting import BUDGET, EVALUATION_ROWS, Fit, Rows
+from .program import PRECISIONS
 from .progress import SILENT, Silent, progress_for
 
 __all__ = ["Trainer"]
@@ -154,7 +155,7 @@ class Trainer(Engine):
             n = rows.x.shape[0]
             with self._logs_kept() if self._fitting else _nothing():
                 self._reset_logs()
-                self._runner.train_steps(rows.x, rows.y, rows.cast_weights(self.dtype), None, n, 0, n, 0.0)
+                self._runner.train_steps(rows.x, rows.y, rows.cast_weights(PRECISIONS[self.dtype]), None, n, 0, n, 0.0)
                 self._count_updates()
                 logs = self._logs()
                 if not math.isfinite(logs["loss"]):
@@ -204,7 +205,7 @@ class Trainer(Engine):
         assert self._runner is not None
         end = rows.x.shape[0] if numbers is None else numbers.size
         per_batch = hooks.per_batch("test")
-        weights = rows.cast_weights(self.dtype)
+        weights = rows.cast_weights(PRECISIONS[self.dtype])
         hooks.call("on_test_begin", {})
         self._reset_logs()
         position = batch = 0
@@ -244,7 +245,7 @@ class Trainer(Engine):
             raise NotBuiltError("predict: expected a model with weights; call fit or build first")
         rows = data.flatten(data.as_rows(x, graph.input_shape, "predict"))
         n = rows.shape[0]
-        out = np.empty((n, network.program.widths[network.program.output]), self.dtype)
+        out = np.empty((n, network.program.widths[network.program.output]), PRECISIONS[self.dtype])
         with self._ownership.reading("predict"):
             if callbacks is not None or display is not SILENT:
                 try:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .. import _core
 from .._core import (
     Network,
+    bfloat16_product,
     dense_backward_bias,
     dense_backward_input,
     dense_backward_weights,
@@ -26,6 +27,7 @@ __all__ = [
     "Network",
     "activation_backward",
     "activation_forward",
+    "bfloat16_product",
     "check_usable",
     "dense_backward_bias",
     "dense_backward_input",

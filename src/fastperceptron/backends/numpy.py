@@ -6,6 +6,7 @@ It keeps the arithmetic of the native backend up to the order of sums: NumPy's `
 from __future__ import annotations
 
 from .numpy_activations import activation_backward, activation_forward
+from .numpy_bfloat16 import bfloat16_product
 from .numpy_kernels import (
     dense_backward_bias,
     dense_backward_input,
@@ -22,6 +23,7 @@ __all__ = [
     "Network",
     "activation_backward",
     "activation_forward",
+    "bfloat16_product",
     "dense_backward_bias",
     "dense_backward_input",
     "dense_backward_weights",

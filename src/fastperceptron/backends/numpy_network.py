@@ -61,7 +61,7 @@ def _parts(x: Arrays, width: int) -> list[Array]:
 
 
 def _vector(program: Program) -> Array:
-    return np.zeros(sum(_size(p.shape) for p in program.parameters), program.dtype)
+    return np.zeros(sum(_size(p.shape) for p in program.parameters), program.array_dtype)
 
 
 def _check(program: Program) -> None:
@@ -153,7 +153,7 @@ class Network:
         self._flat_gradients = _vector(program)
         self._gradients = Gradients(_views(program, self._flat_gradients))
         self._needed: list[bool] = []
-        self._states = [np.zeros(p.shape, program.dtype) for p in program.states]
+        self._states = [np.zeros(p.shape, program.array_dtype) for p in program.states]
         self._rates = [1.0] * len(program.parameters)
         self._optimizer: str | None = None
         self._hyper = dict(_SGD_HYPER)
@@ -505,6 +505,9 @@ class Network:
                 np.add(w, momentum * v - step if nesterov else v, out=new)
         spare.step = current.step + 1
         self._pair = (spare, current)
+
+    def product_path(self) -> str:
+        return f"{'bfloat16' if self.program.is_mixed else self.program.dtype} numpy"
 
     def advance(self) -> None:
         self.step += 1

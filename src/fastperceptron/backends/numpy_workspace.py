@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..program import NEEDS_Z, Operation, Program
 from .numpy_activations import BACKWARD, FORWARD
+from .numpy_bfloat16 import round_bfloat16
 from .numpy_kernels import dropout_forward
 
 __all__ = ["Gradients", "Targets", "Workspace"]
@@ -57,7 +58,7 @@ class Workspace:
         self.training = False
         self.heads: list[Targets] = []
         self.rows: NDArray[np.int64] | None = None  # the caller's row numbers, for messages
-        dtype = np.dtype(program.dtype)
+        dtype = np.dtype(program.array_dtype)
         self.values: list[Array] = [np.empty((n, width), dtype) for width in program.widths]
         for op in program.operations:
             if op.kind == "columns":
@@ -77,7 +78,7 @@ class Workspace:
             x, y = self.values[op.inputs[0]], self.values[op.output]
             if op.kind == "dense":
                 z = self._pre_activation(i, op, y)
-                np.matmul(x, parameters[op.parameters[0]], out=z)
+                self._product(x, parameters[op.parameters[0]], z)
                 if len(op.parameters) > 1:
                     z += parameters[op.parameters[1]]
                 if op.activation != "linear":
@@ -98,6 +99,12 @@ class Workspace:
                     combine(y, self.values[v], out=y)
             elif op.kind != "columns":  # a view
                 raise ValueError(f"forward: operation {i} ({op.name!r}) must be built in; received kind {op.kind!r}")
+
+    def _product(self, a: Array, b: Array, out: Array) -> Array:
+        if self.program.is_mixed:
+            a, b = round_bfloat16(a), round_bfloat16(b)
+        product: Array = np.matmul(a, b, out=out)
+        return product
 
     def _pre_activation(self, i: int, op: Operation, y: Array) -> Array:
         if not self._keep or op.activation not in NEEDS_Z:
@@ -170,9 +177,9 @@ class Workspace:
                 if needed[source]:
                     w = parameters[op.parameters[0]]
                     if self._has_gradient[source]:
-                        self._gradients[source] += dz @ w.T
+                        self._gradients[source] += self._product(dz, w.T, np.empty_like(self.values[source]))
                     else:
-                        np.matmul(dz, w.T, out=self.begin_value_gradient(source))
+                        self._product(dz, w.T, self.begin_value_gradient(source))
             elif needed[source]:
                 self.add_value_gradient(source, self._elementwise_backward(op, dy, key, step))
 
@@ -196,11 +203,12 @@ class Workspace:
             if not gradients.trainable[p]:
                 continue
             if gradients.written[p]:
-                gradients.arrays[p][...] += dz.sum(axis=0) if place else x.T @ dz
+                more = dz.sum(axis=0) if place else self._product(x.T, dz, np.empty_like(gradients.arrays[p]))
+                gradients.arrays[p][...] += more
             elif place:
                 np.add.reduce(dz, axis=0, out=gradients.arrays[p])
             else:
-                np.matmul(x.T, dz, out=gradients.arrays[p])
+                self._product(x.T, dz, gradients.arrays[p])
             gradients.written[p] = True
 
     def _elementwise_backward(self, op: Operation, dy: Array, key: int, step: int) -> Array:

@@ -12,6 +12,8 @@ public face with checks and documentation)::
     dense_backward_input(dz, w, out) -> dx                       (n, out) (in, out) -> (n, in)
     dense_backward_weights(x, dz, out) -> dw                     (n, in) (n, out) -> (in, out)
     dense_backward_bias(dz, out) -> db                           (n, out) -> (out,)
+    bfloat16_product(a, b, transpose_a, transpose_b) -> c        (m, k) (k, n) -> (m, n) float32, or from transposes;
+                                                                 operands rounded to bfloat16, sums in float32
     activation_forward(activation, alpha, z, out) -> y           any shape; softmax over the last axis
     activation_backward(activation, alpha, dy, saved, out) -> dz saved is z for NEEDS_Z, else y
     loss_forward(kind, parameter, y_true, y_pred) -> losses      (n,) float64, unweighted
@@ -55,6 +57,9 @@ class Network(Protocol):
 
     backend: str  # "native" or "numpy"
     program: Program
+
+    def product_path(self) -> str:
+        """What computes the dense products: type of the operands and path, as in "bfloat16 avx512_bf16"."""
 
     # -- state ---------------------------------------------------------------------------------------------
     step: int
