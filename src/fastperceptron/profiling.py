@@ -12,7 +12,7 @@ import numpy as np
 
 from . import config
 from .layers import Layer
-from .program import NEEDS_Z, Operation, Program
+from .program import NEEDS_Z, PRECISIONS, Operation, Program
 from .segments import Segments
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
     compiled.optimizer.learning_rate = 0.0  # the same batch over and over would lead it anywhere
     twin._push()
     rows = twin._check_data(graph, "profile", x, y, sample_weight)
-    weights = rows.cast_weights(twin.dtype)
+    weights = rows.cast_weights(PRECISIONS[twin.dtype])
     n = rows.x.shape[0]
 
     def whole_step() -> None:
@@ -121,7 +121,7 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
         steps.train_steps(rows.x, rows.y, weights, None, n, 0, n, 0.0)
 
     _times(parted_step, seconds * 2 / 3, clock.next)
-    described = _described(network.program, n, rows, network.backend, loss, optimizer)
+    described = _described(network, n, rows, loss, optimizer)
     listed = [row._replace(seconds=clock.median(row.part, index)) for index, row in described]
     title = f"{type(model).__name__} {model.name!r}: one training step of {n} rows, {twin.dtype}, {_machine(network)}"
     return Profile(title, listed, step_seconds, call_seconds, _peak(twin.dtype, network.backend))
@@ -231,13 +231,12 @@ def _times(call: Callable[[], Any], seconds: float, after: Callable[[], Any] = l
 # -- what each part has to do ------------------------------------------------------------------------------------
 
 
-def _described(
-    program: Program, n: int, rows: Any, backend: str, loss: Any, optimizer: Any
-) -> Iterable[tuple[int, ProfileRow]]:
+def _described(network: Any, n: int, rows: Any, loss: Any, optimizer: Any) -> Iterable[tuple[int, ProfileRow]]:
     """The rows of the table without times, in the order of a step, with the number of their operation."""
-    item = 8 if program.dtype == "float64" else 4
-    engine = f"native {_instruction_set()}" if backend == "native" else "numpy"
-    paths = {index: _path(op, engine, program.dtype) for index, op in enumerate(program.operations)}
+    program: Program = network.program
+    item = np.dtype(program.array_dtype).itemsize
+    engine = f"native {_instruction_set()}" if network.backend == "native" else "numpy"
+    paths = {index: _path(op, engine, network.product_path()) for index, op in enumerate(program.operations)}
     given = rows.x[:n].nbytes + rows.y.nbytes + (0 if rows.weights is None else rows.weights.nbytes)
     yield -1, ProfileRow("batch", "gather", 0.0, 0.0, given + n * program.widths[0] * item, engine)
     for index, op in enumerate(program.operations):
@@ -275,10 +274,10 @@ def _backward(program: Program, op: Operation, n: int) -> tuple[float, float]:
     return 2.0 * n * size * (2 if needed else 1), elements
 
 
-def _path(op: Operation, engine: str, dtype: str) -> str:
+def _path(op: Operation, engine: str, product: str) -> str:
     if op.kind == "python":
         return "Python"
-    return f"{engine}, {dtype} product" if op.kind == "dense" else engine
+    return f"{engine}, product {product}" if op.kind == "dense" else engine
 
 
 def _instruction_set() -> str:
@@ -296,7 +295,7 @@ def _machine(network: Any) -> str:
 def _peak(dtype: str, backend: str) -> float | None:
     from .peak import peak_flops
 
-    return peak_flops(dtype) if backend == "native" else None
+    return peak_flops("bfloat16" if dtype == "mixed_bfloat16" else dtype) if backend == "native" else None
 
 
 # -- text --------------------------------------------------------------------------------------------------------
