@@ -45,6 +45,7 @@ _TOLERANCES = {False: (1e-4, 1e-3), True: (5e-3, 2e-2)}
 #: Of predictions, relative to the largest output.
 _OUTPUT_TOLERANCE = {False: 1e-4, True: 5e-2}
 _STEPS_COMPARED = 10
+_SEEDS = 10
 #: fit is measured where it is said how much it may add.
 _FIT = ("A", "B")
 
@@ -222,10 +223,8 @@ class Comparison:
         self.result["footprint"] = found
 
     def time_to_result(self, data: str) -> None:
-        seeds = 3 if self.options.quick else 10
-        self.result.setdefault("time_to_result", {})[data] = time_to_result.measure(
-            data, self.options.threads, seeds, self.options.clock
-        )
+        measured = time_to_result.measure(data, self.options.threads, _SEEDS, self.options.clock)
+        self.result.setdefault("time_to_result", {})[data] = measured
 
     # -- all of it -----------------------------------------------------------------------------------------------
 
@@ -250,7 +249,7 @@ class Comparison:
             tasks.append(Task("threads", 2 * len(options.workloads) * each, self.scaling))
         tasks.append(Task("import, wheel, memory", 15, self.footprint))
         for data in time_to_result.available():
-            tasks.append(Task(f"time to a result: {data}", 10 if options.quick else 35, self._result_of(data)))
+            tasks.append(Task(f"time to a result: {data}", 25, self._result_of(data)))
         for what in ("width", "batch", "depth") if options.sweep else ():
             tasks.append(Task(f"growth with {what}", 60, lambda what=what: self.sweep(what)))
         return tasks

@@ -74,8 +74,11 @@ def best_other(contestants: dict[str, Any], bfloat16: bool | None) -> str | None
 
 
 def cliffs(points: Sequence[dict[str, Any]], name: str = "native") -> list[float]:
-    """Between neighbouring sizes: by how much the time grows beyond the growth of the arithmetic (below 1: less)."""
-    cost = [median(point["rounds"][name]) / point["flop"] for point in points]
+    """Between neighbouring sizes: by how much the time grows beyond the growth of the arithmetic (below 1: less).
+
+    Of the fastest rounds: a slow moment of the machine at one size is no cliff.
+    """
+    cost = [min(point["rounds"][name]) / point["flop"] for point in points]
     return [b / a for a, b in pairwise(cost)]
 
 
@@ -400,7 +403,9 @@ def _sweep_table(what: str, points: Sequence[dict[str, Any]]) -> str:
         [str(point["size"]), *(f"{median(point['rounds'][name]) * 1e6:,.1f}" for name in names), cliff]
         for point, cliff in zip(points, steps, strict=True)
     ]
-    note = "the last column is the growth of our time beyond that of the arithmetic, from the size before"
+    note = (
+        "the last column is the growth of our time (fastest rounds) beyond that of the arithmetic, from the size before"
+    )
     return f"Against {what}: microseconds a step; {note}\n\n" + _table(
         (what, *(LABELS[n] for n in names), "cliff"), rows
     )
