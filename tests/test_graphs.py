@@ -373,6 +373,8 @@ def test_bad_arguments_change_nothing(backend: Any) -> None:
     ):
         with pytest.raises(ShapeError, match="expected"):
             network.train_steps(*bad, None, N, 0, N, 0.0)
+    with pytest.raises(ShapeError, match="expected"):  # a loss without targets
+        network.train_steps(x, (*y[:-1], None), weights, None, N, 0, N, 0.0)
     for heads in ([], [Head(9)], [Head(-1)], [Head(0, "nonsense")], [Head(0, normaliser="columns")]):
         with pytest.raises(ValueError, match="set_heads"):
             network.set_heads(heads)

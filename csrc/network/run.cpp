@@ -337,7 +337,7 @@ void Run<T>::backward(Team& team, int first, int last, const BackwardPlan& pass,
     const bool bias = op.bias >= 0 && to[op.bias] != Destination::nowhere;
     if (products() && weights) pack_operands(team, i, ++turn, may_stop);
     if (team.size > 1 && (weights || bias)) team.barrier();
-    parameters_of(team, i, last, turn, pass, to, begun, may_stop);
+    parameters_of(team, i, turn, pass, to, begun, may_stop);
     // The next operation's gradient lies, with rows of another length, where this one's is read.
     if (team.size > 1 && space.gradients_shared) team.barrier();
   }
@@ -353,24 +353,18 @@ template <class T>
 void Run<T>::backward_weights(Team& team, int first, int last, const BackwardPlan& pass,
                               const std::vector<Destination>& to, const std::vector<char>& begun, bool may_stop) {
   for (int i = last - 1; i >= first; --i)
-    if (pass.active[i]) parameters_of(team, i, last, 0, pass, to, begun, may_stop);
+    if (pass.active[i]) parameters_of(team, i, 0, pass, to, begun, may_stop);
 }
 
 template <class T>
-void Run<T>::parameters_of(Team& team, int i, int last, int turn, const BackwardPlan& pass,
+void Run<T>::parameters_of(Team& team, int i, int turn, const BackwardPlan& pass,
                            const std::vector<Destination>& to, const std::vector<char>& begun, bool may_stop) {
   const auto& ops = program.operations;
-  // Uses of one parameter are cut alike, so that each part of its gradient belongs to one thread.
-  auto used_later = [&](int p, int Operation::* role) {
-    for (int j = i + 1; j < last; ++j)
-      if (ops[j].*role == p && pass.active[j]) return true;
-    return begun[p] != 0;
-  };
   const int w = ops[i].weights, b = ops[i].bias;
   if (w >= 0 && to[w] != Destination::nowhere)
-    weights_of(team, i, turn, used_later(w, &Operation::weights), to[w] == Destination::parameters, may_stop);
+    weights_of(team, i, turn, pass.accumulate_weights[i] || begun[w], to[w] == Destination::parameters, may_stop);
   if (b >= 0 && to[b] != Destination::nowhere)
-    bias_of(team, i, used_later(b, &Operation::bias), to[b] == Destination::parameters);
+    bias_of(team, i, pass.accumulate_bias[i] || begun[b], to[b] == Destination::parameters);
 }
 
 template <class T>

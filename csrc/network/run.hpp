@@ -136,7 +136,7 @@ struct Run {
   void join_backward(const Operation& op, Range rows, const std::vector<char>& accumulate, T* spare);
   T learning_rate(int parameter) const { return static_cast<T>(instance.sgd.learning_rate * plan.rates[parameter]); }
   // The gradients of operation i's parameters; operations after it and before `last` may use the same ones.
-  void parameters_of(Team& team, int i, int last, int turn, const BackwardPlan& pass,
+  void parameters_of(Team& team, int i, int turn, const BackwardPlan& pass,
                      const std::vector<Destination>& to, const std::vector<char>& begun, bool may_stop);
   // Mixed precision: packs this thread's rows of a weight gradient's operands into the turn's memory.
   void pack_operands(Team& team, int i, int turn, bool may_stop);

@@ -249,15 +249,25 @@ class Model(Trainer):
         """
         from .predictors import ModelPredictor, native_predictor
 
-        self._built_graph("predictor")
+        self._single("predictor")
         with self._ownership.reading("predictor"):
             made: Predictor | None = native_predictor(self)
             return ModelPredictor(self) if made is None else made
 
+    def _single(self, operation: str) -> None:
+        """An error for a model whose rows are not one array in and one array out."""
+        structure = self._built_graph(operation).structure
+        counts = len(structure.input_shapes), len(structure.outputs)
+        if counts != (1, 1) or structure.output_keys is not None:
+            raise ValueError(
+                f"{operation}: expected a model of one input and one output; received {counts[0]} and {counts[1]};"
+                " use predict"
+            )
+
     def _predict_one(self, x: Any, out: Array | None) -> Array:
         from .predictors import native_predictor, predict_through
 
-        self._built_graph("predict_one")
+        self._single("predict_one")
         with self._ownership.reading("predict_one"):
             if self._live is None or not self._live.current:
                 self._live = native_predictor(self)
