@@ -240,6 +240,8 @@ class Model(Trainer):
     def predictor(self) -> Predictor:
         """A snapshot of the model that only predicts, one row or many, at the least cost per call.
 
+        It needs a model of one input and one output; anything may lie between them.
+
         >>> import fastperceptron as fp
         >>> model = fp.Sequential([fp.Input((2,)), fp.Dense(1, kernel_initializer="ones")])
         >>> p = model.predictor()
@@ -249,25 +251,15 @@ class Model(Trainer):
         """
         from .predictors import ModelPredictor, native_predictor
 
-        self._single("predictor")
+        self._built_graph("predictor")
         with self._ownership.reading("predictor"):
             made: Predictor | None = native_predictor(self)
             return ModelPredictor(self) if made is None else made
 
-    def _single(self, operation: str) -> None:
-        """An error for a model whose rows are not one array in and one array out."""
-        structure = self._built_graph(operation).structure
-        counts = len(structure.input_shapes), len(structure.outputs)
-        if counts != (1, 1) or structure.output_keys is not None:
-            raise ValueError(
-                f"{operation}: expected a model of one input and one output; received {counts[0]} and {counts[1]};"
-                " use predict"
-            )
-
     def _predict_one(self, x: Any, out: Array | None) -> Array:
         from .predictors import native_predictor, predict_through
 
-        self._single("predict_one")
+        self._built_graph("predict_one")
         with self._ownership.reading("predict_one"):
             if self._live is None or not self._live.current:
                 self._live = native_predictor(self)
