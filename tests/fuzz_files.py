@@ -25,6 +25,18 @@ JUNK: list[Any] = [None, True, 0, -1, 1, 2**31, 2**63, 2**70, 0.5, 1e308, "", "r
 TOKENS = [b'"', b"{", b"}", b"[", b"]", b",", b":", b"0", b"-", b"9" * 20, b"null", b"\\u0000", b"\xff", b"\n", b";"]
 
 
+def golden_graph(folder: str) -> str:
+    a, b = fp.Input((6,), name="a"), fp.Input((3,), name="b")
+    h = fp.Dense(6, activation="relu", learning_rate_multiplier=0.5)(fp.Concatenate()([a, b]))
+    h = fp.Add()([h, a, fp.Multiply()([h, a])])
+    model = fp.Model([a, b], {"p": fp.Dense(2)(h), "q": fp.Dense(3)(h)}, seed=0)
+    model.compile(fp.SGD(0.1, momentum=0.9), {"p": "mse"}, {"p": "mae"}, {"p": 2.0})
+    model.train_on_batch([np.ones((4, 6)), np.ones((4, 3))], {"p": np.ones((4, 2))})
+    path = os.path.join(folder, "golden_graph")
+    model.save(path)
+    return path
+
+
 def golden(folder: str) -> str:
     x, y = fp.datasets.load_digits()
     model = fp.Sequential([fp.Dense(4, activation="relu"), fp.Dropout(0.1), fp.Dense(10)], seed=0)
@@ -105,6 +117,8 @@ def check_model(path: str, reference: dict[str, Any], config: Any) -> str:
         np.asarray(array).sum()
     if model.built and model.input_shape == (64,):
         model.predict(np.zeros((3, 64), np.float32), verbose=0)
+    elif model.built and model.input_shape == [(6,), (3,)]:
+        model.predict([np.zeros((3, 6)), np.zeros((3, 3))], verbose=0)
     same = model.get_config() == config and set(state) == set(reference)
     same = same and all(np.array_equal(state[k], reference[k]) for k in state)
     return "as saved" if same else "another model"
@@ -120,16 +134,17 @@ def main() -> None:
     print(f"seed {seed}", flush=True)
     counts: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
-        path = golden(folder)
-        with open(path, "rb") as file:
-            raw = file.read()
-        saved = fp.load_model(path)
-        reference, config = saved.get_state(), saved.get_config()
+        models = []
+        for path in (golden(folder), golden_graph(folder)):
+            with open(path, "rb") as file:
+                saved = fp.load_model(path)
+                models.append((file.read(), saved.get_state(), saved.get_config()))
         table = b"a,b,kind\n" + b"".join(b'%d,%d.5,"k%d"\n' % (i, i, i % 3) for i in range(30))
         end = time.monotonic() + arguments.seconds
         target = os.path.join(folder, "damaged")
         while time.monotonic() < end:
             kind = rng.choice(["bytes", "tree", "csv"])
+            raw, reference, config = rng.choice(models)
             damaged = damage_model(rng, raw) if kind == "tree" else damage_bytes(rng, raw if kind == "bytes" else table)
             with open(target, "wb") as file:
                 file.write(damaged)

@@ -496,6 +496,43 @@ def test_callbacks_and_early_stopping_by_output(backend: str) -> None:
     assert seen == [[(40, 2), (40, 4)], [(20, 2), (20, 4)]]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_predictors_of_graphs(backend: str, dtype: str) -> None:
+    """One input and one output: joins and all; others are told to use predict."""
+    x = fp.Input((5,))
+    h = fp.Dense(6, activation="relu")(x)
+    h = fp.Multiply()([h, fp.Dense(6)(h), h])
+    model = fp.Model(x, fp.Dense(2)(fp.Concatenate()([h, x, h])), seed=0, dtype=dtype, backend=backend)
+    rows = np.random.default_rng(0).normal(size=(9, 5)).astype(dtype)
+    expected = model.predict(rows)
+    # NumPy's products depend on the batch.
+    room = 0 if backend == "native" else 1e-5
+    np.testing.assert_allclose(model.predictor()(rows), expected, rtol=room, atol=room)
+    np.testing.assert_allclose(model.predict_one(rows[3]), expected[3], rtol=room, atol=room)
+    for other in (graph(backend), fp.Model(x, {"a": fp.Dense(1)(x)}, backend=backend)):
+        for ask in (other.predictor, lambda other=other: other.predict_one(rows[0])):
+            with pytest.raises(ValueError, match="one input and one output"):
+                ask()
+
+
+@pytest.mark.skipif(len(BACKENDS) < 2, reason="needs both backends")
+def test_graphs_in_bfloat16(tmp_path: Path) -> None:
+    """Both backends round the same operands; sums of a few hundred terms differ by 1e-6, which rounding may turn into a
+    step of 2^-8 of one operand: the weights of a few steps agree within 1e-3."""
+    x, y, weights = data()
+    found = []
+    for name in BACKENDS:
+        model = compiled(graph(name, "mixed_bfloat16"))
+        model.fit(x, y, sample_weight=weights, epochs=2, batch_size=16, verbose=0)
+        found.append([*model.get_weights(), *model.predict(x)])
+        model.save(tmp_path / name)
+        for a, b in zip(fp.load_model(tmp_path / name, backend=name).predict(x), model.predict(x), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for a, b in zip(*found, strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-3 * max(1.0, float(np.abs(b).max())))
+
+
 def test_deep_graphs_need_no_recursion() -> None:
     x = fp.Input((2,))
     h: Any = x

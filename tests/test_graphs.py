@@ -14,7 +14,7 @@ import pytest
 import reference
 
 from fastperceptron.errors import ShapeError
-from fastperceptron.program import Head, Operation, Parameter, Program
+from fastperceptron.program import PRECISIONS, Head, Operation, Parameter, Program
 
 N = 5
 H = 1e-5
@@ -78,6 +78,7 @@ class Case:
         self.program = b.program(*outputs)
         self.parts, self.n = parts, n
         self.parameters = parity.random_parameters(self.program, rng)
+        dtype = PRECISIONS[dtype]
         self.x = rng.normal(size=(n, sum(parts))).astype(dtype)
         self.heads: list[reference.Head] = []
         for place in rng.permutation(len(outputs))[: int(rng.integers(1, len(outputs) + 1))]:
@@ -213,7 +214,7 @@ def run(backend: Any, case: Case, threads: int, batch: int, steps: int, pieces: 
                 network.backward(i, i + 1)
             network.update()
             begin = end
-    out = [np.empty((case.n, case.program.widths[v]), case.program.dtype) for v in case.program.outputs]
+    out = [np.empty((case.n, case.program.widths[v]), case.program.array_dtype) for v in case.program.outputs]
     begin = 0
     while begin < case.n:
         begin = network.predict(x, out, begin, case.n, 1.0)
@@ -234,7 +235,7 @@ def test_training_is_the_same_on_both_backends(seed: int) -> None:
 
 
 @pytest.mark.skipif(parity.PURE, reason="threads are the native backend's")
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", list(PRECISIONS))
 @pytest.mark.parametrize("batch", [9, 96, 700])  # cut by rows and columns, and by rows
 @pytest.mark.parametrize("seed", range(3))
 def test_threads_and_pieces_give_the_same_bits(seed: int, batch: int, dtype: str) -> None:
@@ -373,6 +374,8 @@ def test_bad_arguments_change_nothing(backend: Any) -> None:
     ):
         with pytest.raises(ShapeError, match="expected"):
             network.train_steps(*bad, None, N, 0, N, 0.0)
+    with pytest.raises(ShapeError, match="expected"):  # a loss without targets
+        network.train_steps(x, (*y[:-1], None), weights, None, N, 0, N, 0.0)
     for heads in ([], [Head(9)], [Head(-1)], [Head(0, "nonsense")], [Head(0, normaliser="columns")]):
         with pytest.raises(ValueError, match="set_heads"):
             network.set_heads(heads)

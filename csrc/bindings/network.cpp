@@ -139,10 +139,14 @@ struct Given {
   }
   Given(const Given&) = delete;
 
-  void need_targets() const {
-    for (const Targets& t : sources.heads)
-      if (t.y) return;
-    raise("ShapeError", "y: expected targets, received None");
+  template <class T>
+  void need_targets(const Network<T>& net) const {
+    for (std::size_t h = 0; h < sources.heads.size(); ++h) {
+      bool read = sources.heads.size() == 1 || net.heads()[h].loss;
+      for (const Metric& m : net.metrics()) read |= m.head == static_cast<int>(h);
+      if (read && !sources.heads[h].y)
+        raise("ShapeError", "y: expected targets for loss head " + std::to_string(h) + ", received None");
+    }
   }
 
  private:
@@ -397,7 +401,7 @@ class PyNetwork {
     if (batch_size < 1)
       throw py::value_error("batch_size: expected at least 1, received " + std::to_string(batch_size));
     const Given given(*net_, x, y, w, rows, begin, end);
-    given.need_targets();
+    given.need_targets(*net_);
     return long_run(budget, [&](const Limits& limits) {
       return training ? net_->train_steps(given.sources, batch_size, begin, end, limits)
                       : net_->evaluate_steps(given.sources, batch_size, begin, end, limits);

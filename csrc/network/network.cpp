@@ -38,17 +38,13 @@ void Network<T>::replan() {
 
 template <class T>
 void Network<T>::read(Part part, int index, T* to) {
+  Shared hold(occupancy_);
   if (part == Part::parameter) {
-    Shared hold(occupancy_);
     instance_.copy_out(instance_.parameters, instance_.slice(index), to);
-    return;
-  }
-  Exclusive hold(occupancy_);
-  if (part == Part::state) {
+  } else if (part == Part::state) {
     instance_.copy_out(instance_.state, instance_.state_layout().slices[index], to);
   } else {
     const Slice& s = instance_.slice(index);
-    instance_.need(instance_.gradients);
     if (parameter_begun_[index])
       instance_.copy_out(instance_.gradients, s, to);
     else  // the last backward pass did not reach it
@@ -73,7 +69,7 @@ void Network<T>::write(Part part, int index, const T* from) {
 
 template <class T>
 void Network<T>::read_slot(const std::string& slot, int parameter, T* to) {
-  Exclusive hold(occupancy_);
+  Shared hold(occupancy_);
   instance_.copy_out(instance_.slot(slot)->block, instance_.slice(parameter), to);
 }
 

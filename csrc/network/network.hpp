@@ -42,7 +42,7 @@ class Network {
   // What computes the dense products: the type of their operands and the path, as in "bfloat16 avx512_bf16".
   std::string product_path();
 
-  // State. Every call takes the network exclusively; arrays are unpadded (rows, cols).
+  // State. Writing takes the network exclusively; arrays are unpadded (rows, cols).
   enum class Part { parameter, gradient, state };
   void read(Part part, int index, T* to);
   void write(Part part, int index, const T* from);

@@ -1,6 +1,7 @@
 #include "network/plan.hpp"
 
 #include <cstddef>
+#include <utility>
 
 namespace fp {
 
@@ -39,12 +40,16 @@ BackwardPlan Plan::order(const Program& program, int first, int last, const std:
   BackwardPlan plan;
   plan.active.assign(ops.size(), 0);
   plan.accumulate.resize(ops.size());
-  std::vector<char> exists = begun;
+  plan.accumulate_weights.assign(ops.size(), 0);
+  plan.accumulate_bias.assign(ops.size(), 0);
+  std::vector<char> exists = begun, weights(program.parameters.size(), 0), biases = weights;
   for (int i = last - 1; i >= first; --i) {
     const Operation& op = ops[i];
     plan.accumulate[i].assign(op.inputs.size(), 0);
     plan.active[i] = wanted[op.output] && exists[op.output];
     if (!plan.active[i]) continue;
+    if (op.weights >= 0) plan.accumulate_weights[i] = std::exchange(weights[op.weights], 1);
+    if (op.bias >= 0) plan.accumulate_bias[i] = std::exchange(biases[op.bias], 1);
     for (std::size_t k = 0; k < op.inputs.size(); ++k) {
       const int v = op.inputs[k];
       plan.accumulate[i][k] = exists[v];
@@ -57,14 +62,16 @@ BackwardPlan Plan::order(const Program& program, int first, int last, const std:
 UpdatePlan::UpdatePlan(const Program& program, const Plan& plan, bool fuse) {
   const auto& ops = program.operations;
   std::vector<char> reached(program.parameters.size(), 0);
-  for (std::size_t i = 0; i < ops.size(); ++i) {
-    if (!plan.backward.active[i]) continue;
-    if (ops[i].weights >= 0) reached[ops[i].weights] = 1;
-    if (ops[i].bias >= 0) reached[ops[i].bias] = 1;
-  }
+  std::vector<int> uses(program.parameters.size(), 0);
+  for (std::size_t i = 0; i < ops.size(); ++i)
+    for (int p : {ops[i].weights, ops[i].bias}) {
+      if (p < 0) continue;
+      ++uses[p];
+      reached[p] |= plan.backward.active[i];
+    }
   for (std::size_t p = 0; p < program.parameters.size(); ++p) {
     const bool trained = plan.trainable[p] != 0;
-    const bool fused = fuse && trained && reached[p] && program.uses(static_cast<int>(p)) == 1;
+    const bool fused = fuse && trained && reached[p] && uses[p] == 1;
     to.push_back(fused ? Destination::parameters : trained ? Destination::gradients : Destination::nowhere);
     apart.push_back(trained && !fused);
     without.push_back(trained && !reached[p]);

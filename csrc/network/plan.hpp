@@ -16,6 +16,9 @@ enum class Destination : char { nowhere, gradients, parameters };
 struct BackwardPlan {
   std::vector<char> active;                   // per operation: a gradient arrives at its output and is wanted
   std::vector<std::vector<char>> accumulate;  // per operation and input: that gradient was begun before
+  // The parameter's gradient was begun by a later operation. Uses of one parameter are cut alike, so that each part of
+  // its gradient belongs to one thread.
+  std::vector<char> accumulate_weights, accumulate_bias;
 };
 
 struct Plan {

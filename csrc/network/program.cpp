@@ -106,15 +106,6 @@ bool Program::is_chain() const {
   return std::all_of(outputs.begin(), outputs.end(), [value](int v) { return v == value; });
 }
 
-int Program::uses(int parameter) const {
-  int n = 0;
-  for (const Operation& op : operations) {
-    n += (op.weights == parameter) + (op.bias == parameter);
-    n += static_cast<int>(std::count(op.parameters.begin(), op.parameters.end(), parameter));
-  }
-  return n;
-}
-
 int Program::consumers(int value) const {
   int n = 0;
   for (const Operation& op : operations) n += static_cast<int>(std::count(op.inputs.begin(), op.inputs.end(), value));

@@ -46,7 +46,6 @@ struct Program {
   bool is_native() const;
   // Each operation reads what the one before it wrote and nothing else, and the last is all that is wanted.
   bool is_chain() const;
-  int uses(int parameter) const;
   int consumers(int value) const;
   // The operation that computes a value; -1 for the input.
   int producer(int value) const;

@@ -336,7 +336,7 @@ void Run<T>::backward(Team& team, int first, int last, const BackwardPlan& pass,
     const bool learns = (op.weights >= 0 && to[op.weights] != Destination::nowhere) ||
                         (op.bias >= 0 && to[op.bias] != Destination::nowhere);
     if (team.size > 1 && learns) team.barrier();
-    parameters_of(team, i, last, pass, to, begun, may_stop);
+    parameters_of(team, i, pass, to, begun, may_stop);
     // The next operation's gradient lies, with rows of another length, where this one's is read.
     if (team.size > 1 && space.gradients_shared) team.barrier();
   }
@@ -355,24 +355,18 @@ template <class T>
 void Run<T>::backward_weights(Team& team, int first, int last, const BackwardPlan& pass,
                               const std::vector<Destination>& to, const std::vector<char>& begun, bool may_stop) {
   for (int i = last - 1; i >= first; --i)
-    if (pass.active[i]) parameters_of(team, i, last, pass, to, begun, may_stop);
+    if (pass.active[i]) parameters_of(team, i, pass, to, begun, may_stop);
 }
 
 template <class T>
-void Run<T>::parameters_of(Team& team, int i, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
+void Run<T>::parameters_of(Team& team, int i, const BackwardPlan& pass, const std::vector<Destination>& to,
                            const std::vector<char>& begun, bool may_stop) {
   const auto& ops = program.operations;
-  // Uses of one parameter are cut alike, so that each part of its gradient belongs to one thread.
-  auto used_later = [&](int p, int Operation::* role) {
-    for (int j = i + 1; j < last; ++j)
-      if (ops[j].*role == p && pass.active[j]) return true;
-    return begun[p] != 0;
-  };
   const int w = ops[i].weights, b = ops[i].bias;
   if (w >= 0 && to[w] != Destination::nowhere)
-    weights_of(team, i, used_later(w, &Operation::weights), to[w] == Destination::parameters, may_stop);
+    weights_of(team, i, pass.accumulate_weights[i] || begun[w], to[w] == Destination::parameters, may_stop);
   if (b >= 0 && to[b] != Destination::nowhere)
-    bias_of(team, i, used_later(b, &Operation::bias), to[b] == Destination::parameters);
+    bias_of(team, i, pass.accumulate_bias[i] || begun[b], to[b] == Destination::parameters);
 }
 
 template <class T>

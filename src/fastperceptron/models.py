@@ -240,6 +240,8 @@ class Model(Trainer):
     def predictor(self) -> Predictor:
         """A snapshot of the model that only predicts, one row or many, at the least cost per call.
 
+        It needs a model of one input and one output; anything may lie between them.
+
         >>> import fastperceptron as fp
         >>> model = fp.Sequential([fp.Input((2,)), fp.Dense(1, kernel_initializer="ones")])
         >>> p = model.predictor()

@@ -257,14 +257,15 @@ class Trainer(Engine):
             raise NotBuiltError("predict: expected a model with weights; call fit or build first")
         rows: Any
         out: Any
+        dtype = PRECISIONS[self.dtype]
         if graph.is_simple and not isinstance(x, dict):  # without detours: a row may take less than its preparation
             rows = data.flatten(data.as_rows(x, graph.structure.input_shapes[0], "predict"))
             n = rows.shape[0]
-            out = np.empty((n, graph.output_shapes[0][0]), PRECISIONS[self.dtype])
+            out = np.empty((n, graph.output_shapes[0][0]), dtype)
         else:
             rows = self._check_inputs(graph, "predict", x)
             n = rows[0].shape[0]
-            out = [np.empty((n, math.prod(shape)), PRECISIONS[self.dtype]) for shape in graph.output_shapes]
+            out = [np.empty((n, math.prod(shape)), dtype) for shape in graph.output_shapes]
         with self._ownership.reading("predict"):
             if callbacks is not None or display is not SILENT:
                 try:
