@@ -126,7 +126,7 @@ def test_few_rows_have_the_bits_of_many(isa: str, dtype: str) -> None:
         for inputs, outputs in ((530, 700), (2100, 1030), (20, 40000)):
             x, w, b = rows(70, inputs, dtype), rows(inputs, outputs, dtype, 1), rows(1, outputs, dtype, 2)[0]
             many = fp.kernels.dense_forward(x, w, b, activation="relu")
-            for n in (1, 2, 3, 4, 5, 7, 8, 9):
+            for n in (1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17):
                 few = fp.kernels.dense_forward(x[3 : 3 + n], w, b, activation="relu")
                 np.testing.assert_array_equal(few, many[3 : 3 + n])
             odd = np.asfortranarray(x[:4])  # another layout of x, and columns of w that are no whole registers
