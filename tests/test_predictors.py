@@ -194,6 +194,27 @@ def test_operations_with_several_inputs(dtype: str, output: int) -> None:
         np.testing.assert_array_equal(p(x[i : i + 4]), out[i : i + 4])
 
 
+def skipping(output: Any = lambda y, h: y) -> fp.Model:
+    inputs = fp.Input((6,))
+    h = fp.Dense(9, activation="tanh")(inputs)
+    y = fp.Dense(4)(fp.Concatenate()([fp.Add()([h, fp.Dense(9)(h)]), inputs, h]))
+    return fp.Model(inputs, output(y, h), seed=0)
+
+
+def test_graphs(backend: str) -> None:
+    assert_predicts(skipping(), 5)
+    model, x = skipping(lambda y, h: {"only": y}), rows(3, 6)
+    p, expected = model.predictor(), model.predict(x)["only"]
+    np.testing.assert_array_equal(p(x), expected)
+    np.testing.assert_array_equal(model.predict_one(x[0]), p(x[0]))
+    inputs = [fp.Input((6,)), fp.Input((6,))]
+    for several in (skipping(lambda y, h: [y, h]), fp.Model(inputs, fp.Add()(inputs))):
+        with pytest.raises(ValueError, match="one input and one output; received"):
+            several.predictor()
+        with pytest.raises(ValueError, match="one input and one output; received"):
+            several.predict_one(x[0])
+
+
 # -- what comes in -------------------------------------------------------------------------------------------------
 
 
