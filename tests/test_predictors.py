@@ -126,7 +126,7 @@ def test_few_rows_have_the_bits_of_many(isa: str, dtype: str) -> None:
         for inputs, outputs in ((530, 700), (2100, 1030), (20, 40000)):
             x, w, b = rows(70, inputs, dtype), rows(inputs, outputs, dtype, 1), rows(1, outputs, dtype, 2)[0]
             many = fp.kernels.dense_forward(x, w, b, activation="relu")
-            for n in (1, 2, 3, 4, 5, 7, 8, 9):
+            for n in (1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17):
                 few = fp.kernels.dense_forward(x[3 : 3 + n], w, b, activation="relu")
                 np.testing.assert_array_equal(few, many[3 : 3 + n])
             odd = np.asfortranarray(x[:4])  # another layout of x, and columns of w that are no whole registers
@@ -192,6 +192,27 @@ def test_operations_with_several_inputs(dtype: str, output: int) -> None:
     for i in range(3):
         np.testing.assert_array_equal(p(x[i]), out[i])
         np.testing.assert_array_equal(p(x[i : i + 4]), out[i : i + 4])
+
+
+def skipping(output: Any = lambda y, h: y) -> fp.Model:
+    inputs = fp.Input((6,))
+    h = fp.Dense(9, activation="tanh")(inputs)
+    y = fp.Dense(4)(fp.Concatenate()([fp.Add()([h, fp.Dense(9)(h)]), inputs, h]))
+    return fp.Model(inputs, output(y, h), seed=0)
+
+
+def test_graphs(backend: str) -> None:
+    assert_predicts(skipping(), 5)
+    model, x = skipping(lambda y, h: {"only": y}), rows(3, 6)
+    p, expected = model.predictor(), model.predict(x)["only"]
+    np.testing.assert_array_equal(p(x), expected)
+    np.testing.assert_array_equal(model.predict_one(x[0]), p(x[0]))
+    inputs = [fp.Input((6,)), fp.Input((6,))]
+    for several in (skipping(lambda y, h: [y, h]), fp.Model(inputs, fp.Add()(inputs))):
+        with pytest.raises(ValueError, match="one input and one output; received"):
+            several.predictor()
+        with pytest.raises(ValueError, match="one input and one output; received"):
+            several.predict_one(x[0])
 
 
 # -- what comes in -------------------------------------------------------------------------------------------------

@@ -9,10 +9,10 @@
 
 namespace fp::FP_ISA_NAMESPACE {
 
-// Streaming pays for up to kStreamRows rows where b leaves the inner caches, for up to twice as many where it leaves
-// them all, or where they make more than one tile. From kFetchBytes on b is fetched ahead by instructions; nearer than
-// that they cost more than they bring.
-inline constexpr int kStreamRows = 4;
+// Streaming pays for up to kStreamRows rows where b leaves the inner caches, for twice as many where they make more
+// than one tile, and for up to kStreamFarRows where b leaves all caches. From kFetchBytes on b is fetched ahead by
+// instructions; nearer than that they cost more than they bring.
+inline constexpr int kStreamRows = 4, kStreamFarRows = 4 * kStreamRows;
 inline constexpr int64_t kStreamBytes = 512 * 1024, kStreamFarBytes = 8 * 1024 * 1024, kFetchBytes = 4 * 1024 * 1024;
 inline constexpr int64_t kStripBytes = 8192;  // of the sums
 
@@ -74,8 +74,8 @@ inline constexpr StreamFunction<T> kStreamSteps[3][kStreamRows] = {
 
 template <class T>
 bool gemm_streams(const GemmArgs<T>& g) {
-  if (g.m > 2 * kStreamRows || g.n < 64 || g.k < 16) return false;
-  const bool near = g.m <= kStreamRows || g.m > kTileRows;
+  if (g.m > kStreamFarRows || g.n < 64 || g.k < 16) return false;
+  const bool near = g.m <= kStreamRows || (g.m > kTileRows && g.m <= 2 * kStreamRows);
   return g.n >= (near ? kStreamBytes : kStreamFarBytes) / int64_t(sizeof(T)) / g.k;
 }
 
@@ -83,11 +83,11 @@ template <class T>
 __attribute__((noinline)) void gemm_stream(const GemmArgs<T>& g) {
   constexpr int lanes = Vec<T>::lanes;
   constexpr int64_t line = 64 / sizeof(T), most = kStripBytes / int64_t(sizeof(T));
-  alignas(64) T sums[most + 2 * kStreamRows * line];
-  alignas(64) T totals[most + 2 * kStreamRows * line];
+  alignas(64) T sums[most + kStreamFarRows * line];
+  alignas(64) T totals[most + kStreamFarRows * line];
   const int64_t widest = most / g.m / line * line, strips = (g.n + widest - 1) / widest;
   const int64_t step = ((g.n + strips - 1) / strips + line - 1) / line * line;
-  // One or two groups of rows, which share what they read.
+  // The groups of rows share what they read.
   const int64_t groups = (g.m + kStreamRows - 1) / kStreamRows, upper = (g.m + groups - 1) / groups;
   const bool fetch = g.n >= kFetchBytes / int64_t(sizeof(T)) / g.k;
   const int64_t deep = g.m == 1 && !fetch ? 8 : 4;

@@ -153,6 +153,8 @@ def predict_through(model: Model, x: Any, out: Array | None, one: bool = False) 
     rows = _checked(x, out, input_shape, output_shape, _dtype(model), one)
     single = rows.shape == input_shape
     y = model.predict(rows[None] if single else rows)
+    if isinstance(y, dict):  # of one output
+        (y,) = y.values()
     result: Array = y[0] if single else y
     if out is None:
         return result
