@@ -186,7 +186,9 @@ class Builder:
 def random_parameters(program: Program, rng: np.random.Generator) -> list[np.ndarray]:
     """Of a size that keeps activations near 1."""
     return [
-        (rng.normal(size=p.shape) / max(1.0, p.shape[0] if len(p.shape) > 1 else 4.0) ** 0.5).astype(program.dtype)
+        (rng.normal(size=p.shape) / max(1.0, p.shape[0] if len(p.shape) > 1 else 4.0) ** 0.5).astype(
+            program.array_dtype
+        )
         for p in program.parameters
     ]
 

@@ -81,7 +81,7 @@ for name in ("count_allocations", "count_regions"):
 allocations, regions = counter.count_allocations, counter.count_regions
 kind, threads, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 native = load_backend("native")
-builder = Builder(64, "float32")
+builder = Builder(64, "mixed_bfloat16" if kind == "mixed" else "float32")
 value = builder.dense(0, 48, "gelu")
 value = builder.dropout(value, 0.2, 1)
 if kind == "shared":
@@ -155,7 +155,7 @@ def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("kind", ["labels", "targets", "shared", "graph"])
+@pytest.mark.parametrize("kind", ["labels", "targets", "shared", "graph", "mixed"])
 def test_a_thousand_steps_allocate_no_more_than_one(kind: str, threads: int, counter: Path, tmp_path: Path) -> None:
     batch = 300  # above the integers that Python keeps
     printed = run_script(

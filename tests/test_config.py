@@ -27,6 +27,10 @@ KEYS = [
     "instruction_sets_usable",
     "instruction_set",
     "instruction_set_reason",
+    "bfloat16_paths_built",
+    "bfloat16_paths_usable",
+    "bfloat16_path",
+    "bfloat16_path_reason",
     "threads",
     "threads_reason",
     "openmp",
@@ -57,6 +61,9 @@ def test_keys_are_pinned() -> None:
         assert found["compiler"] is None
     else:
         assert found["instruction_set"] in found["instruction_sets_usable"]
+        assert found["bfloat16_path"] in found["bfloat16_paths_usable"]
+        assert set(found["bfloat16_paths_usable"]) <= set(found["bfloat16_paths_built"])
+        assert set(found["instruction_sets_usable"]) <= set(found["bfloat16_paths_usable"])
         assert set(found["instruction_sets_usable"]) <= set(found["instruction_sets_built"])
         assert "generic" in found["instruction_sets_built"]
 
@@ -64,7 +71,14 @@ def test_keys_are_pinned() -> None:
 def test_show_config_prints_every_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert fp.show_config() is None
     text = capsys.readouterr().out
-    for word in ("fastperceptron", "backend", "instruction sets built", "instruction sets usable", "threads", "NumPy"):
+    for word in (
+        "fastperceptron",
+        "backend",
+        "instruction sets built",
+        "instruction sets usable",
+        "bfloat16 path",
+        "NumPy",
+    ):
         assert any(line.startswith(word) for line in text.splitlines()), word
     assert str(config.get_config()["backend_reason"]) in text
     assert ("OpenMP runtime" in text) == (not PURE)

@@ -43,6 +43,9 @@ def get_config() -> dict[str, object]:
         instruction_sets_built     in the extension, best first
         instruction_sets_usable    on this CPU and operating system, best first
         instruction_set, ..._reason in use, and why
+        bfloat16_paths_built       ways to compute products of mixed_bfloat16 models, best first
+        bfloat16_paths_usable      on this CPU and operating system, best first
+        bfloat16_path, ..._reason  in use, and why (to tell, the system is asked for AMX's registers)
         threads, threads_reason    how many a large enough call uses, and why
         openmp                     the runtime that gives the threads, or "none"
         compiler, compiler_flags, build_type, sanitizers  of the extension
@@ -73,6 +76,14 @@ def get_config() -> dict[str, object]:
     except BackendUnavailableError as error:
         config["instruction_set"] = None
         config["instruction_set_reason"] = str(error)
+    config["bfloat16_paths_built"] = () if core is None else tuple(core.bfloat16_paths_built())
+    config["bfloat16_paths_usable"] = () if core is None else tuple(core.bfloat16_paths_usable())
+    try:
+        config["bfloat16_path"] = None if core is None else core.bfloat16_path()
+        config["bfloat16_path_reason"] = "no native extension" if core is None else core.bfloat16_path_reason()
+    except BackendUnavailableError as error:
+        config["bfloat16_path"] = None
+        config["bfloat16_path_reason"] = str(error)
     config["threads"] = get_num_threads()
     config["threads_reason"] = "NumPy's BLAS has its own" if core is None else core.thread_count_reason()
     config["openmp"] = None if core is None else core.openmp_runtime()
@@ -104,6 +115,9 @@ def show_config() -> None:
         "instruction sets built": names("instruction_sets_built"),
         "instruction sets usable": names("instruction_sets_usable"),
         "instruction set in use": because(config["instruction_set"], config["instruction_set_reason"]),
+        "bfloat16 paths built": names("bfloat16_paths_built"),
+        "bfloat16 paths usable": names("bfloat16_paths_usable"),
+        "bfloat16 path in use": because(config["bfloat16_path"], config["bfloat16_path_reason"]),
         "threads": because(config["threads"], config["threads_reason"]),
     }
     if config["compiler"] is not None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import config
 from .layers import Layer
-from .program import NEEDS_Z, Operation, Program
+from .program import NEEDS_Z, PRECISIONS, Operation, Program
 from .segments import Segments
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
 
     _times(parted_step, seconds * 2 / 3, clock.next)
     in_python = any(judge.loss is not None and judge.loss.native() is None for judge in judges)
-    described = _described(network.program, n, rows, network.backend, in_python, optimizer)
+    described = _described(network, n, rows, in_python, optimizer)
     listed = [row._replace(seconds=clock.median(row.part, index)) for index, row in described]
     title = f"{type(model).__name__} {model.name!r}: one training step of {n} rows, {twin.dtype}, {_machine(network)}"
     return Profile(title, listed, step_seconds, call_seconds, _peak(twin.dtype, network.backend))
@@ -234,12 +234,13 @@ def _times(call: Callable[[], Any], seconds: float, after: Callable[[], Any] = l
 
 
 def _described(
-    program: Program, n: int, rows: Rows, backend: str, loss_in_python: bool, optimizer: Any
+    network: Any, n: int, rows: Rows, loss_in_python: bool, optimizer: Any
 ) -> Iterable[tuple[int, ProfileRow]]:
     """The rows of the table without times, in the order of a step, with the number of their operation."""
-    item = 8 if program.dtype == "float64" else 4
-    engine = f"native {_instruction_set()}" if backend == "native" else "numpy"
-    paths = {index: _path(op, engine, program.dtype) for index, op in enumerate(program.operations)}
+    program: Program = network.program
+    item = np.dtype(program.array_dtype).itemsize
+    engine = f"native {_instruction_set()}" if network.backend == "native" else "numpy"
+    paths = {index: _path(op, engine, network.product_path()) for index, op in enumerate(program.operations)}
     given = sum(array.nbytes for arrays in rows for array in arrays if array is not None)
     learns = [False] * len(program.widths)  # parameters are below the value
     for op in program.operations:
@@ -283,10 +284,10 @@ def _backward(program: Program, op: Operation, n: int, needed: bool) -> tuple[fl
     return 2.0 * n * size * (2 if needed else 1), elements
 
 
-def _path(op: Operation, engine: str, dtype: str) -> str:
+def _path(op: Operation, engine: str, product: str) -> str:
     if op.kind == "python":
         return "Python"
-    return f"{engine}, {dtype} product" if op.kind == "dense" else engine
+    return f"{engine}, product {product}" if op.kind == "dense" else engine
 
 
 def _instruction_set() -> str:
@@ -304,7 +305,7 @@ def _machine(network: Any) -> str:
 def _peak(dtype: str, backend: str) -> float | None:
     from .peak import peak_flops
 
-    return peak_flops(dtype) if backend == "native" else None
+    return peak_flops("bfloat16" if dtype == "mixed_bfloat16" else dtype) if backend == "native" else None
 
 
 # -- text --------------------------------------------------------------------------------------------------------
