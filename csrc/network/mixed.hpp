@@ -60,39 +60,40 @@ class PackedBatch {
   const Products16* made_for = nullptr;
   int64_t scratch = 0;  // floats that any product needs
 
-  void make(const Products16& p, const Program& program, int64_t rows, int threads, bool training) {
+  // in_turn: an operation's weight gradient is finished everywhere before anybody comes to the next operation.
+  void make(const Products16& p, const Program& program, int64_t rows, int threads, bool training, bool in_turn) {
     made_for = &p;
+    in_turn_ = in_turn;
     int64_t widest_x = 0, widest_dz = 0;
+    if (training) operands_ = std::vector<Operands>(in_turn ? 1 : program.operations.size());
     for (const Operation& op : program.operations) {
       if (op.kind != OperationKind::dense) continue;
       const int64_t in = program.widths[op.input()], out = program.widths[op.output],
                     slab = std::min(rows, ops::kSlab16);
       slab_size_ = std::max({slab_size_, p.left_bytes(slab, in), training ? p.left_bytes(slab, out) : 0});
-      widest_x = std::max(widest_x, p.left_transposed_bytes(in, rows));
-      widest_dz = std::max(widest_dz, p.right_bytes(rows, out));
+      const int64_t x = p.left_transposed_bytes(in, rows), dz = p.right_bytes(rows, out);
+      widest_x = std::max(widest_x, x);
+      widest_dz = std::max(widest_dz, dz);
+      if (training && !in_turn) operands_[&op - program.operations.data()] = {Buffer<char>(x), Buffer<char>(dz)};
       scratch = std::max(scratch, ops::dense_scratch16(p, rows, in, out));
     }
     slab_size_ = (slab_size_ + 63) / 64 * 64;
     slabs_ = Buffer<char>(slab_size_ * threads);
-    if (!training) return;
-    for (Turn& t : turns_) {
-      t.x = Buffer<char>(widest_x);
-      t.dz = Buffer<char>(widest_dz);
-    }
+    if (training && in_turn) operands_[0] = {Buffer<char>(widest_x), Buffer<char>(widest_dz)};
   }
   void* slab(int rank) { return slabs_.data() + rank * slab_size_; }
 
-  // The whole batch's operands of a weight gradient. Two, used in turn: a thread may pack the next ones while
-  // another is still at its product of the last ones.
-  struct Turn {
+  // The whole batch's operands of an operation's weight gradient.
+  struct Operands {
     Buffer<char> x, dz;
   };
-  Turn& turn(int number) { return turns_[number % 2]; }
+  Operands& operands(int operation) { return operands_[in_turn_ ? 0 : static_cast<std::size_t>(operation)]; }
 
  private:
   int64_t slab_size_ = 0;
   Buffer<char> slabs_;
-  Turn turns_[2];
+  bool in_turn_ = false;
+  std::vector<Operands> operands_;
 };
 
 }  // namespace fp

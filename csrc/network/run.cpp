@@ -328,16 +328,15 @@ void Run<T>::backward(Team& team, int first, int last, const BackwardPlan& pass,
     if (team.size > 1) team.barrier();  // all rows are there, and everybody has read the weights
     return backward_weights(team, first, last, pass, to, begun, may_stop);
   }
-  int turn = 0;
   for (int i = last - 1; i >= first; --i) {
     if (!pass.active[i]) continue;
     backward_operation(team, i, pass.accumulate[i], may_stop);
+    pack_operands(team, i, may_stop);
     const Operation& op = program.operations[i];
-    const bool weights = op.weights >= 0 && to[op.weights] != Destination::nowhere;
-    const bool bias = op.bias >= 0 && to[op.bias] != Destination::nowhere;
-    if (products() && weights) pack_operands(team, i, ++turn, may_stop);
-    if (team.size > 1 && (weights || bias)) team.barrier();
-    parameters_of(team, i, last, turn, pass, to, begun, may_stop);
+    const bool learns = (op.weights >= 0 && to[op.weights] != Destination::nowhere) ||
+                        (op.bias >= 0 && to[op.bias] != Destination::nowhere);
+    if (team.size > 1 && learns) team.barrier();
+    parameters_of(team, i, last, pass, to, begun, may_stop);
     // The next operation's gradient lies, with rows of another length, where this one's is read.
     if (team.size > 1 && space.gradients_shared) team.barrier();
   }
@@ -346,19 +345,22 @@ void Run<T>::backward(Team& team, int first, int last, const BackwardPlan& pass,
 template <class T>
 void Run<T>::backward_values(Team& team, int first, int last, const BackwardPlan& pass, bool may_stop) {
   for (int i = last - 1; i >= first; --i)
-    if (pass.active[i]) backward_operation(team, i, pass.accumulate[i], may_stop);
+    if (pass.active[i]) {
+      backward_operation(team, i, pass.accumulate[i], may_stop);
+      pack_operands(team, i, may_stop);
+    }
 }
 
 template <class T>
 void Run<T>::backward_weights(Team& team, int first, int last, const BackwardPlan& pass,
                               const std::vector<Destination>& to, const std::vector<char>& begun, bool may_stop) {
   for (int i = last - 1; i >= first; --i)
-    if (pass.active[i]) parameters_of(team, i, last, 0, pass, to, begun, may_stop);
+    if (pass.active[i]) parameters_of(team, i, last, pass, to, begun, may_stop);
 }
 
 template <class T>
-void Run<T>::parameters_of(Team& team, int i, int last, int turn, const BackwardPlan& pass,
-                           const std::vector<Destination>& to, const std::vector<char>& begun, bool may_stop) {
+void Run<T>::parameters_of(Team& team, int i, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
+                           const std::vector<char>& begun, bool may_stop) {
   const auto& ops = program.operations;
   // Uses of one parameter are cut alike, so that each part of its gradient belongs to one thread.
   auto used_later = [&](int p, int Operation::* role) {
@@ -368,7 +370,7 @@ void Run<T>::parameters_of(Team& team, int i, int last, int turn, const Backward
   };
   const int w = ops[i].weights, b = ops[i].bias;
   if (w >= 0 && to[w] != Destination::nowhere)
-    weights_of(team, i, turn, used_later(w, &Operation::weights), to[w] == Destination::parameters, may_stop);
+    weights_of(team, i, used_later(w, &Operation::weights), to[w] == Destination::parameters, may_stop);
   if (b >= 0 && to[b] != Destination::nowhere)
     bias_of(team, i, used_later(b, &Operation::bias), to[b] == Destination::parameters);
 }
@@ -454,13 +456,13 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
 }
 
 template <class T>
-void Run<T>::pack_operands([[maybe_unused]] Team& team, [[maybe_unused]] int i, [[maybe_unused]] int turn,
-                           [[maybe_unused]] bool may_stop) {
+void Run<T>::pack_operands([[maybe_unused]] Team& team, [[maybe_unused]] int i, [[maybe_unused]] bool may_stop) {
   if constexpr (std::is_same_v<T, float>) {
     const Operation& op = program.operations[i];
+    if (!products() || op.weights < 0 || !plan.trainable[op.weights]) return;
     const int64_t in = program.widths[op.input()], out = program.widths[op.output];
     const View x = value(op.input()), dz = gradient(op.output);
-    auto& to = space.packed.turn(turn);
+    auto& to = space.packed.operands(i);
     // By rows: those that this thread has computed; nobody has waited for the others yet.
     const Range mine = by_rows ? rows_of(team) : split(n, team.rank, team.size, kGrain16);
     slabs(team, mine, in + out, may_stop, [&](Range r) {
@@ -471,7 +473,7 @@ void Run<T>::pack_operands([[maybe_unused]] Team& team, [[maybe_unused]] int i, 
 }
 
 template <class T>
-void Run<T>::weights_of(Team& team, int i, [[maybe_unused]] int turn, bool accumulate, bool fuse, bool may_stop) {
+void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop) {
   const Operation& op = program.operations[i];
   const int p = op.weights;
   const auto& s = instance.slice(p);
@@ -489,7 +491,7 @@ void Run<T>::weights_of(Team& team, int i, [[maybe_unused]] int turn, bool accum
   pieces(team, g.rows, g.cols, n, may_stop, [&](Range inputs, Range outputs) {
     if constexpr (std::is_same_v<T, float>) {
       if (products()) {
-        auto& packed = space.packed.turn(turn);
+        auto& packed = space.packed.operands(i);
         ops::dense_backward_weights16(*products(), n, packed.x.data(), packed.dz.data(), {dw, s.rows, s.cols, s.row},
                                       accumulate, e, inputs, outputs, space.thread_scratch(team.rank));
         if (fuse) instance.pack_part(p, inputs, outputs);

@@ -106,10 +106,9 @@ struct Run {
   void backward(Team& team, int first, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
                 const std::vector<char>& begun, bool may_stop);
   // Where every value's gradient has memory of its own and each thread keeps to its rows, the gradients of all values
-  // come first, without a word between the threads, and those of the weights after one barrier. Otherwise (and in mixed
-  // precision, which packs the weight gradient's operands) each operation's weights follow its input's gradient at
-  // once.
-  bool values_first() const { return by_rows && !space.gradients_shared && !products(); }
+  // come first, without a word between the threads, and those of the weights after one barrier. Otherwise each
+  // operation's weights follow its input's gradient at once.
+  bool values_first() const { return by_rows && !space.gradients_shared; }
   void backward_values(Team& team, int first, int last, const BackwardPlan& pass, bool may_stop);
   void backward_weights(Team& team, int first, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
                         const std::vector<char>& begun, bool may_stop);
@@ -136,11 +135,11 @@ struct Run {
   void join_backward(const Operation& op, Range rows, const std::vector<char>& accumulate, T* spare);
   T learning_rate(int parameter) const { return static_cast<T>(instance.sgd.learning_rate * plan.rates[parameter]); }
   // The gradients of operation i's parameters; operations after it and before `last` may use the same ones.
-  void parameters_of(Team& team, int i, int last, int turn, const BackwardPlan& pass,
-                     const std::vector<Destination>& to, const std::vector<char>& begun, bool may_stop);
-  // Mixed precision: packs this thread's rows of a weight gradient's operands into the turn's memory.
-  void pack_operands(Team& team, int i, int turn, bool may_stop);
-  void weights_of(Team& team, int i, int turn, bool accumulate, bool fuse, bool may_stop);
+  void parameters_of(Team& team, int i, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
+                     const std::vector<char>& begun, bool may_stop);
+  // Mixed precision: packs this thread's rows of a weight gradient's operands into its place.
+  void pack_operands(Team& team, int i, bool may_stop);
+  void weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop);
   void bias_of(Team& team, int i, bool accumulate, bool fuse);
 };
 

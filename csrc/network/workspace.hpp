@@ -99,7 +99,7 @@ struct Workspace {
                               ops::dense_scratch(kernels, rows, program.widths[op.input()], program.widths[op.output]));
     }
     if (products) {
-      packed.make(*products, program, rows, threads, training);
+      packed.make(*products, program, rows, threads, training, gradients_shared);
       scratch_size = std::max(scratch_size, packed.scratch);
     }
     scratch_size = (scratch_size + 15) / 16 * 16 + 16;

@@ -102,7 +102,7 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
     compiled.optimizer.learning_rate = 0.0  # the same batch over and over would lead it anywhere
     twin._push()
     rows = twin._check_data(graph, "profile", x, y, sample_weight)
-    weights = rows.cast_weights(twin.dtype)
+    weights = rows.cast_weights(PRECISIONS[twin.dtype])
     n = rows.n
 
     def whole_step() -> None:
