@@ -25,6 +25,7 @@ constexpr Products16 products() {
   p.pack_right_transposed = pack_pairs_transposed;
 #if defined(FP_ISA_AVX512_BF16)
   p.row_grain = kTileRows;
+  p.speed = 2;
   p.left_transposed_bytes = pairs_transposed_bytes;
   p.pack_left_transposed = pack_pairs;
   p.scratch = dot_scratch;
@@ -32,6 +33,7 @@ constexpr Products16 products() {
   p.peak = dot_peak;
 #else
   p.row_grain = 16;
+  p.speed = 10;
   p.left_transposed_bytes = squares_bytes;
   p.pack_left_transposed = pack_squares;
   p.scratch = tile_scratch;

@@ -47,6 +47,7 @@ struct Product16 {
 struct Products16 {
   const char* name;
   int64_t row_grain;  // split work over rows of c in multiples of this
+  int64_t speed;      // about how many times as fast as the same table's float32 product
 
   int64_t (*left_bytes)(int64_t m, int64_t k);
   int64_t (*left_transposed_bytes)(int64_t m, int64_t k);

@@ -101,13 +101,19 @@ inline void pack_rows(const Pack16& p) {
 inline void pack_pairs(const Pack16& p) {
   const int64_t stride = pairs_stride(p.rows);
   char* out = static_cast<char*>(p.out) + p.c0 / 16 * stride;
-  for (int64_t r = p.r0; r < p.r1; r += 2) {
-    const float *first = p.x + r * p.x_row, *second = first + p.x_row;
-    const bool both = r + 1 < p.r1;
-    char* to = out + r * 32;
-    for (int64_t c = p.c0; c < p.c1; c += 16, to += stride) {
+  // Several rows at a time, so that each panel gets some neighbouring lines.
+  constexpr int64_t together = 16;
+  for (int64_t block = p.r0; block < p.r1; block += together) {
+    const int64_t end = p.r1 - block < together ? p.r1 : block + together;
+    char* panel = out + block * 32;
+    for (int64_t c = p.c0; c < p.c1; c += 16, panel += stride) {
       const int64_t n = p.c1 - c;
-      store_pairs(to, interleave(load_up_to(first + c, n), both ? load_up_to(second + c, n) : zero<float>()));
+      const float* from = p.x + block * p.x_row + c;
+      char* to = panel;
+      int64_t r = block;
+      for (; r + 2 <= end; r += 2, from += 2 * p.x_row, to += 64)
+        store_pairs(to, interleave(load_up_to(from, n), load_up_to(from + p.x_row, n)));
+      if (r < end) store_pairs(to, interleave(load_up_to(from, n), zero<float>()));
     }
   }
   if (p.r1 < p.rows) return;

@@ -262,7 +262,9 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
   double flop = 0;
   for (const Parameter& p : program.parameters) flop += 2.0 * static_cast<double>(p.rows * p.cols);
   flop *= static_cast<double>(batch_size);
-  const bool quick = flop / (team_size * kFlopPerLane * static_cast<double>(kernels<T>().lanes)) < kFusedSeconds;
+  const Products16* products = instance_.packed.products;
+  const double speed = kFlopPerLane * static_cast<double>(kernels<T>().lanes * (products ? products->speed : 1));
+  const bool quick = flop / (team_size * speed) < kFusedSeconds;
   Interrupt interrupt(limits.poll, limits.context);
   Context job{this,
               run(space, interrupt, training),
