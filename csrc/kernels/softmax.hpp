@@ -25,7 +25,8 @@ FP_INLINE void wide_store_row(T* row, int64_t j, int64_t width, const Wide<T>& w
 }
 
 // The fixed tree (lane j takes lane j + 8, then + 4, + 2, + 1) in registers, the result in every lane. The exchanged
-// operands are added in both orders, which is the same. (Of max this holds but for NaN and the sign of zero, which no use below can tell.)
+// operands are added in both orders, which is the same. (Of max this holds but for NaN and the sign of zero, which no
+// use below can tell.)
 template <int half, class T, class Combine>
 FP_INLINE Vec<T> fold(Vec<T> a, Combine combine) {
   if constexpr (half == 0) {
