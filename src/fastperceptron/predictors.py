@@ -118,10 +118,10 @@ class ModelPredictor(Predictor):
 def sample_shapes(model: Model) -> tuple[Shape, Shape]:
     """Of one sample and its output; an error for a model with several of either."""
     graph = model._built_graph("predictor")
-    if (len(graph.input_shapes), len(graph.output_shapes)) != (1, 1) or graph.structure.output_keys is not None:
+    if len(graph.input_shapes) != 1 or len(graph.output_shapes) != 1:
         raise ValueError(
             "predictor: expected a model with one input and one output;"
-            f" received {len(graph.input_shapes)} and {len(graph.output_shapes)} (or a dict); use predict"
+            f" received {len(graph.input_shapes)} and {len(graph.output_shapes)}; use predict"
         )
     return graph.input_shapes[0], graph.output_shapes[0]
 
