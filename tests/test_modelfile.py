@@ -99,7 +99,7 @@ def test_the_bytes_of_version_1(tmp_path: Path) -> None:
 
 @given(
     tensors=st.dictionaries(
-        st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=20),
+        st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=20).filter("__metadata__".__ne__),
         hnp.arrays(
             st.sampled_from([np.dtype(d) for d in ("<f4", ">f4", "<f8", "<f2", "<i8", ">i4", "u1", "<u8", "?")]),
             hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
