@@ -39,11 +39,20 @@ struct Case {
 struct Operands {
   Floats left, right;           // as the packing functions read them
   int64_t left_row, right_row;  // their row strides
-  double at_left(const Case& c, int64_t i, int64_t p) const {
-    return left[std::size_t(c.left_transposed ? p * left_row + i : i * left_row + p)];
+  // The rounded numbers, row by row of left and column by column of right.
+  Floats rounded_left(const Case& c) const {
+    Floats all;
+    for (int64_t i = 0; i < c.m; ++i)
+      for (int64_t p = 0; p < c.k; ++p)
+        all.push_back(rounded(left[std::size_t(c.left_transposed ? p * left_row + i : i * left_row + p)]));
+    return all;
   }
-  double at_right(const Case& c, int64_t p, int64_t j) const {
-    return right[std::size_t(c.right_transposed ? j * right_row + p : p * right_row + j)];
+  Floats rounded_right(const Case& c) const {
+    Floats all;
+    for (int64_t j = 0; j < c.n; ++j)
+      for (int64_t p = 0; p < c.k; ++p)
+        all.push_back(rounded(right[std::size_t(c.right_transposed ? j * right_row + p : p * right_row + j)]));
+    return all;
   }
 };
 
@@ -130,6 +139,7 @@ class Suite {
     multiply(p_, c, packed, {}, false, false, sums);
     multiply(p_, c, parts, {}, false, true, again);
     if (std::memcmp(sums.data(), again.data(), sums.size() * 4) != 0) wrong(c, "in parts");
+    const Floats left = o.rounded_left(c), right = o.rounded_right(c);
     for (int64_t i = 0; i < c.m; ++i)
       for (int64_t j = 0; j < c_row; ++j) {
         const float got = sums[std::size_t(i * c_row + j)];
@@ -139,7 +149,7 @@ class Suite {
         }
         double sum = 0, size = 0;
         for (int64_t q = 0; q < c.k; ++q) {
-          const double x = double(rounded(float(o.at_left(c, i, q)))) * double(rounded(float(o.at_right(c, q, j))));
+          const double x = double(left[std::size_t(i * c.k + q)]) * double(right[std::size_t(j * c.k + q)]);
           sum += x;
           size += std::fabs(x);
         }
