@@ -628,6 +628,7 @@ void bind(py::module_& m, const char* name) {
              p.net_->update();
            })
       .def("advance", [](Py& p) { p.net_->advance(); })
+      .def("is_finite", [](Py& p) { return p.net_->is_finite(); })
       .def("product_path", [](Py& p) { return p.net_->product_path(); });
 }
 

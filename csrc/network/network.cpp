@@ -1,6 +1,7 @@
 #include "network/network.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -162,6 +163,16 @@ void Network<T>::follow_path() {
   instance_.pack_all();
   space_.reset();
   batch_rows_ = 0;
+}
+
+template <class T>
+bool Network<T>::is_finite() {
+  Shared hold(occupancy_);
+  const T* block = instance_.parameters.data();  // pads are zero
+  bool finite = true;
+  for (int64_t i = 0; i < instance_.parameters.size(); ++i)
+    finite &= std::abs(block[i]) <= std::numeric_limits<T>::max();
+  return finite;
 }
 
 template <class T>

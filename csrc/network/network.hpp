@@ -42,6 +42,9 @@ class Network {
   // What computes the dense products: the type of their operands and the path, as in "bfloat16 avx512_bf16".
   std::string product_path();
 
+  // Whether no parameter is infinite or NaN.
+  bool is_finite();
+
   // State. Writing takes the network exclusively; arrays are unpadded (rows, cols).
   enum class Part { parameter, gradient, state };
   void read(Part part, int index, T* to);

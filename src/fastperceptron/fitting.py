@@ -85,7 +85,8 @@ class Fit:
             hooks.call("on_epoch_end", epoch, logs)
             if model.stop_training:
                 break
-        if last > first and not self.warned and not self._weights_are_finite():
+        assert model._network is not None
+        if last > first and not self.warned and not model._network.is_finite():
             self._warn(f"weights became infinite or NaN in epoch {epoch + 1}")
         hooks.call("on_train_end", logs)
 
@@ -117,12 +118,6 @@ class Fit:
                 hooks.call("on_train_batch_end", batch, model._logs())
             if display.is_due():
                 display.update(-(-position // self.batch_size), model._logs())
-
-    def _weights_are_finite(self) -> bool:
-        network = self.model._network
-        assert network is not None
-        count = len(network.program.parameters)
-        return all(bool(np.isfinite(network.get_parameter(index)).all()) for index in range(count))
 
     def _bad_value(self) -> str | None:
         """The first training row with a value that is not finite."""

@@ -509,6 +509,9 @@ class Network:
         spare.step = current.step + 1
         self._pair = (spare, current)
 
+    def is_finite(self) -> bool:
+        return all(bool(np.isfinite(self.get_parameter(i)).all()) for i in range(len(self.program.parameters)))
+
     def product_path(self) -> str:
         return f"{'bfloat16' if self.program.is_mixed else self.program.dtype} numpy"
 

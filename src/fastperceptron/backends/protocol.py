@@ -70,6 +70,9 @@ class Network(Protocol):
     def get_gradient(self, index: int) -> Array:
         """Gradient of the cost from the last ``backward``."""
 
+    def is_finite(self) -> bool:
+        """Whether no parameter is infinite or NaN."""
+
     def set_gradient(self, index: int, value: Array) -> None:
         """For parameters of layers written in Python."""
 
