@@ -553,3 +553,10 @@ def test_dense_backward_and_losses_write_where_told(backend: str) -> None:
     losses = np.empty(2)
     assert kernels.loss_forward("hinge", np.ones((2, 1)), np.zeros((2, 1)), out=losses) is losses
     np.testing.assert_array_equal(losses, [1.0, 1.0])
+
+
+def test_masked_outputs_are_refused() -> None:
+    out = np.ma.masked_array(np.zeros((9, 5), np.float32))
+    with pytest.raises(DTypeError, match="out must be a plain array; received a MaskedArray"):
+        kernels.dense_forward(random(9, 6), random(6, 5, seed=1), out=out)
+    assert not out.data.any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,6 +121,11 @@ def check_written(
     """Check an array that is written to: it is never copied, so it has to fit exactly."""
     if not isinstance(a, np.ndarray):
         raise DTypeError(f"{operation}: {name} must be a numpy.ndarray; received {type(a).__name__}")
+    masked = sys.modules.get("numpy.ma")  # a masked array exists only where this was imported
+    if masked is not None and isinstance(a, masked.MaskedArray):
+        raise DTypeError(
+            f"{operation}: {name} must be a plain array; received a MaskedArray, whose mask has no part here"
+        )
     if a.dtype != dtype or not a.dtype.isnative:
         raise DTypeError(f"{operation}: {name} must be {dtype}; received {a.dtype}")
     if a.shape != shape:
