@@ -144,12 +144,12 @@ def test_steps_of_some_tens_of_milliseconds(threads: int, tmp_path: Path) -> Non
     assert fit(tmp_path, *scenario, times=times) > 5
 
 
-@needs_native
 @pytest.mark.parametrize("threads", [1, 2])
-def test_one_huge_batch(threads: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
+def test_one_huge_batch(backend: str, threads: int, tmp_path: Path) -> None:
     """A step that takes seconds is given up, and the model is as before it."""
     times = 4
-    scenario = ([1024, 1500, 1500], 24000, 24000, 10, threads, times, "native", "relu", 0.0, 0.3, 0.9)
+    scenario = ([1024, 1500, 1500], 24000, 24000, 10, threads, times, backend, "relu", 0.0, 0.3, 0.9)
     assert fit(tmp_path, *scenario, times=times) == 0
 
 

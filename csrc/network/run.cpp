@@ -1,18 +1,15 @@
 #include "network/run.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <type_traits>
 
 namespace fp {
 
 namespace {
 
-// Below this much arithmetic per thread a further thread costs more than it brings.
+// Below this much arithmetic per thread a further thread costs more than it brings. (On a quiet machine a second one
+// gains a fifth at 0.6 MFLOP each; where its cache is far away, it makes the step three times as long.)
 constexpr double kFlopPerThread = 1.5e6;
-// In a call of many steps the threads are awake; what they wait for each other grows about as the root of their number.
-constexpr int64_t kManySteps = 16;
-constexpr double kFlopAwake = 3e5;
 // A product is run in pieces of about this much arithmetic per vector lane, some ten milliseconds, with a look at the
 // interrupt in between.
 constexpr double kFlopPerPiece = 7.5e7;
@@ -64,18 +61,14 @@ typename Run<T>::View Run<T>::value(int v) const {
 }
 
 template <class T>
-int Run<T>::useful_threads(const Program& program, int64_t rows, bool training, int most, int64_t steps) {
+int Run<T>::useful_threads(const Program& program, int64_t rows, bool training, int most) {
   double flop = 0;
   for (const Operation& op : program.operations)
     flop += op.kind == OperationKind::dense     ? product_flop(program, op)
             : op.kind == OperationKind::columns ? 0
                                                 : 16.0 * static_cast<double>(program.widths[op.output]);
   flop *= static_cast<double>(rows) * (training ? 3 : 1);
-  if (steps < kManySteps)
-    return static_cast<int>(std::clamp(flop / kFlopPerThread, 1.0, static_cast<double>(std::max(most, 1))));
-  int threads = 1;
-  while (threads < most && flop / (threads + 1) >= kFlopAwake * std::sqrt(threads + 1)) ++threads;
-  return threads;
+  return static_cast<int>(std::clamp(flop / kFlopPerThread, 1.0, static_cast<double>(std::max(most, 1))));
 }
 
 template <class T>

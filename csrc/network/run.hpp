@@ -82,7 +82,7 @@ struct Run {
   View gradient(int v) const { return {space.gradients[v].data, space.gradients[v].row}; }
 
   // How many threads the arithmetic of a batch is worth, and which of the two ways suits.
-  static int useful_threads(const Program& program, int64_t rows, bool training, int most, int64_t steps = 1);
+  static int useful_threads(const Program& program, int64_t rows, bool training, int most);
   void choose_way(int size);
 
   // The path of a mixed network's products; nullptr: products are of T.

@@ -27,6 +27,8 @@ namespace fp {
 namespace {
 
 constexpr int kMostThreads = 1024;
+// What threads that run side by side hardly ever wait for each other, a few microseconds.
+constexpr int kFirstSpins = 200;
 
 // One step of a spin loop.
 void relax() {
@@ -87,16 +89,66 @@ void ensure_default() {
 
 }  // namespace
 
+namespace {
+
+// The number of the CPU this thread runs on, from 1; 0 where the system does not tell cheaply.
+int this_place() {
+#if defined(__linux__)
+  return sched_getcpu() + 1;
+#else
+  return 0;
+#endif
+}
+
+}  // namespace
+
 struct alignas(64) Team::Shared {
   alignas(64) std::atomic<int> arrived{0};
   alignas(64) std::atomic<unsigned> phase{0};
   int spins = 0;
+  // Where each of the first members was when it began, or last came to a barrier.
+  static constexpr int kPlaces = 64;
+  alignas(64) std::atomic<int> place[kPlaces] = {};
+
+  int note_place(int rank) {
+    const int here = this_place();
+    if (rank < kPlaces) place[rank].store(here, std::memory_order_relaxed);
+    return here;
+  }
+  // Whether another member was last seen on that CPU.
+  bool is_shared(int here, int rank, int size) const {
+    for (int i = 0; here && i < std::min(size, kPlaces); ++i)
+      if (i != rank && place[i].load(std::memory_order_relaxed) == here) return true;
+    return false;
+  }
 };
+
+// Woken threads often begin on one CPU while another idles, and as long as they wait for each other there the system
+// sees little reason to part them: it can take milliseconds. So a helper (never the caller's thread) that finds itself
+// beside another member asks, once in a region, to be elsewhere; its affinity is then as it was.
+void Team::part() {
+#if defined(__linux__)
+  Shared& s = *shared;
+  if (rank == 0 || parted || !s.is_shared(s.note_place(rank), rank, size)) return;
+  parted = true;
+  cpu_set_t own;
+  if (sched_getaffinity(0, sizeof own, &own) != 0) return;
+  cpu_set_t free = own;
+  for (int i = 0; i < std::min(size, Shared::kPlaces); ++i) {
+    const int place = s.place[i].load(std::memory_order_relaxed);
+    if (place > 0 && place <= CPU_SETSIZE) CPU_CLR(place - 1, &free);
+  }
+  if (CPU_COUNT(&free) == 0 || sched_setaffinity(0, sizeof free, &free) != 0) return;
+  sched_setaffinity(0, sizeof own, &own);
+  s.note_place(rank);
+#endif
+}
 
 void Team::barrier() {
   if (size <= 1) return;
   Shared& s = *shared;
   unsigned phase = s.phase.load(std::memory_order_relaxed);  // cannot change before this thread arrives
+  const int here = s.note_place(rank);
   if (s.arrived.fetch_add(1, std::memory_order_acq_rel) == size - 1) {
     s.arrived.store(0, std::memory_order_relaxed);
     s.phase.store(phase + 1, std::memory_order_release);
@@ -104,6 +156,10 @@ void Team::barrier() {
   }
   for (int i = 0; i < s.spins; ++i) {
     if (s.phase.load(std::memory_order_acquire) != phase) return;
+    if (i == kFirstSpins && s.is_shared(here, rank, size)) {
+      part();
+      break;  // whoever is waited for needs this CPU
+    }
     relax();
   }
   while (s.phase.load(std::memory_order_acquire) == phase) give_way();
@@ -132,9 +188,11 @@ void parallel_run(int threads, void (*fn)(Team&, void*), void* context) {
   if (threads <= 1) return run_alone(fn, context);
   Team::Shared shared;
   shared.spins = spins_for(threads);
+  shared.note_place(0);
   auto run = [&](int rank) {
     FpState state;
     Team team{rank, threads, &shared};
+    team.part();
     fn(team, context);
   };
   std::vector<std::thread> helpers;
@@ -154,10 +212,12 @@ void parallel_run(int threads, void (*fn)(Team&, void*), void* context) {
   if (threads <= 1 || omp_in_parallel()) return run_alone(fn, context);
   Team::Shared shared;
   shared.spins = spins_for(threads);
+  shared.note_place(0);
 #pragma omp parallel num_threads(std::min(threads, kMostThreads))
   {
     FpState state;
     Team team{omp_get_thread_num(), omp_get_num_threads(), &shared};
+    team.part();
     fn(team, context);
   }
 }

@@ -16,6 +16,9 @@ class Team {
 
   struct Shared;
   Shared* shared;
+  // Called when the team begins: leaves a CPU that another member runs on.
+  void part();
+  bool parted = false;
 };
 
 // Runs fn(team, context) on up to `threads` threads (the caller is rank 0) and returns when all have finished.

@@ -22,12 +22,29 @@ __all__ = [
 Array = NDArray[Any]
 
 
+#: Products are cut into pieces of about this much arithmetic, some tens of milliseconds: NumPy ignores Ctrl-C.
+_FLOP_PER_PIECE = 2e9
+_LEAST_ROWS = 16
+
+
+def product(a: Array, b: Array, out: Array | None = None) -> Array:
+    """a b, in pieces of rows between which Python can be interrupted."""
+    flop = 2.0 * a.shape[0] * a.shape[1] * b.shape[1]
+    if flop <= _FLOP_PER_PIECE:
+        return np.matmul(a, b, out=out)
+    y = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b)) if out is None else out
+    rows = max(_LEAST_ROWS, int(a.shape[0] * _FLOP_PER_PIECE / flop))
+    for begin in range(0, a.shape[0], rows):
+        np.matmul(a[begin : begin + rows], b, out=y[begin : begin + rows])
+    return y
+
+
 def dense_forward(
     x: Array, w: Array, b: Array | None, activation: str = "linear", alpha: float = 0.0, out: Array | None = None
 ) -> Array:
     """y = act(x w + b). x (n, in), w (in, out), b (out,) or None."""
     with np.errstate(all="ignore"):
-        y = np.matmul(x, w, out=out)
+        y = product(x, w, out)
         if b is not None:
             y += b
     return activation_forward(activation, alpha, y, y)
@@ -36,13 +53,13 @@ def dense_forward(
 def dense_backward_input(dz: Array, w: Array, out: Array | None = None) -> Array:
     """dx = dz w^T. dz (n, out), w (in, out)."""
     with np.errstate(all="ignore"):
-        return np.matmul(dz, w.T, out=out)
+        return product(dz, w.T, out)
 
 
 def dense_backward_weights(x: Array, dz: Array, out: Array | None = None) -> Array:
     """dw = x^T dz. x (n, in), dz (n, out)."""
     with np.errstate(all="ignore"):
-        return np.matmul(x.T, dz, out=out)
+        return product(x.T, dz, out)
 
 
 def dense_backward_bias(dz: Array, out: Array | None = None) -> Array:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..program import NEEDS_Z, Operation, Program
 from .numpy_activations import BACKWARD, FORWARD
 from .numpy_bfloat16 import round_bfloat16
-from .numpy_kernels import dropout_forward
+from .numpy_kernels import dropout_forward, product
 
 __all__ = ["Gradients", "Targets", "Workspace"]
 
@@ -103,8 +103,7 @@ class Workspace:
     def _product(self, a: Array, b: Array, out: Array) -> Array:
         if self.program.is_mixed:
             a, b = round_bfloat16(a), round_bfloat16(b)
-        product: Array = np.matmul(a, b, out=out)
-        return product
+        return product(a, b, out)
 
     def _pre_activation(self, i: int, op: Operation, y: Array) -> Array:
         if not self._keep or op.activation not in NEEDS_Z:
