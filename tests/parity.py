@@ -43,7 +43,7 @@ def load_backend(name: str) -> Any:
     return importlib.import_module(f"fastperceptron.backends.{name}")
 
 
-def instruction_sets() -> tuple[str, ...]:
+def instruction_sets(question: str = "instruction_sets_usable") -> tuple[str, ...]:
     """Those that the extension can run here; when it is missing, one name, so that the tests fail, not vanish."""
     if PURE:
         return ()
@@ -51,7 +51,7 @@ def instruction_sets() -> tuple[str, ...]:
         core = importlib.import_module("fastperceptron._core")
     except ImportError:
         return ("auto",)
-    return tuple(core.instruction_sets_usable())
+    return tuple(getattr(core, question)())
 
 
 @contextmanager

@@ -11,7 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import BACKENDS, LAYOUTS, PURE, Builder, forced, load_backend, make_network, random_parameters, strided
+from parity import (
+    BACKENDS,
+    LAYOUTS,
+    PURE,
+    Builder,
+    forced,
+    instruction_sets,
+    load_backend,
+    make_network,
+    random_parameters,
+    strided,
+)
 from promises import classifier, digest, labelled, run_script
 
 import fastperceptron as fp
@@ -20,18 +31,7 @@ from fastperceptron.backends.numpy_bfloat16 import round_bfloat16
 native_only = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
 
 
-def paths() -> tuple[str, ...]:
-    """Those that the extension can run here; when it is missing, one name, so that the tests fail, not vanish."""
-    if PURE:
-        return ()
-    try:
-        core = importlib.import_module("fastperceptron._core")
-    except ImportError:
-        return ("auto",)
-    return tuple(core.bfloat16_paths_usable())
-
-
-PATHS = paths()
+PATHS = instruction_sets("bfloat16_paths_usable")
 WIDENED = tuple(name for name in PATHS if name in ("generic", "avx2", "avx512", "neon"))
 
 

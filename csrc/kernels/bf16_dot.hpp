@@ -137,16 +137,7 @@ __attribute__((noinline)) inline void dot_rows(Dots& d, const Product16& g, int6
 
 inline void dot_product(const Product16& g) {
   if (g.m <= 0 || g.n <= 0 || (g.k <= 0 && g.accumulate)) return;
-  GemmArgs<float> e{};  // what the epilogue reads
-  e.m = g.m;
-  e.n = g.n;
-  e.c = g.c;
-  e.c_row = g.c_row;
-  e.epilogue = g.epilogue;
-  if (e.epilogue.kind == EpilogueKind::backward && e.epilogue.activation == Activation::linear)
-    e.epilogue.kind = EpilogueKind::store;
-  if (e.epilogue.kind != EpilogueKind::backward) e.epilogue.saved = nullptr;
-  if (e.epilogue.kind != EpilogueKind::sgd) e.epilogue.velocity = nullptr;
+  const GemmArgs<float> e = epilogue_arguments(g);
   alignas(64) float total[kTileRows * kTileVectors * 16];
   Dots d{};
   Tiles<float>& t = d.t;

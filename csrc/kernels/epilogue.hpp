@@ -26,6 +26,27 @@ inline constexpr bool kCheapParts = true;
 inline constexpr bool kCheapParts = false;
 #endif
 
+// The simplest epilogue that does the same, without the pointers that it does not use.
+template <class T>
+Epilogue<T> plain(Epilogue<T> e) {
+  if (e.kind == EpilogueKind::backward && e.activation == Activation::linear) e.kind = EpilogueKind::store;
+  if (e.kind != EpilogueKind::backward) e.saved = nullptr;
+  if (e.kind != EpilogueKind::sgd) e.velocity = nullptr;
+  return e;
+}
+
+// What epilogues read of a product over packed operands.
+template <class Product>
+GemmArgs<float> epilogue_arguments(const Product& p) {
+  GemmArgs<float> g{};
+  g.m = p.m;
+  g.n = p.n;
+  g.c = p.c;
+  g.c_row = p.c_row;
+  g.epilogue = plain(p.epilogue);
+  return g;
+}
+
 // Consecutive tiles of one panel of the product g, `rows` x `vectors` registers each (template arguments of what works
 // on them), width = vectors * lanes. i, a and total are those of the tile at hand.
 template <class T>

@@ -228,10 +228,7 @@ void gemm(const GemmArgs<T>& given) {
   constexpr int lanes = Vec<T>::lanes;
   GemmArgs<T> g = given;
   if (g.m <= 0 || g.n <= 0 || (g.k <= 0 && g.accumulate)) return;
-  if (g.epilogue.kind == EpilogueKind::backward && g.epilogue.activation == Activation::linear)
-    g.epilogue.kind = EpilogueKind::store;
-  if (g.epilogue.kind != EpilogueKind::backward) g.epilogue.saved = nullptr;
-  if (g.epilogue.kind != EpilogueKind::sgd) g.epilogue.velocity = nullptr;
+  g.epilogue = plain(g.epilogue);
   alignas(64) T total[kTileRows * kPanel<T>];
   alignas(64) T tail[(lanes > kRowVectors ? lanes : kRowVectors) * lanes];
   if (g.n == 1 && g.m > 1 && g.a_row == 1 && g.c_row == 1 &&

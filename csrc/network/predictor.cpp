@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 
+#include "network/run.hpp"
 #include "network/workspace.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/fpstate.hpp"
@@ -12,10 +13,6 @@ namespace fp {
 
 namespace {
 
-// As in run.cpp: arithmetic below which a further thread costs more than it brings, and rows per thread from which
-// threads share rows rather than columns.
-constexpr double kFlopPerThread = 1.5e6;
-constexpr int64_t kRowsPerThread = 96;
 constexpr int64_t kSmallBytes = 512 * 1024;
 constexpr int64_t kPad = 16;  // columns, see RowArgs
 

@@ -7,9 +7,6 @@ namespace fp {
 
 namespace {
 
-// Below this much arithmetic per thread a further thread costs more than it brings. (On a quiet machine a second one
-// gains a fifth at 0.6 MFLOP each; where its cache is far away, it makes the step three times as long.)
-constexpr double kFlopPerThread = 1.5e6;
 // A product is run in pieces of about this much arithmetic per vector lane, some ten milliseconds, with a look at the
 // interrupt in between.
 constexpr double kFlopPerPiece = 7.5e7;
@@ -21,8 +18,6 @@ constexpr double kFlopPerEpilogue = 1600;
 constexpr double kElementsPerPiece = 4e6;
 // Rows that are enough to share packed weights.
 constexpr int64_t kRowsPerPiece = 2048;
-// With fewer rows than this per thread, packing the weights anew on each thread is no longer cheap.
-constexpr int64_t kRowsPerThread = 96;
 
 struct Grid {
   Range rows, cols;

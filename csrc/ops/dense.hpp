@@ -23,6 +23,31 @@ int64_t dense_scratch(const Kernels<T>& k, int64_t n, int64_t in, int64_t out) {
   return std::max({k.gemm_scratch(n, out, in), k.gemm_scratch(n, in, out), k.gemm_scratch(in, out, n)});
 }
 
+// The epilogues of parts that begin at (row, col): of the forward product, and of the input gradient, whose saved may
+// be nullptr.
+template <class T>
+Epilogue<T> forward_epilogue(const T* b, Activation act, T alpha, T* z, int64_t z_row, int64_t row, int64_t col) {
+  Epilogue<T> e{};
+  e.kind = EpilogueKind::forward;
+  e.activation = act;
+  e.alpha = alpha;
+  e.bias = b ? b + col : nullptr;
+  e.pre = z ? z + row * z_row + col : nullptr;
+  e.pre_row = z_row;
+  return e;
+}
+template <class T>
+Epilogue<T> backward_epilogue(const T* saved, int64_t saved_row, Activation act, T alpha, int64_t row, int64_t col) {
+  Epilogue<T> e{};
+  if (!saved) return e;
+  e.kind = EpilogueKind::backward;
+  e.activation = act;
+  e.alpha = alpha;
+  e.saved = saved + row * saved_row + col;
+  e.saved_row = saved_row;
+  return e;
+}
+
 // y = act(x w + b) over rows x cols of y; z, when given, receives x w + b.
 // x (n, in), w (in, out), b (out,) or nullptr, z and y (n, out).
 template <class T>
@@ -40,12 +65,7 @@ void dense_forward(const Kernels<T>& kernels, Matrix<const T> x, Matrix<const T>
   g.b_row = w.row;
   g.c = y.data + rows.begin * y.row + cols.begin;
   g.c_row = y.row;
-  g.epilogue.kind = EpilogueKind::forward;
-  g.epilogue.activation = act;
-  g.epilogue.alpha = alpha;
-  g.epilogue.bias = b ? b + cols.begin : nullptr;
-  g.epilogue.pre = z ? z + rows.begin * z_row + cols.begin : nullptr;
-  g.epilogue.pre_row = z_row;
+  g.epilogue = forward_epilogue(b, act, alpha, z, z_row, rows.begin, cols.begin);
   g.scratch = scratch;
   kernels.gemm(g);
 }
@@ -70,13 +90,7 @@ void dense_backward_input(const Kernels<T>& kernels, Matrix<const T> dz, Matrix<
   g.c = dx.data + rows.begin * dx.row + cols.begin;
   g.c_row = dx.row;
   g.accumulate = accumulate;
-  if (saved) {
-    g.epilogue.kind = EpilogueKind::backward;
-    g.epilogue.activation = act;
-    g.epilogue.alpha = alpha;
-    g.epilogue.saved = saved + rows.begin * saved_row + cols.begin;
-    g.epilogue.saved_row = saved_row;
-  }
+  g.epilogue = backward_epilogue(saved, saved_row, act, alpha, rows.begin, cols.begin);
   g.scratch = scratch;
   kernels.gemm(g);
 }

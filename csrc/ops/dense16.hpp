@@ -46,12 +46,7 @@ inline void dense_forward16(const Products16& p, Matrix<const float> x, const vo
     g.j0 = cols.begin;
     g.c = y.data + slab.begin * y.row + cols.begin;
     g.c_row = y.row;
-    g.epilogue.kind = EpilogueKind::forward;
-    g.epilogue.activation = act;
-    g.epilogue.alpha = alpha;
-    g.epilogue.bias = b ? b + cols.begin : nullptr;
-    g.epilogue.pre = z ? z + slab.begin * z_row + cols.begin : nullptr;
-    g.epilogue.pre_row = z_row;
+    g.epilogue = forward_epilogue(b, act, alpha, z, z_row, slab.begin, cols.begin);
     g.scratch = scratch;
     p.product(g);
   });
@@ -76,13 +71,7 @@ inline void dense_backward_input16(const Products16& p, Matrix<const float> dz, 
     g.c = dx.data + slab.begin * dx.row + cols.begin;
     g.c_row = dx.row;
     g.accumulate = accumulate;
-    if (saved) {
-      g.epilogue.kind = EpilogueKind::backward;
-      g.epilogue.activation = act;
-      g.epilogue.alpha = alpha;
-      g.epilogue.saved = saved + slab.begin * saved_row + cols.begin;
-      g.epilogue.saved_row = saved_row;
-    }
+    g.epilogue = backward_epilogue(saved, saved_row, act, alpha, slab.begin, cols.begin);
     g.scratch = scratch;
     p.product(g);
   });
