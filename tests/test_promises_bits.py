@@ -38,6 +38,8 @@ RUNS: dict[str, tuple[tuple[int, ...], int, int, str, str, float]] = {
     "rows are shared": ((96, 128, 33, 10), 700, 300, "float32", "gelu", 0.25),
     "rows are shared, float64": ((96, 128, 10), 700, 300, "float64", "elu", 0.1),
     "more than a block of inputs": ((600, 80, 10), 260, 130, "float32", "relu", 0.0),
+    "whole blocks are shared": ((40, 64, 48, 10), 1280, 512, "float32", "relu", 0.1),
+    "whole blocks are shared, float64": ((40, 64, 17, 10), 1024, 384, "float64", "gelu", 0.0),
     "layers are shared": ((100, 640, 512, 10), 72, 40, "float32", "relu", 0.2),
     "fewer rows than threads": ((300, 672, 320, 7), 25, 10, "float64", "silu", 0.0),
 }
@@ -102,6 +104,32 @@ def test_memory_made_for_large_batches_gives_the_same_bits(kind: str) -> None:
     expected = trained(1, large_first=False)
     for threads in (1, 2, 4, 16):
         assert trained(threads, large_first=True) == expected, f"{threads} threads"
+
+
+def test_graphs_in_whole_blocks_give_the_same_bits() -> None:
+    """Weight gradients by blocks of rows, where layers are frozen, added, without a bias, or used twice."""
+    x, y = labelled(1024, 40, 10)
+
+    def trained(threads: int, *, frozen: bool, twice: bool) -> str:
+        fp.set_num_threads(threads)
+        given = fp.Input((40,))
+        first = fp.Dense(48, activation="relu")
+        again = fp.Dense(48, activation="tanh", use_bias=False)
+        hidden = first(given)
+        joined = fp.Add()([hidden, again(hidden)])
+        if twice:
+            joined = again(joined)
+        model = fp.Model(given, fp.Dense(10)(joined), seed=3)
+        first.trainable = not frozen
+        model.compile(fp.SGD(0.05, momentum=0.9), fp.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(x, y, 512, 6, verbose=0)
+        return digest(model)
+
+    for frozen in (False, True):
+        for twice in (False, True):
+            expected = trained(1, frozen=frozen, twice=twice)
+            for threads in (2, 4):
+                assert trained(threads, frozen=frozen, twice=twice) == expected, (threads, frozen, twice)
 
 
 def test_evaluation_does_not_depend_on_the_number_of_threads() -> None:

@@ -16,7 +16,7 @@ inline constexpr int kRowVectors = 8;
 // Packing of b: the first tile of a panel copies the part of b it reads, kChunk rows at most, to where it lies together
 // for the others. That takes many rows of c, and a b that does not fit the inner caches, to be worth it. Sums longer
 // than kChunk keep the totals of up to kGroupRows rows in scratch meanwhile.
-inline constexpr int64_t kPackRows = 64, kPackBytes = 512 * 1024, kChunk = 4 * kBlock, kGroupRows = 480;
+inline constexpr int64_t kPackRows = 64, kPackBytes = 512 * 1024, kChunk = 1024, kGroupRows = 480;
 
 // Packing of a transposed a: as many rows of c as fit into kPackedBytes, tile by tile. Each tile would otherwise touch
 // one line, often one page, for every index of the sum, in every panel; up to kPackDepth of them stay in the cache.

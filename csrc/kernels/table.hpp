@@ -85,7 +85,7 @@ struct Epilogue {
 // (The first block sum is stored, not added, when accumulate is false.) Then the epilogue runs.
 // accumulate: c already holds the sum of earlier blocks and p starts at a block boundary of the whole sum
 // (only with EpilogueKind::store). c must not overlap a or b; saved may equal c.
-inline constexpr int64_t kBlock = 256;
+inline constexpr int64_t kBlock = 128;
 
 template <class T>
 struct GemmArgs {

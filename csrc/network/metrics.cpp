@@ -18,6 +18,17 @@ int64_t argmax(const T* v, int64_t width) {
   return best;
 }
 
+// argmax(v) == c, without a branch per column.
+template <class T>
+bool is_argmax(const T* v, int64_t width, int64_t c) {
+  const T most = v[c];
+  if (std::isnan(most)) return argmax(v, width) == c;
+  int more = 0;  // a comparison with NaN is false
+  for (int64_t j = 0; j < c; ++j) more += !(v[j] < most);
+  for (int64_t j = c + 1; j < width; ++j) more += !(v[j] <= most);
+  return more == 0;
+}
+
 }  // namespace
 
 template <class T>
@@ -28,10 +39,10 @@ void metric_rows(const Metric& metric, const Judged<T>& b, int64_t begin, int64_
     double value = 0;
     switch (metric.kind) {
       case MetricKind::sparse_categorical_accuracy:
-        value = argmax(p, b.width) == b.label[i];
+        value = is_argmax(p, b.width, b.label[i]);
         break;
       case MetricKind::categorical_accuracy:
-        value = argmax(p, b.width) == argmax(t, b.width);
+        value = is_argmax(p, b.width, argmax(t, b.width));
         break;
       case MetricKind::binary_accuracy:
         for (int64_t j = 0; j < b.width; ++j)

@@ -293,6 +293,7 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
               std::vector<char>(program.parameters.size(), 0)};
   job.run.sources = &sources;
   job.run.begin = begin;
+  job.run.all_fused = training && !job.updates.any_apart;
   if (training)
     for (int p = 0; p < instance_.count(); ++p)
       if (job.updates.without[p]) instance_.clear(instance_.gradients, p);
@@ -314,11 +315,14 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
           run.judge(team, net.heads_, net.metrics_, c.training);
           const bool values_first = c.training && run.values_first();
           if (values_first) run.backward_values(team, 0, ops, pass, true);
+          if (run.by_blocks) run.backward_blocks(team, 0, ops, pass);
           if (team.rank == 0) c.stop = run.interrupt.stopped();
           if (team.size > 1) team.barrier();
           bool give_up = c.stop || run.interrupt.bad_position() != INT64_MAX;
           if (c.training && !give_up) {
-            if (values_first)
+            if (run.by_blocks)
+              run.update_blocks(team, c.updates.to);
+            else if (values_first)
               run.backward_weights(team, 0, ops, pass, c.updates.to, c.none, !c.quick);
             else
               run.backward(team, 0, ops, pass, c.updates.to, c.none, !c.quick);

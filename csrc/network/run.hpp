@@ -78,6 +78,8 @@ struct Run {
   int64_t begin = 0;  // position of the batch's first row
   int64_t n = 0;      // its rows
   bool by_rows = true;
+  bool by_blocks = false;  // weight gradients too, see backward_blocks
+  bool all_fused = false;  // every trained parameter is updated right after its gradient, and used once
 
   struct View {
     T* data;
@@ -93,7 +95,7 @@ struct Run {
 
   // The path of a mixed network's products; nullptr: products are of T.
   const Products16* products() const { return instance.packed.products; }
-  int64_t row_grain() const { return products() ? products()->row_grain : kernels.tile_rows; }
+  int64_t row_grain() const { return by_blocks ? kBlock : products() ? products()->row_grain : kernels.tile_rows; }
   Range rows_of(const Team& team) const { return split(n, team.rank, team.size, by_rows ? row_grain() : 1); }
   void gather(Team& team);
   void forward(Team& team, int first, int last);
@@ -118,6 +120,10 @@ struct Run {
   void backward_values(Team& team, int first, int last, const BackwardPlan& pass, bool may_stop);
   void backward_weights(Team& team, int first, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
                         const std::vector<char>& begun, bool may_stop);
+  // With small weights and many rows each thread sums whole blocks of its own rows for all weights, and fetches the
+  // block sums of others instead of their rows; update_blocks follows after a barrier. The bits are the same.
+  void backward_blocks(Team& team, int first, int last, const BackwardPlan& pass);
+  void update_blocks(Team& team, const std::vector<Destination>& to);
   // The optimizer over instance.gradients.
   void update(Team& team, const std::vector<char>& which);
 

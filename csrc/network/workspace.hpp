@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "network/heads.hpp"
+#include "network/instance.hpp"
 #include "network/mixed.hpp"
 #include "ops/dense.hpp"
 #include "runtime/memory.hpp"
@@ -42,6 +43,10 @@ struct Workspace {
   int64_t spare_row = 0;
   Buffer<T> scratch;  // per thread
   int64_t scratch_size = 0;
+  // The weight gradients' block sums, one layout of the parameters per block of the batch: where they are less than
+  // what threads would otherwise read of each other's rows.
+  Buffer<T> block_sums;
+  int64_t block_size = 0;
 
   // Of each head: the batch's targets and sample weights as gathered, and its row losses.
   struct Judgement {
@@ -101,6 +106,16 @@ struct Workspace {
     if (products) {
       packed.make(*products, program, rows, threads, training, gradients_shared);
       scratch_size = std::max(scratch_size, packed.scratch);
+    }
+    if (training && !products && threads > 1 && !gradients_shared) {
+      int64_t read = 0;
+      for (const Operation& op : program.operations)
+        if (op.kind == OperationKind::dense) read += rows * (program.widths[op.input()] + program.widths[op.output]);
+      const int64_t blocks = (rows + kBlock - 1) / kBlock, size = layout_of<T>(program.parameters).size;
+      if (blocks > 1 && blocks * size <= read / 2) {
+        block_size = size;
+        block_sums = Buffer<T>(blocks * size);
+      }
     }
     scratch_size = (scratch_size + 15) / 16 * 16 + 16;
     scratch = Buffer<T>(scratch_size * threads);
