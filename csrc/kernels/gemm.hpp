@@ -1,5 +1,5 @@
 // The dense product in ordered sums (see table.hpp; b_row >= n where k > 1). c is cut into panels of a few registers of
-// columns, a panel into tiles of a few rows; a tile's sums stay in registers for a block of 256, and its total in a
+// columns, a panel into tiles of a few rows; a tile's sums stay in registers for a block, and its total in a
 // buffer of its size.
 #pragma once
 
@@ -16,7 +16,7 @@ inline constexpr int kRowVectors = 8;
 // Packing of b: the first tile of a panel copies the part of b it reads, kChunk rows at most, to where it lies together
 // for the others. That takes many rows of c, and a b that does not fit the inner caches, to be worth it. Sums longer
 // than kChunk keep the totals of up to kGroupRows rows in scratch meanwhile.
-inline constexpr int64_t kPackRows = 64, kPackBytes = 512 * 1024, kChunk = 1024, kGroupRows = 480;
+inline constexpr int64_t kPackRows = 64, kPackBytes = 512 * 1024, kChunk = 4 * kBlock, kGroupRows = 480;
 
 // Packing of a transposed a: as many rows of c as fit into kPackedBytes, tile by tile. Each tile would otherwise touch
 // one line, often one page, for every index of the sum, in every panel; up to kPackDepth of them stay in the cache.
@@ -46,7 +46,7 @@ FP_INLINE void gemm_step(Vec<T> (&acc)[rows][vectors], const T* a, int64_t a_row
 template <class T, int rows, int vectors, bool pack = false>
 void gemm_tiles(Tiles<T>& t) {
   constexpr int lanes = Vec<T>::lanes, width = vectors * lanes;
-  const int64_t a_row = t.a_row, a_col = t.a_col, ahead = a_row == 1 ? kAhead * a_col : 0;
+  const int64_t a_row = t.a_row, a_col = t.a_col, block = t.g->block, ahead = a_row == 1 ? kAhead * a_col : 0;
   for (; t.count > 0; --t.count, t.i += rows, t.a += t.a_next, t.total += t.total_next) {
     if (t.from_c) tile_load(t);
     const T* a = t.a;
@@ -55,7 +55,7 @@ void gemm_tiles(Tiles<T>& t) {
     for (;;) {
       Vec<T> acc[rows][vectors];
       FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] = zero<T>();
-      const int64_t block_end = p + kBlock < t.k ? p + kBlock : t.k;
+      const int64_t block_end = p + block < t.k ? p + block : t.k;
       if (t.finish && block_end == t.k && t.k >= kPrefetch) tile_prefetch(t);
       while (p < block_end) {
         const bool in_b = p < t.safe;

@@ -101,7 +101,7 @@ __attribute__((noinline)) void gemm_stream(const GemmArgs<T>& g) {
     bool resume = g.accumulate;
     if (resume) tile_load(t);
     for (int64_t p = 0; p < g.k;) {
-      const int64_t start = p, end = g.k - p < kBlock ? g.k : p + kBlock;
+      const int64_t start = p, end = g.k - p < g.block ? g.k : p + g.block;
       while (p < end) {
         const int64_t taken = end - p >= deep ? deep : 1;
         const StreamFunction<T>* steps = kStreamSteps<T>[taken == 1 ? 0 : fetch ? 2 : 1];

@@ -11,8 +11,8 @@ template <class T, int vectors>
 FP_INLINE void column_sums_panel(int64_t n, const T* a, int64_t a_row, int64_t last, T* out, bool accumulate) {
   constexpr int lanes = Vec<T>::lanes;
   Vec<T> total[vectors], sum[vectors];
-  for (int64_t i = 0; i < n || i == 0; i += kBlock) {
-    const int64_t end = n - i < kBlock ? n : i + kBlock;
+  for (int64_t i = 0; i < n || i == 0; i += kRowBlock) {
+    const int64_t end = n - i < kRowBlock ? n : i + kRowBlock;
     FP_UNROLL for (int v = 0; v < vectors; ++v) sum[v] = zero<T>();
     for (int64_t r = i; r < end; ++r) {
       const T* row = a + r * a_row;

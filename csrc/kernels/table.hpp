@@ -80,12 +80,14 @@ struct Epilogue {
   bool nesterov = false;
 };
 
-// c[i, j] = sum over p of a[i, p] b[p, j], in ordered sums: p is cut into blocks of kBlock, each block is a
+// c[i, j] = sum over p of a[i, p] b[p, j], in ordered sums: p is cut into blocks of `block`, each block is a
 // chain of fused multiply-adds from +0 in index order, block sums are added in block order to +0.
 // (The first block sum is stored, not added, when accumulate is false.) Then the epilogue runs.
 // accumulate: c already holds the sum of earlier blocks and p starts at a block boundary of the whole sum
 // (only with EpilogueKind::store). c must not overlap a or b; saved may equal c.
-inline constexpr int64_t kBlock = 128;
+// Sums over the batch's rows (weight and bias gradients) are cut shorter than those over a layer's inputs or outputs:
+// threads then share a batch's blocks.
+inline constexpr int64_t kBlock = 256, kRowBlock = 128;
 
 template <class T>
 struct GemmArgs {
@@ -99,6 +101,7 @@ struct GemmArgs {
   bool accumulate;
   Epilogue<T> epilogue;
   T* scratch;  // gemm_scratch(m, n, k) elements, 64-byte aligned; private to the caller
+  int64_t block = kBlock;
 };
 
 // y = act(x w + b) for one row, in the same ordered sums. Rows of w, b and y can be used to the next multiple of 16
@@ -161,7 +164,7 @@ struct Kernels {
 
   void (*dense_row)(const RowArgs<T>&);
 
-  // out[j] (+)= sum over i of a[i, j]: the same ordered sums, with a factor of one.
+  // out[j] (+)= sum over i of a[i, j]: the same ordered sums, with a factor of one and blocks of kRowBlock.
   void (*column_sums)(int64_t n, int64_t width, const T* a, int64_t a_row, T* out, bool accumulate);
   // out[j, i] = a[i, j]
   void (*transpose)(int64_t rows, int64_t cols, const T* a, int64_t a_row, T* out, int64_t out_row);

@@ -71,7 +71,7 @@ void Run<T>::choose_way(int size) {
   by_rows = true;
   by_blocks = false;
   if (size == 1) return;
-  const int64_t blocks = (n + kBlock - 1) / kBlock, most = (blocks + size - 1) / size * kBlock;
+  const int64_t blocks = (n + kRowBlock - 1) / kRowBlock, most = (blocks + size - 1) / size * kRowBlock;
   // Whoever has a block more than others must not have much more to do.
   by_blocks =
       all_fused && space.block_sums.size() > 0 && static_cast<double>(most * size) <= 1.2 * static_cast<double>(n);
@@ -363,9 +363,9 @@ void Run<T>::backward_weights(Team& team, int first, int last, const BackwardPla
 template <class T>
 void Run<T>::backward_blocks(Team& team, int first, int last, const BackwardPlan& pass) {
   const Range mine = rows_of(team);
-  for (int64_t r = mine.begin; r < mine.end; r += kBlock) {
-    const Range rows{r, std::min(r + kBlock, mine.end)};
-    T* sums = space.block_sums.data() + r / kBlock * space.block_size;
+  for (int64_t r = mine.begin; r < mine.end; r += kRowBlock) {
+    const Range rows{r, std::min(r + kRowBlock, mine.end)};
+    T* sums = space.block_sums.data() + r / kRowBlock * space.block_size;
     for (int i = last - 1; i >= first; --i) {
       if (!pass.active[i]) continue;
       const Operation& op = program.operations[i];
@@ -387,7 +387,7 @@ void Run<T>::backward_blocks(Team& team, int first, int last, const BackwardPlan
 template <class T>
 void Run<T>::update_blocks(Team& team, const std::vector<Destination>& to) {
   const Sgd& sgd = instance.sgd;
-  const int64_t blocks = (n + kBlock - 1) / kBlock;
+  const int64_t blocks = (n + kRowBlock - 1) / kRowBlock;
   for (int p = 0; p < instance.count(); ++p) {
     if (to[p] != Destination::parameters) continue;
     const auto& s = instance.slice(p);

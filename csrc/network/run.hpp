@@ -95,7 +95,7 @@ struct Run {
 
   // The path of a mixed network's products; nullptr: products are of T.
   const Products16* products() const { return instance.packed.products; }
-  int64_t row_grain() const { return by_blocks ? kBlock : products() ? products()->row_grain : kernels.tile_rows; }
+  int64_t row_grain() const { return by_blocks ? kRowBlock : products() ? products()->row_grain : kernels.tile_rows; }
   Range rows_of(const Team& team) const { return split(n, team.rank, team.size, by_rows ? row_grain() : 1); }
   void gather(Team& team);
   void forward(Team& team, int first, int last);

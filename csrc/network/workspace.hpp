@@ -111,7 +111,7 @@ struct Workspace {
       int64_t read = 0;
       for (const Operation& op : program.operations)
         if (op.kind == OperationKind::dense) read += rows * (program.widths[op.input()] + program.widths[op.output]);
-      const int64_t blocks = (rows + kBlock - 1) / kBlock, size = layout_of<T>(program.parameters).size;
+      const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock, size = layout_of<T>(program.parameters).size;
       if (blocks > 1 && blocks * size <= read / 2) {
         block_size = size;
         block_sums = Buffer<T>(blocks * size);

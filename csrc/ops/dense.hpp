@@ -105,6 +105,7 @@ void dense_backward_weights(const Kernels<T>& kernels, Matrix<const T> x, Matrix
   g.m = inputs.size();
   g.n = outputs.size();
   g.k = x.rows;
+  g.block = kRowBlock;
   g.a = x.data + inputs.begin;
   g.a_row = 1;
   g.a_col = x.row;

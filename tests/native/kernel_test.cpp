@@ -27,11 +27,11 @@ struct Suite {
   }
 
   // The ordered sum of table.hpp.
-  T chain(const T* a, int64_t a_col, const T* b, int64_t b_row, int64_t count) const {
+  T chain(const T* a, int64_t a_col, const T* b, int64_t b_row, int64_t count, int64_t block_size) const {
     T total = 0;
-    for (int64_t begin = 0; begin < count; begin += fp::kBlock) {
+    for (int64_t begin = 0; begin < count; begin += block_size) {
       T block = 0;
-      for (int64_t p = begin; p < count && p < begin + fp::kBlock; ++p) block = madd(a[p * a_col], b[p * b_row], block);
+      for (int64_t p = begin; p < count && p < begin + block_size; ++p) block = madd(a[p * a_col], b[p * b_row], block);
       total = begin == 0 ? block : total + block;
     }
     return total;
@@ -54,6 +54,7 @@ struct Suite {
       g.b = b.data(), g.b_row = b_row;
       g.c = c.data(), g.c_row = c_row;
       g.scratch = scratch;
+      g.block = strided ? fp::kRowBlock : fp::kBlock;
       g.epilogue.kind = static_cast<fp::EpilogueKind>(mode);
       g.epilogue.activation = mode ? Activation::relu : Activation::linear;
       g.epilogue.bias = bias.data();
@@ -68,7 +69,8 @@ struct Suite {
       for (int64_t i = 0; i < m; ++i) {
         for (int64_t j = 0; j < c_row; ++j) {
           const std::size_t at = std::size_t(i * c_row + j);
-          T sum = j < n ? chain(&a[std::size_t(i * g.a_row)], g.a_col, &b[std::size_t(j)], b_row, depth) : T(0);
+          T sum =
+              j < n ? chain(&a[std::size_t(i * g.a_row)], g.a_col, &b[std::size_t(j)], b_row, depth, g.block) : T(0);
           T expected = sum, expected_pre = start[at], expected_velocity = start[at];
           if (mode == 1) {
             expected_pre = j < n ? sum + bias[std::size_t(j)] : start[at];
@@ -114,7 +116,7 @@ struct Suite {
         std::vector<T> out(std::size_t(width), T(9)), one(std::size_t(n) + 1, T(1));
         k.column_sums(n, width, a.data(), width + 1, out.data(), false);
         for (int64_t j = 0; j < width; ++j) {
-          T expected = chain(one.data(), 1, &a[std::size_t(j)], width + 1, n);
+          T expected = chain(one.data(), 1, &a[std::size_t(j)], width + 1, n, fp::kRowBlock);
           if (out[std::size_t(j)] != expected) fail("%s column_sums %lldx%lld", name, (long long)n, (long long)width);
         }
         digest.add(out);
