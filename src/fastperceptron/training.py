@@ -114,6 +114,7 @@ class Trainer(Engine):
                 "metrics": names if validation is None else [*names, *(f"val_{name}" for name in names)],
             }
             hooks = CallbackList([*_as_list(callbacks), history], self, params)
+            hooks.check_monitors()
             self._push()
             self._fitting, self.stop_training, self.history = True, False, history
             try:
