@@ -31,8 +31,9 @@ class Predictor(ABC):
 
     On the native backend a call costs little beside its arithmetic when x is a C-contiguous array of ``dtype``;
     anything else is converted first. The interpreter is given to other threads where the work takes more than some tens
-    of microseconds. On the NumPy backend, in mixed_bfloat16, and for a model with layers written in Python, the
-    predictor is a copy of the model that answers through ``predict``.
+    of microseconds. On the NumPy backend, and for a model with layers written in Python, the predictor is a copy of the
+    model that answers through ``predict``. In mixed_bfloat16 the native one keeps the path of products that was in use
+    when it was made, whatever instruction set is chosen later; ``repr`` names it.
 
     >>> import numpy as np
     >>> import fastperceptron as fp
@@ -86,6 +87,14 @@ class Predictor(ABC):
     def backend(self) -> str:
         """ "native" or "numpy"."""
 
+    @property
+    @abstractmethod
+    def product_path(self) -> str:
+        """What computes the dense products: type of the operands and path, as in "bfloat16 avx512_bf16"."""
+
+    def __repr__(self) -> str:
+        return f"<Predictor from {self.input_shape} to {self.output_shape}, {self.product_path}>"
+
 
 class ModelPredictor(Predictor):
     """A predictor that is a copy of its model. See :class:`Predictor`."""
@@ -113,6 +122,11 @@ class ModelPredictor(Predictor):
     @property
     def backend(self) -> str:
         return self._model.backend
+
+    @property
+    def product_path(self) -> str:
+        assert self._model._network is not None
+        return str(self._model._network.product_path())
 
 
 def sample_shapes(model: Model) -> tuple[Shape, Shape]:
