@@ -114,9 +114,16 @@ class Comparison:
     # -- tasks ---------------------------------------------------------------------------------------------------
 
     def limits(self) -> None:
-        """What arithmetic and memory can do at most, on one thread and on all. Measured at the beginning and at the end
-        of a run: the larger number counts, since whatever else the machine does makes it smaller."""
-        for threads in sorted({1, self.options.threads}):
+        """What arithmetic and memory can do at most, on one thread, on all, and on as many as a workload has turned out
+        to use. Measured at the beginning and at the end of a run: the larger number counts, since whatever else the
+        machine does makes it smaller."""
+        used = {
+            entry["threads"]
+            for found in self.result["training"].values()
+            for entry in found["contestants"].values()
+            if "threads" in entry
+        }
+        for threads in sorted({1, self.options.threads} | used):
             with Worker("native", threads) as worker:
                 found = {f"memory {way}": value for way, value in worker.ask("bandwidth").items()}
                 for dtype in ("float32", "float64", "bfloat16"):
@@ -126,6 +133,7 @@ class Comparison:
                         found[dtype] = 0.0  # this version or this machine has no such arithmetic
             before = self.result["limits"].get(str(threads), found)
             self.result["limits"][str(threads)] = {key: max(value, before[key]) for key, value in found.items()}
+        self.result["limits"] = dict(sorted(self.result["limits"].items(), key=lambda item: int(item[0])))
 
     def workload(self, workload: Workload) -> None:
         """Training steps, after a look whether all compute the same ones; then predictions."""
@@ -147,6 +155,8 @@ class Comparison:
             low = is_bfloat16(name)
             reason = disagreement(expected, received, *_TOLERANCES[low])
             trained[name] = {"bfloat16": low, "reason": reason, **received}
+            if (threads := worker.ask("threads")) is not None:
+                trained[name]["threads"] = threads
             workers[name] = worker
             if reason:
                 say(f"  {name} does not compute the same step: {reason}")

@@ -173,6 +173,9 @@ class TrainSteps:
     def description(self) -> str:
         return _package()
 
+    def threads(self) -> int | None:
+        return _threads(self._network, self._data.workload)
+
 
 class _Terminal(io.StringIO):
     """Takes the progress bar as a terminal would."""
@@ -254,6 +257,14 @@ class FitByModel:
 
     def description(self) -> str:
         return _package()
+
+    def threads(self) -> int | None:
+        return _threads(self._model._network, self._workload)
+
+
+def _threads(network: Any, workload: Workload) -> int | None:
+    """On how many threads a step runs, of those allowed. Older versions of the package do not say, nor does NumPy."""
+    return network.useful_threads(workload.batch, True) if hasattr(network, "useful_threads") else None
 
 
 def _package() -> str:

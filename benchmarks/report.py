@@ -82,9 +82,16 @@ def cliffs(points: Sequence[dict[str, Any]], name: str = "native") -> list[float
     return [b / a for a, b in pairwise(cost)]
 
 
-def _peak(result: Result, dtype: str = "float32", threads: int | None = None) -> float | None:
-    limits = result["limits"].get(str(result["threads"] if threads is None else threads))
-    return limits[dtype] or None if limits else None
+def _peak(result: Result, entry: dict[str, Any]) -> float | None:
+    """Of as many threads as the contestant's step runs on, or of all where it does not say."""
+    limits = result["limits"].get(str(entry.get("threads", result["threads"])))
+    return limits["bfloat16" if entry["bfloat16"] else "float32"] or None if limits else None
+
+
+def _fewer(result: Result, entry: dict[str, Any]) -> str:
+    """Whether the step runs on fewer threads than it may."""
+    used = entry.get("threads", result["threads"])
+    return "" if used == result["threads"] else f"{used} thread{'s' * (used != 1)} used"
 
 
 def wanted(result: Result) -> list[Wanted]:
@@ -121,13 +128,14 @@ def _training(result: Result) -> Iterator[Wanted]:
             continue
         yield _compare(what, found["contestants"], "native", least, best_other(found["contestants"], False), "")
     for name, least in SHARE.items():
-        what = f"{name}, float32 step: share of the FMA peak"
-        found, peak = result["training"].get(name), _peak(result)
-        if found is None or peak is None or "rounds" not in found["contestants"].get("native", {}):
+        what = f"{name}, float32 step: share of the FMA peak of the cores used"
+        found = result["training"].get(name, {})
+        entry = found.get("contestants", {}).get("native", {})
+        if "rounds" not in entry or (peak := _peak(result, entry)) is None:
             yield Wanted(what, f"{least:.0%}", None, None, _UNKNOWN)
             continue
-        share = found["flop"] / median(found["contestants"]["native"]["rounds"]) / peak
-        yield Wanted(what, f"{least:.0%}", f"{share:.0%}", share >= least)
+        share = found["flop"] / median(entry["rounds"]) / peak
+        yield Wanted(what, f"{least:.0%}", f"{share:.0%}", share >= least, _fewer(result, entry))
     what, found = "D, float32 step with AVX2 forced: share of the AVX2 peak", result.get("avx2")
     if found is None:
         yield Wanted(what, "80%", None, None, _UNKNOWN)
@@ -323,7 +331,6 @@ def _summary(result: Result) -> str:
 
 
 def _training_tables(result: Result) -> Iterator[str]:
-    peaks = {low: _peak(result, "bfloat16" if low else "float32") for low in (False, True)}
     for name, found in result["training"].items():
         contestants = found["contestants"]
         base = contestants.get("native")
@@ -331,12 +338,11 @@ def _training_tables(result: Result) -> Iterator[str]:
         for who, entry in sorted(contestants.items(), key=lambda item: median(item[1]["rounds"])):
             time = median(entry["rounds"])
             rate = found["flop"] / time
-            peak = peaks[entry["bfloat16"]]
+            peak, fewer = _peak(result, entry), _fewer(result, entry)
             share = f"{rate / peak:.0%}" if peak else "-"
             times = f"{ratio(entry, base):.2f}" if base else "-"
-            rows.append(
-                [LABELS[who], f"{time * 1e6:,.1f}", times, f"{rate / 1e9:.1f}", share, entry["reason"] or "same step"]
-            )
+            agreement = (entry["reason"] or "same step") + (f"; {fewer}" if fewer else "")
+            rows.append([LABELS[who], f"{time * 1e6:,.1f}", times, f"{rate / 1e9:.1f}", share, agreement])
         layers = "-".join(map(str, found["widths"]))
         head = ("", "µs", "times ours", "GFLOP/s", "share of peak", "agreement")
         yield f"**{name}**: {layers}, batch {found['batch']}, {found['flop'] / 1e6:,.2f} MFLOP\n\n" + _table(head, rows)

@@ -10,6 +10,7 @@
     predict ROWS CALLS   the same for calls that each predict so many rows
     outputs ROWS         the largest difference of predictions from a float64 product, relative to the largest output
     description          what did the arithmetic
+    threads              on how many threads a step runs, of those allowed; null when the contestant does not say
     peak DTYPE           flop per second that this package measures with this thread count
     bandwidth            bytes per second, likewise
     fit DATA SEED        see :mod:`time_to_result`
@@ -94,6 +95,9 @@ class _Service:
 
     def description(self, argument: str) -> str:
         return str(self._contestant.description())
+
+    def threads(self, argument: str) -> int | None:
+        return self._contestant.threads() if hasattr(self._contestant, "threads") else None
 
     def peak(self, argument: str) -> float:
         from fastperceptron.peak import peak_flops

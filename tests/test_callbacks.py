@@ -188,14 +188,55 @@ def test_early_stopping_checks_its_arguments(options: Any, error: Any, message: 
         fp.EarlyStopping(**options)
 
 
-def test_early_stopping_without_validation_trains_nothing() -> None:
+@pytest.mark.parametrize(
+    ("monitor", "share", "message"),
+    [
+        ("unknown", 0.0, "loss, accuracy; received 'unknown'"),
+        ("acc", 0.2, "loss, accuracy, val_loss, val_accuracy; received 'acc'"),
+        ("val_loss", 0.0, "loss, accuracy; received 'val_loss'; val_ names need validation data"),
+        ("val_unknown", 0.2, "loss, accuracy, val_loss, val_accuracy; received 'val_unknown'"),
+    ],
+)
+def test_early_stopping_on_a_log_that_nobody_writes_trains_nothing(
+    backend: str, monitor: str, share: float, message: str
+) -> None:
     x, y = classification()
     model = classifier()
     model.build(6)
-    before = model.get_weights()
-    with pytest.raises(ValueError, match="received 'val_loss'; val_ names need validation data"):
-        model.fit(x, y, verbose=0, callbacks=fp.EarlyStopping())
-    assert all((a == b).all() for a, b in zip(model.get_weights(), before, strict=True))
+    recorder = Recorder()
+    before = model.get_state()
+    callbacks = [fp.EarlyStopping("loss"), recorder, fp.History(), fp.EarlyStopping(monitor, start_from_epoch=9)]
+    with pytest.raises(ValueError, match=f"^EarlyStopping: monitor must be one of {message}"):
+        model.fit(x, y, verbose=0, validation_split=share, callbacks=[callbacks[0], *callbacks[2:]])
+    assert all((before[name] == now).all() for name, now in model.get_state().items())
+    # A callback before it that knows the ends of epochs may write other names; then only they tell.
+    with pytest.raises(ValueError, match="EarlyStopping: monitor must be one of"):
+        model.fit(x, y, epochs=10, verbose=0, validation_split=share, callbacks=callbacks)
+    assert (("on_epoch_end", 9) in recorder.calls) == (monitor != "val_loss")
+    if monitor != "val_loss":
+        model.fit(x, y, epochs=9, verbose=0, validation_split=share, callbacks=callbacks)  # it has yet to watch
+
+
+def test_logs_of_other_callbacks_can_be_watched() -> None:
+    x, y = classification()
+
+    class AfterEvaluation(fp.Callback):
+        def on_test_end(self, logs: Any = None) -> None:
+            logs["watched"] = 1.0
+
+    class Own(fp.EarlyStopping):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            super().on_epoch_end(epoch, {"watched": 1.0})
+
+    stopping = fp.EarlyStopping("val_watched")
+    model = classifier()
+    history = model.fit(x, y, epochs=5, verbose=0, validation_split=0.2, callbacks=[stopping, AfterEvaluation()])
+    assert history.history["val_watched"] == [1.0, 1.0]
+    assert len(model.fit(x, y, epochs=5, verbose=0, callbacks=Own("watched")).epoch) == 2
+    writer = fp.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(watched=epoch))
+    assert len(model.fit(x, y, epochs=5, verbose=0, callbacks=[writer, fp.EarlyStopping("watched")]).epoch) == 2
+    with pytest.raises(ValueError, match="received 'watched'"):  # the writer comes too late
+        model.fit(x, y, epochs=5, verbose=0, callbacks=[fp.EarlyStopping("watched"), writer])
 
 
 def test_early_stopping_says_that_it_stopped_in_the_first_epoch(capsys: pytest.CaptureFixture[str]) -> None:

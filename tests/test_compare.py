@@ -135,6 +135,29 @@ def test_wanted_lines(result: dict[str, Any]) -> None:
     assert line(result, "growth with batch").note == "from 2 to 3"
 
 
+def test_the_peak_is_that_of_the_threads_used(result: dict[str, Any]) -> None:
+    """The same run on two threads, whose step stays on one; without the field, as older files are, both count."""
+    result["threads"] = 2
+    result["limits"]["2"] = {**result["limits"]["1"], "float32": 4e12}
+    share = line(result, "A, float32 step: share")
+    assert (share.reached, share.held, share.note) == ("25%", False, "")
+    assert "| **fastperceptron** | 1.0 | 1.00 | 1000.0 | 25% | same step |" in module("report").tables(result)
+
+    contestants = result["training"]["A"]["contestants"]
+    contestants["native"]["threads"] = contestants["fit"]["threads"] = 1
+    share = line(result, "A, float32 step: share")
+    assert (share.reached, share.held, share.note) == ("50%", True, "1 thread used")
+    text = module("report").tables(result)
+    assert "| **fastperceptron** | 1.0 | 1.00 | 1000.0 | 50% | same step; 1 thread used |" in text
+    assert "| JAX | 7.0 | 7.00 | 142.9 | 4% | same step |" in text  # of both
+
+    contestants["native"]["threads"] = 2
+    assert line(result, "A, float32 step: share").reached == "25%"
+    assert line(result, "A, float32 step: share").note == ""
+    contestants["native"]["threads"] = 3
+    assert line(result, "A, float32 step: share").reached is None  # nobody measured that peak
+
+
 def test_what_does_not_apply_says_so(result: dict[str, Any]) -> None:
     amx = line(result, "A, mixed_bfloat16")
     assert amx.held is None
@@ -255,6 +278,11 @@ def test_tiny_run(tmp_path: Path) -> None:
     assert set(result["prediction"]["A"]) == {"1", "9"}
     assert all(found["reason"] is None for rows in result["prediction"]["A"].values() for found in rows.values())
     assert result["limits"]["1"]["float32"] > 1e9
+    assert {name: found.get("threads") for name, found in contestants.items()} == {
+        "numpy": None,
+        "native": 1,
+        "fit": 1,
+    }
     assert result["failed"] == {}
     assert "about" in done.stderr  # the time left
     text = (tmp_path / "compare.md").read_text(encoding="utf-8")

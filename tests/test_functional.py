@@ -498,7 +498,7 @@ def test_callbacks_and_early_stopping_by_output(backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_predictors_of_graphs(backend: str, dtype: str) -> None:
-    """One input and one output: joins and all; others are told to use predict."""
+    """One input and one output: joins and all. Several inputs: see test_predictors.py."""
     x = fp.Input((5,))
     h = fp.Dense(6, activation="relu")(x)
     h = fp.Multiply()([h, fp.Dense(6)(h), h])
@@ -510,9 +510,8 @@ def test_predictors_of_graphs(backend: str, dtype: str) -> None:
     np.testing.assert_allclose(model.predictor()(rows), expected, rtol=room, atol=room)
     np.testing.assert_allclose(model.predict_one(rows[3]), expected[3], rtol=room, atol=room)
     several = graph(backend)
-    for ask in (several.predictor, lambda: several.predict_one(rows[0])):
-        with pytest.raises(ValueError, match="one input and one output"):
-            ask()
+    with pytest.raises(TypeError, match="predictor: x must be a list of 2 or a dict"):
+        several.predictor()(rows)
 
 
 @pytest.mark.skipif(len(BACKENDS) < 2, reason="needs both backends")

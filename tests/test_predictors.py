@@ -207,12 +207,94 @@ def test_graphs(backend: str) -> None:
     p, expected = model.predictor(), model.predict(x)["only"]
     np.testing.assert_array_equal(p(x), expected)
     np.testing.assert_array_equal(model.predict_one(x[0]), p(x[0]))
+
+
+def two_by_two(as_dict: bool) -> fp.Model:
+    """Inputs of 6 and (2, 3), outputs of 4 and 9."""
+    inputs = [fp.Input((6,), name="a"), fp.Input((2, 3), name="b")]
+    h = fp.Dense(9, activation="tanh")(fp.Concatenate()([inputs[0], fp.Flatten()(inputs[1])]))
+    y = fp.Dense(4, name="y")(h)
+    return fp.Model(inputs, {"first": y, "second": h} if as_dict else [y, h], seed=0)
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_several_inputs_and_outputs(backend: str, as_dict: bool) -> None:
+    model = two_by_two(as_dict)
+    a, b = rows(5, 6), rows(5, 6, seed=1).reshape(5, 2, 3)
+    p, expected = model.predictor(), model.predict([a, b])
+    assert isinstance(p, fp.Predictor)
+    assert (p.input_shape, p.output_shape) == ([(6,), (2, 3)], [(4,), (9,)])
+    ones = model.predict([a[1:2], b[1:2]])
+    model.set_weights([w + 1 for w in model.get_weights()])
+    now = model.predict([a[1:2], b[1:2]])
+    names = ("first", "second") if as_dict else (0, 1)
+    for x in ([a, b], {"b": b.astype(np.float64), "a": a}, (a.tolist(), b)):
+        found = p(x)
+        assert type(found) is type(expected)
+        assert list(found) == list(expected) if as_dict else len(found) == 2
+        for name in names:
+            np.testing.assert_array_equal(found[name], expected[name])
+    buffers: Any = {"second": np.empty(9, np.float32), "first": np.empty(4, np.float32)}
+    if not as_dict:
+        buffers = [buffers["first"], buffers["second"]]
+    for call, wanted in ((p, ones), (model.predict_one, now)):
+        found = call([a[1], b[1]])
+        assert call({"a": a[1], "b": b[1]}, out=buffers) is buffers
+        for name in names:
+            np.testing.assert_array_equal(found[name], wanted[name][0])
+            np.testing.assert_array_equal(buffers[name], wanted[name][0])
+    again = pickle.loads(pickle.dumps(p))([a, b])
+    for name in names:
+        np.testing.assert_array_equal(again[name], expected[name])
+
+
+def test_one_input_and_several_outputs_or_the_reverse(backend: str) -> None:
+    model, x = skipping(lambda y, h: [y, h]), rows(3, 6)
+    for found, expected in zip(model.predictor()(x), model.predict(x), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for found, expected in zip(model.predict_one(x[0]), model.predict(x[:1]), strict=True):
+        np.testing.assert_array_equal(found, expected[0])
     inputs = [fp.Input((6,)), fp.Input((6,))]
-    for several in (skipping(lambda y, h: [y, h]), fp.Model(inputs, fp.Add()(inputs))):
-        with pytest.raises(ValueError, match="one input and one output; received"):
-            several.predictor()
-        with pytest.raises(ValueError, match="one input and one output; received"):
-            several.predict_one(x[0])
+    model = fp.Model(inputs, fp.Add()(inputs))
+    out = np.empty((3, 6), np.float32)
+    assert model.predictor()([x, x], out=out) is out
+    np.testing.assert_array_equal(out, x + x)
+    np.testing.assert_array_equal(model.predict_one([x[0], x[1]]), x[0] + x[1])
+
+
+def test_several_inputs_and_outputs_are_checked(backend: str) -> None:
+    p: Any = two_by_two(False).predictor()
+    a, b = rows(5, 6), rows(5, 6).reshape(5, 2, 3)
+    y, h = np.zeros((5, 4), np.float32), np.zeros((5, 9), np.float32)
+    cases: list[tuple[Any, Any, type[Exception], str]] = [
+        (a, None, TypeError, "x must be a list of 2 or a dict, for a, b; received ndarray"),
+        ([a], None, ValueError, "x must be 2, for a, b; received 1"),
+        ({"a": a}, None, ValueError, r"x\['b'\] must be given; received None"),
+        ({"a": a, "b": b, "c": b}, None, ValueError, "x must be for a, b; received 'c'"),
+        ([a, b[:4]], None, ShapeError, r"x\['b'\] must be 5 rows, as x\['a'\]; received \(4, 2, 3\)"),
+        ([a[0], b], None, ShapeError, r"x\['b'\] must be one sample, as x\['a'\]"),
+        ([a, a], None, ShapeError, r"x\['b'\] must have shape \(2, 3\) or \(n, 2, 3\); received \(5, 6\)"),
+        ([a, b], y, TypeError, "out must be a list of 2"),
+        ([a, b], [y], ValueError, "out must be 2"),
+        ([a, b], [y, None], DTypeError, "numpy.ndarray"),
+        ([a, b], [h, y], ShapeError, r"must have shape \(5, 4\)"),
+        ([a, b], [y, h.astype(np.float64)], DTypeError, "float32"),
+        ([a, b], [y, np.zeros((5, 18), np.float32)[:, ::2]], ValueError, "adjacent|C-contiguous"),
+    ]
+    for x, out, error, message in cases:
+        with pytest.raises(error, match=f"predictor: .*{message}"):
+            p(x, out=out)
+    assert not y.any()
+    assert not h.any()
+    memory = np.zeros(60, np.float32)
+    with pytest.raises(ValueError, match="share no memory"):
+        p([a, b], out=[memory[:20].reshape(5, 4), memory[10:55].reshape(5, 9)])
+    square = fp.Input((4,), name="square")
+    twice = fp.Model(square, [fp.Dense(4)(square), fp.Dense(4)(square)], seed=0).predictor()
+    with pytest.raises(ValueError, match="received one for two"):
+        twice(np.ones((5, 4), np.float32), out=[y, y])
+    with pytest.raises(ShapeError, match=r"x\['a'\] must have shape \(6,\); received"):
+        two_by_two(False).predict_one([a, b])
 
 
 # -- what comes in -------------------------------------------------------------------------------------------------

@@ -180,6 +180,23 @@ print("done")
     assert run(code, OMP_DYNAMIC="true") == "done\n"
 
 
+def test_small_steps_say_that_they_stay_on_fewer_threads() -> None:
+    model = fp.Sequential([fp.Dense(64), fp.Dense(10)])
+    model.build(32)
+    network = model._network
+    network.set_threads(5)
+    assert network.useful_threads(0, True) == network.useful_threads(32, True) == 1
+    assert [network.useful_threads(100_000, training) for training in (True, False)] == [5, 5]
+    middle = [rows for rows in range(0, 4000, 10) if network.useful_threads(rows, True) == 3]
+    assert middle
+    assert network.useful_threads(middle[0], False) == 1  # a third of the work
+    network.set_threads(2)
+    assert network.useful_threads(middle[0], True) == 2
+    network.set_threads(0)
+    fp.set_num_threads(4)
+    assert network.useful_threads(100_000, True) == 4
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_results_do_not_depend_on_the_number_of_threads(dtype: type) -> None:
     rng = np.random.default_rng(1)

@@ -629,7 +629,11 @@ void bind(py::module_& m, const char* name) {
            })
       .def("advance", [](Py& p) { p.net_->advance(); })
       .def("is_finite", [](Py& p) { return p.net_->is_finite(); })
-      .def("product_path", [](Py& p) { return p.net_->product_path(); });
+      .def("product_path", [](Py& p) { return p.net_->product_path(); })
+      .def(
+          "useful_threads",
+          [](const Py& p, int64_t rows, bool training) { return p.net_->useful_threads(rows, training); },
+          py::arg("rows"), py::arg("training"));
 }
 
 }  // namespace

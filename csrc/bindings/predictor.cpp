@@ -216,6 +216,21 @@ PyObject* get_input_shape(PyObject* me, void*) { return shared(reinterpret_cast<
 PyObject* get_output_shape(PyObject* me, void*) { return shared(reinterpret_cast<Object*>(me)->output_shape); }
 PyObject* get_dtype(PyObject* me, void*) { return shared(reinterpret_cast<Object*>(me)->descr); }
 PyObject* get_backend(PyObject*, void*) { return PyUnicode_FromString("native"); }
+PyObject* get_product_path(PyObject* me, void*) {
+  return guarded([&] {
+    const std::string path =
+        std::visit([](const auto& p) { return p->product_path(); }, reinterpret_cast<Object*>(me)->predictor);
+    return PyUnicode_FromStringAndSize(path.data(), static_cast<py::ssize_t>(path.size()));
+  });
+}
+PyObject* repr(PyObject* me) {
+  auto* self = reinterpret_cast<Object*>(me);
+  PyObject* path = get_product_path(me, nullptr);
+  if (!path) return nullptr;
+  PyObject* text = PyUnicode_FromFormat("<Predictor from %R to %R, %U>", self->input_shape, self->output_shape, path);
+  Py_DECREF(path);
+  return text;
+}
 PyObject* get_current(PyObject* me, void*) {
   return PyBool_FromLong(
       std::visit([](const auto& p) { return p->current(); }, reinterpret_cast<Object*>(me)->predictor));
@@ -258,6 +273,7 @@ PyGetSetDef properties[] = {
     {"output_shape", get_output_shape, nullptr, "Shape of one output.", nullptr},
     {"dtype", get_dtype, nullptr, "Of inputs that need no conversion, and of outputs.", nullptr},
     {"backend", get_backend, nullptr, "\"native\".", nullptr},
+    {"product_path", get_product_path, nullptr, "What computes the dense products.", nullptr},
     {"current", get_current, nullptr, "Whether the network has not been written to since.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr}};
 PyMethodDef methods[] = {
@@ -311,6 +327,7 @@ void register_predictor(py::module_& m) {
   out_name = PyUnicode_InternFromString("out");
   PyType_Slot slots[] = {{Py_tp_doc, const_cast<char*>("See fastperceptron.Predictor.")},
                          {Py_tp_dealloc, reinterpret_cast<void*>(dealloc)},
+                         {Py_tp_repr, reinterpret_cast<void*>(repr)},
                          {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
                          {Py_tp_getset, properties},
                          {Py_tp_methods, methods},

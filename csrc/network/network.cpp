@@ -268,7 +268,7 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     UpdatePlan updates;
     std::vector<char> none;
   };
-  const int team_size = Run<T>::useful_threads(program, batch_size, training, threads());
+  const int team_size = useful_threads(batch_size, training);
   // Which updates are epilogues: those whose whole gradient nobody needs, and that are over soon.
   double flop = 0;
   for (const Parameter& p : program.parameters) flop += 2.0 * static_cast<double>(p.rows * p.cols);

@@ -41,6 +41,11 @@ class Network {
 
   // What computes the dense products: the type of their operands and the path, as in "bfloat16 avx512_bf16".
   std::string product_path();
+  // How many threads a step (training) or an evaluation in batches of so many rows runs on at most: as many as its
+  // arithmetic is worth, of those allowed.
+  int useful_threads(int64_t rows, bool training) const {
+    return Run<T>::useful_threads(program, rows, training, threads());
+  }
 
   // Whether no parameter is infinite or NaN.
   bool is_finite();

@@ -35,7 +35,7 @@ struct Network<T>::Call {
       F* fn;
     } job{net.run(*net.space_, never, training), &fn};
     job.run.n = net.batch_rows_;
-    const int team_size = Run<T>::useful_threads(net.program, net.batch_rows_, training, net.threads());
+    const int team_size = net.useful_threads(net.batch_rows_, training);
     parallel_run(
         std::min(team_size, net.space_->threads),
         [](Team& team, void* p) {

@@ -6,7 +6,6 @@
 
 #include "network/run.hpp"
 #include "network/workspace.hpp"
-#include "runtime/dispatch.hpp"
 #include "runtime/fpstate.hpp"
 
 namespace fp {
@@ -22,7 +21,7 @@ int64_t padded(int64_t cols) { return (cols + kPad - 1) / kPad * kPad; }
 
 template <class T>
 bool Predictor<T>::can_run(const Program& program) {
-  return !program.mixed && program.outputs.size() == 1 &&
+  return program.outputs.size() == 1 &&
          std::none_of(program.operations.begin(), program.operations.end(), [](const Operation& op) {
            return op.kind == OperationKind::python || op.kind == OperationKind::columns;
          });
@@ -43,6 +42,20 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
     copies_.push_back({at, s.rows, s.cols, padded(s.cols)});
     for (int64_t i = 0; i < s.rows; ++i, at += padded(s.cols))
       std::memcpy(at, instance.vector(p) + i * s.row, sizeof(T) * static_cast<std::size_t>(s.cols));
+  }
+
+  if constexpr (std::is_same_v<T, float>) {
+    if (program.mixed) {
+      products_ = &products16();
+      kernels_ = &kernels<T>();
+      packed_.resize(copies_.size());
+      for (const Operation& op : program.operations) {
+        if (op.kind != OperationKind::dense || packed_[op.weights].size() > 0) continue;
+        const Copy& w = copies_[op.weights];
+        packed_[op.weights] = Buffer<char>(products_->right_bytes(w.rows, w.cols));
+        products_->pack_right({w.data, w.row, w.rows, w.cols, 0, w.rows, 0, w.cols, packed_[op.weights].data()});
+      }
+    }
   }
 
   // What each value is once dropout has gone, and when it is last read.
@@ -110,9 +123,12 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
   slots_ = static_cast<int>(taken.size());
   // One more, where dense_row may write beyond the caller's columns.
   slot_row_ = batch_row<T>(padded(std::max(widest, outputs_)));
-  row_is_small_ = (slots_ + 1) * slot_row_ <= kStack && std::all_of(steps_.begin(), steps_.end(), [](const Step& s) {
-                    return s.kind != OperationKind::dense || s.small;
-                  });
+  row_need_ = need(1);
+  row_is_small_ =
+      (slots_ + 1) * slot_row_ <= kStack &&
+      (products_ ? row_need_.size() <= kStackRoom : std::all_of(steps_.begin(), steps_.end(), [](const Step& s) {
+        return s.kind != OperationKind::dense || s.small;
+      }));
   // The result may be a value that no step writes to the caller: the input itself, or one that others read too.
   if (steps_.empty() || steps_.back().to != kOutput) {
     Step copy{};
@@ -157,12 +173,37 @@ void Predictor<T>::read(int parameter, T* to) const {
 }
 
 template <class T>
-void Predictor<T>::run_row(const T* x, T* y, T* slots) const {
-  const Kernels<T>& k = kernels<T>();
+std::string Predictor<T>::product_path() const {
+  if (products_) return std::string("bfloat16 ") + products_->name;
+  return std::string(sizeof(T) == 4 ? "float32 " : "float64 ") + table().name;
+}
+
+template <class T>
+typename Predictor<T>::Need Predictor<T>::need(int64_t rows) const {
+  const auto lines = [](int64_t elements) { return (elements + 15) / 16 * 16; };
+  Need most{0, 0};
+  for (const Step& s : steps_) {
+    if (s.kind != OperationKind::dense) continue;
+    if (products_) {
+      const int64_t item = static_cast<int64_t>(sizeof(T));
+      most.scratch = std::max(most.scratch, lines(products_->scratch(rows, s.out, s.in)));
+      most.room = std::max(most.room, lines((products_->left_bytes(rows, s.in) + item - 1) / item));
+    } else {
+      most.scratch = std::max(most.scratch, lines(kernels<T>().gemm_scratch(rows, s.out, s.in)));
+    }
+  }
+  return most;
+}
+
+template <class T>
+void Predictor<T>::run_row(const T* x, T* y, T* slots, T* products) const {
+  const Kernels<T>& k = kernels_in_use();
   for (const Step& s : steps_) {
     const T* from = s.from == kInput ? x : slots + s.from * slot_row_;
     T* to = slots + (s.to == kOutput ? slots_ : s.to) * slot_row_ + s.to_begin;
-    if (s.kind == OperationKind::dense) {
+    if (s.kind == OperationKind::dense && products_) {
+      dense16(s, 1, {from, s.in}, to, s.out, {0, s.out}, products, row_need_);
+    } else if (s.kind == OperationKind::dense) {
       k.dense_row({s.in, s.out, from, copies_[s.weights].data, copies_[s.weights].row,
                    s.bias < 0 ? nullptr : copies_[s.bias].data, s.activation, s.alpha, to});
     } else {
@@ -186,16 +227,42 @@ void Predictor<T>::elementwise(const Kernels<T>& k, const Step& s, int64_t rows,
   }
 }
 
+template <class T>
+void Predictor<T>::dense16([[maybe_unused]] const Step& s, [[maybe_unused]] int64_t rows, [[maybe_unused]] Place from,
+                           [[maybe_unused]] T* to, [[maybe_unused]] int64_t to_row, [[maybe_unused]] Range cols,
+                           [[maybe_unused]] T* scratch, [[maybe_unused]] Need need) const {
+  if constexpr (std::is_same_v<T, float>) {
+    if (cols.size() <= 0) return;
+    T* room = scratch + need.scratch;
+    products_->pack_left({from.data, from.row, rows, s.in, 0, rows, 0, s.in, room});
+    Product16 g{};
+    g.m = g.left_rows = rows;
+    g.n = cols.size();
+    g.k = s.in;
+    g.left = room;
+    g.right = packed_[s.weights].data();
+    g.right_cols = s.out;
+    g.j0 = cols.begin;
+    g.c = to + cols.begin;
+    g.c_row = to_row;
+    g.epilogue = ops::forward_epilogue<T>(s.bias < 0 ? nullptr : copies_[s.bias].data, s.activation, s.alpha, nullptr,
+                                          0, 0, cols.begin);
+    g.scratch = scratch;
+    products_->product(g);
+  }
+}
+
 // Columns of a dense operation, or all of another.
 template <class T>
-void Predictor<T>::step(const Step& s, const Batch& batch, Range cols, T* scratch) const {
-  const Kernels<T>& k = kernels<T>();
+void Predictor<T>::step(const Step& s, const Batch& batch, Range cols, T* scratch, Need need) const {
+  const Kernels<T>& k = kernels_in_use();
   const int64_t slot = slot_size(batch.n);
   const Place from =
       s.from == kInput ? Place{batch.x, inputs_} : Place{batch.slots + s.from * slot, batch_row<T>(s.in)};
   const int64_t to_row = s.to == kOutput ? outputs_ : batch_row<T>(s.to_row);
   T* to = (s.to == kOutput ? batch.y : batch.slots + s.to * slot) + s.to_begin;
   if (s.kind != OperationKind::dense) return elementwise(k, s, batch.n, from, to, to_row);
+  if (products_) return dense16(s, batch.n, from, to, to_row, cols, scratch, need);
   const Copy& w = copies_[s.weights];
   ops::dense_forward<T>(k, {from.data, batch.n, s.in, from.row}, {w.data, w.rows, w.cols, w.row},
                         s.bias < 0 ? nullptr : copies_[s.bias].data, s.activation, s.alpha, nullptr, 0,
@@ -203,30 +270,33 @@ void Predictor<T>::step(const Step& s, const Batch& batch, Range cols, T* scratc
 }
 
 template <class T>
-void Predictor<T>::run_rows(const Batch& batch) const {
-  for (const Step& s : steps_) step(s, batch, {0, s.out}, batch.scratch);
+void Predictor<T>::run_rows(const Batch& batch, T* scratch, Need need) const {
+  for (const Step& s : steps_) step(s, batch, {0, s.out}, scratch, need);
 }
 
 template <class T>
-void Predictor<T>::run_columns(Team& team, const Batch& batch) const {
+void Predictor<T>::run_columns(Team& team, const Batch& batch, T* scratch, Need need) const {
   for (const Step& s : steps_) {
     if (s.kind == OperationKind::dense)
-      step(s, batch, split(s.out, team.rank, team.size, 64), batch.scratch);
+      step(s, batch, split(s.out, team.rank, team.size, 64), scratch, need);
     else if (team.rank == 0)
-      step(s, batch, {0, s.out}, nullptr);
+      step(s, batch, {0, s.out}, scratch, need);
     team.barrier();
   }
 }
 
 template <class T>
+template <int64_t room>
+void Predictor<T>::run_small(const T* x, T* y) const {
+  alignas(64) T slots[kStack], products[room];
+  FpState state;
+  run_row(x, y, slots, products);
+}
+
+template <class T>
 void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
   if (rows <= 0) return;
-  if (rows == 1 && row_is_small_) {
-    alignas(64) T slots[kStack];
-    FpState state;
-    run_row(x, y, slots);
-    return;
-  }
+  if (rows == 1 && row_is_small_) return products_ ? run_small<kStackRoom>(x, y) : run_small<1>(x, y);
   const double flop = flop_ * static_cast<double>(rows);
   int team = static_cast<int>(std::clamp(flop / kFlopPerThread, 1.0, static_cast<double>(std::max(threads, 1))));
   // With few rows threads share columns where the layers are worth a barrier each.
@@ -234,37 +304,35 @@ void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
       team > 1 && rows < kRowsPerThread * team && widest_flop_ * static_cast<double>(rows) >= kFlopPerThread * 2;
   if (!by_columns) team = static_cast<int>(std::min<int64_t>(team, (rows + 15) / 16));
   const int64_t share = by_columns ? rows : (rows + team - 1) / team;
-  const int64_t chunk = std::min(share, std::clamp<int64_t>(65536 / slot_row_, 512, 1024));
-  int64_t scratch = 0;
-  for (const Step& s : steps_)
-    if (s.kind == OperationKind::dense) scratch = std::max(scratch, kernels<T>().gemm_scratch(chunk, s.out, s.in));
-  scratch = (scratch + 15) / 16 * 16;
+  const int64_t chunk = std::min(share, products_ ? kMostPacked : std::clamp<int64_t>(65536 / slot_row_, 512, 1024));
+  const Need each = need(chunk);
   const int64_t arena = slots_ * slot_size(chunk);
   struct Job {
     const Predictor& self;
     const T* x;
-    int64_t rows, chunk, arena, scratch;
+    int64_t rows, chunk, arena;
+    Need each;
     T* y;
     T* memory;
     bool by_columns;
   };
-  Buffer<T>* memory = take(by_columns ? arena + team * scratch : team * (arena + scratch));
-  Job job{*this, x, rows, chunk, arena, scratch, y, memory->data(), by_columns};
+  Buffer<T>* memory = take(by_columns ? arena + team * each.size() : team * (arena + each.size()));
+  Job job{*this, x, rows, chunk, arena, each, y, memory->data(), by_columns};
   parallel_run(
       team,
       [](Team& t, void* p) {
         const Job& j = *static_cast<Job*>(p);
         const Predictor& self = j.self;
-        T* mine = j.memory + (j.by_columns ? j.arena + t.rank * j.scratch : t.rank * (j.arena + j.scratch) + j.arena);
+        const int64_t size = j.each.size();
+        T* mine = j.memory + (j.by_columns ? j.arena + t.rank * size : t.rank * (j.arena + size) + j.arena);
         T* slots = j.by_columns ? j.memory : mine - j.arena;
         const Range r = j.by_columns ? Range{0, j.rows} : split(j.rows, t.rank, t.size, 8);
         for (int64_t at = r.begin; at < r.end; at += j.chunk) {
-          const Batch batch{j.x + at * self.inputs_, std::min(j.chunk, r.end - at), j.y + at * self.outputs_, slots,
-                            mine};
+          const Batch batch{j.x + at * self.inputs_, std::min(j.chunk, r.end - at), j.y + at * self.outputs_, slots};
           if (j.by_columns)
-            self.run_columns(t, batch);
+            self.run_columns(t, batch, mine, j.each);
           else
-            self.run_rows(batch);
+            self.run_rows(batch, mine, j.each);
         }
       },
       &job);

@@ -3,11 +3,14 @@
 #pragma once
 
 #include <atomic>
+#include <string>
 #include <vector>
 
+#include "kernels/bf16.hpp"
 #include "network/instance.hpp"
 #include "network/occupancy.hpp"
 #include "network/program.hpp"
+#include "runtime/dispatch.hpp"
 #include "runtime/memory.hpp"
 #include "runtime/parallel.hpp"
 
@@ -16,8 +19,7 @@ namespace fp {
 template <class T>
 class Predictor {
  public:
-  // Whether the program is one that a predictor can run: with one input and one output, nothing written in
-  // Python, and products of the network's own type.
+  // Whether the program is one that a predictor can run: with one input and one output, and nothing written in Python.
   static bool can_run(const Program& program);
 
   // changes: of the network that the instance belongs to, which nobody changes meanwhile.
@@ -29,8 +31,12 @@ class Predictor {
   int64_t outputs() const { return outputs_; }
   // Arithmetic of one row, for deciding what it is worth.
   double flop() const { return flop_; }
-  // Whether the network has not been written to since.
-  bool current() const { return changes_->load(std::memory_order_acquire) == changes_then_; }
+  // Whether the network has not been written to since, and would take the same path for bfloat16 products.
+  bool current() const {
+    return changes_->load(std::memory_order_acquire) == changes_then_ && (!products_ || products_ == &products16());
+  }
+  // As Network::product_path. The path of a mixed predictor is that of the moment when it was made.
+  std::string product_path() const;
   // The copy of a parameter, unpadded.
   void read(int parameter, T* to) const;
 
@@ -55,28 +61,42 @@ class Predictor {
     bool small;                // weights that a row alone is best led through by dense_row
   };
   static constexpr int kInput = -1, kOutput = -2;
-  // Scratch of one row up to this size lies on the stack.
-  static constexpr int64_t kStack = 2048;
+  // Values of one row up to this size lie on the stack, and so does what the products of a row need in mixed precision.
+  static constexpr int64_t kStack = 2048, kStackRoom = 2048;
+  // Rows that mixed precision packs at once, for a product that follows while they are in cache.
+  static constexpr int64_t kMostPacked = 256;
 
   struct Place {
     const T* data;
     int64_t row;
+  };
+  // What one thread's products need, in elements: scratch, and room for the packed rows of mixed precision.
+  struct Need {
+    int64_t scratch, room;
+    int64_t size() const { return scratch + room; }
   };
   struct Batch {
     const T* x;
     int64_t n;
     T* y;
     T* slots;
-    T* scratch;
   };
+  // The instruction set of a mixed predictor goes with its path.
+  const Kernels<T>& kernels_in_use() const { return kernels_ ? *kernels_ : kernels<T>(); }
+  Need need(int64_t rows) const;
   int64_t slot_size(int64_t rows) const { return rows * slot_row_; }
-  void run_row(const T* x, T* y, T* slots) const;
-  // All members of the team together over one batch, cut by columns.
-  void run_columns(Team& team, const Batch& batch) const;
+  // products: Need::size() elements, in mixed precision only.
+  void run_row(const T* x, T* y, T* slots, T* products) const;
+  template <int64_t room>
+  void run_small(const T* x, T* y) const;
+  // All members of the team together over one batch, cut by columns. scratch: this thread's, Need::size() elements.
+  void run_columns(Team& team, const Batch& batch, T* scratch, Need need) const;
   // One thread over one batch.
-  void run_rows(const Batch& batch) const;
+  void run_rows(const Batch& batch, T* scratch, Need need) const;
   static void elementwise(const Kernels<T>& k, const Step& s, int64_t rows, Place from, T* to, int64_t to_row);
-  void step(const Step& s, const Batch& batch, Range cols, T* scratch) const;
+  void step(const Step& s, const Batch& batch, Range cols, T* scratch, Need need) const;
+  // Columns of a dense operation in mixed precision.
+  void dense16(const Step& s, int64_t rows, Place from, T* to, int64_t to_row, Range cols, T* scratch, Need need) const;
 
   int64_t inputs_, outputs_;
   double flop_ = 0, widest_flop_ = 0;
@@ -86,6 +106,11 @@ class Predictor {
   int slots_ = 0;
   int64_t slot_row_ = 0;
   bool row_is_small_ = true;  // one row runs by itself
+  Need row_need_{};
+  // Mixed precision: the path, its instruction set, and the weights packed for it beside the copies in float32.
+  const Products16* products_ = nullptr;
+  const Kernels<T>* kernels_ = nullptr;
+  std::vector<Buffer<char>> packed_;  // by parameter
   Occupancy::Changes changes_;
   uint64_t changes_then_;
 

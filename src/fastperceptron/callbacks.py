@@ -7,7 +7,7 @@ does so about twenty times a second.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,6 +101,18 @@ class CallbackList:
         hooks = (f"on_{kind}_batch_begin", f"on_{kind}_batch_end")
         return any(callback_defines(callback, hook) for callback in self.callbacks for hook in hooks)
 
+    def check_monitors(self) -> None:
+        """Raises ValueError for an EarlyStopping that watches what nobody writes into the logs of ``fit``."""
+        names = self.params["metrics"]
+        validates = any(name.startswith("val_") for name in names)
+        written = validates and any(callback_defines(callback, "on_test_end") for callback in self.callbacks)
+        others = False  # whether a callback before it may add logs at the end of an epoch
+        for callback in self.callbacks:
+            if isinstance(callback, EarlyStopping):
+                callback.check_monitor(names, others or (written and callback.monitor.startswith("val_")))
+            if not isinstance(callback, History) and not watches_only(callback):
+                others |= callback_defines(callback, "on_epoch_end")
+
     def call(self, hook: str, *arguments: Any) -> None:
         """Calls that hook of every callback."""
         for callback in self.callbacks:
@@ -109,6 +121,11 @@ class CallbackList:
 
 def callback_defines(callback: Callback, hook: str) -> bool:
     return hook in vars(callback) or getattr(type(callback), hook) is not getattr(Callback, hook)
+
+
+def watches_only(callback: Callback) -> bool:
+    """Whether it is an EarlyStopping that takes the logs as they come."""
+    return isinstance(callback, EarlyStopping) and type(callback).on_epoch_end is EarlyStopping.on_epoch_end
 
 
 class History(Callback):
@@ -155,7 +172,8 @@ class EarlyStopping(Callback):
 
     Parameters
     ----------
-    monitor : name of the log
+    monitor : name of the log; another callback, before this one, may write it at the end of an epoch. ``fit`` raises
+        ValueError before the first step where nobody will
     min_delta : the least change that counts as an improvement
     patience : epochs without improvement that are borne
     mode : "min", "max", or "auto" ("max" for accuracies and r2)
@@ -202,9 +220,13 @@ class EarlyStopping(Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._begin()
-        names = getattr(self, "params", {}).get("metrics", [])
-        # Other names may yet come into the logs from another callback.
-        if self.monitor not in names and self.monitor.removeprefix("val_") in names:
+
+    def check_monitor(self, names: Sequence[str], others: bool) -> None:
+        """Raises ValueError when the monitor will not be among the logs, whose names are these. `others`: further ones
+        may come from another callback. ``fit`` asks before the first step."""
+        if self.monitor in names or not watches_only(self):
+            return
+        if not others or self.monitor.removeprefix("val_") in names:
             raise ValueError(self._missing(names))
 
     def _begin(self) -> None:

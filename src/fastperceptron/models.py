@@ -240,7 +240,7 @@ class Model(Trainer):
     def predictor(self) -> Predictor:
         """A snapshot of the model that only predicts, one row or many, at the least cost per call.
 
-        It needs a model of one input and one output; anything may lie between them.
+        With several inputs or outputs it takes and returns lists or dicts of them, as ``predict`` does.
 
         >>> import fastperceptron as fp
         >>> model = fp.Sequential([fp.Input((2,)), fp.Dense(1, kernel_initializer="ones")])
@@ -256,7 +256,7 @@ class Model(Trainer):
             made: Predictor | None = native_predictor(self)
             return ModelPredictor(self) if made is None else made
 
-    def _predict_one(self, x: Any, out: Array | None) -> Array:
+    def _predict_one(self, x: Any, out: Any) -> Any:
         from .predictors import native_predictor, predict_through
 
         self._built_graph("predict_one")
@@ -264,8 +264,7 @@ class Model(Trainer):
             if self._live is None or not self._live.current:
                 self._live = native_predictor(self)
             if self._live is not None:
-                y: Array = self._live._one(x, out)
-                return y
+                return self._live._one(x, out)
             return predict_through(self, x, out, one=True)
 
     # -- looking inside ------------------------------------------------------------------------------------------

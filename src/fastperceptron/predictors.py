@@ -12,8 +12,10 @@ from . import backends
 from .checks import check_written
 from .data import as_real
 from .errors import ShapeError
+from .judging import spread
 
 if TYPE_CHECKING:
+    from .graph import Graph
     from .models import Model
     from .program import Program
 
@@ -31,8 +33,10 @@ class Predictor(ABC):
 
     On the native backend a call costs little beside its arithmetic when x is a C-contiguous array of ``dtype``;
     anything else is converted first. The interpreter is given to other threads where the work takes more than some tens
-    of microseconds. On the NumPy backend, in mixed_bfloat16, and for a model with layers written in Python, the
-    predictor is a copy of the model that answers through ``predict``.
+    of microseconds. On the NumPy backend, and for a model with several inputs or outputs or with layers written in
+    Python, the predictor is a copy of the model that answers through ``predict``. In mixed_bfloat16 the native one
+    keeps the path of products that was in use when it was made, whatever instruction set is chosen later; ``repr``
+    names it.
 
     >>> import numpy as np
     >>> import fastperceptron as fp
@@ -48,17 +52,20 @@ class Predictor(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def __call__(self, x: Any, out: Array | None = None) -> Array:
+    def __call__(self, x: Any, out: Any = None) -> Any:
         """The outputs of one sample, or of rows of samples.
 
         Parameters
         ----------
-        x : (in,) or (n, in), or more generally of shape ``input_shape`` or (n, *input_shape); any real dtype
-        out : where to write the result: C-contiguous, of ``dtype`` and the result's shape, apart from x
+        x : (in,) or (n, in), or more generally of shape ``input_shape`` or (n, *input_shape); any real dtype. For
+            several inputs a list of such arrays in their order, or a dict by name: all one sample, or all as many rows
+        out : where to write the result: C-contiguous, of ``dtype`` and the result's shape, apart from x. For several
+            outputs a list of such arrays, or a dict by name, apart from each other
 
         Returns
         -------
-        (out,) or (n, out): `out` when given, else a fresh array.
+        (out,) or (n, out): `out` when given, else a fresh array. For several outputs a list of them, or a dict for a
+        model whose outputs are one.
 
         Raises
         ------
@@ -68,13 +75,13 @@ class Predictor(ABC):
 
     @property
     @abstractmethod
-    def input_shape(self) -> Shape:
-        """Shape of one sample."""
+    def input_shape(self) -> Any:
+        """Shape of one sample; a list of them with several inputs."""
 
     @property
     @abstractmethod
-    def output_shape(self) -> Shape:
-        """Shape of one output."""
+    def output_shape(self) -> Any:
+        """Shape of one output; a list of them with several outputs."""
 
     @property
     @abstractmethod
@@ -86,6 +93,14 @@ class Predictor(ABC):
     def backend(self) -> str:
         """ "native" or "numpy"."""
 
+    @property
+    @abstractmethod
+    def product_path(self) -> str:
+        """What computes the dense products: type of the operands and path, as in "bfloat16 avx512_bf16"."""
+
+    def __repr__(self) -> str:
+        return f"<Predictor from {self.input_shape} to {self.output_shape}, {self.product_path}>"
+
 
 class ModelPredictor(Predictor):
     """A predictor that is a copy of its model. See :class:`Predictor`."""
@@ -95,16 +110,16 @@ class ModelPredictor(Predictor):
     def __init__(self, model: Model) -> None:
         self._model = model.copy()
 
-    def __call__(self, x: Any, out: Array | None = None) -> Array:
+    def __call__(self, x: Any, out: Any = None) -> Any:
         return predict_through(self._model, x, out)
 
     @property
-    def input_shape(self) -> Shape:
-        return sample_shapes(self._model)[0]
+    def input_shape(self) -> Any:
+        return self._model.input_shape
 
     @property
-    def output_shape(self) -> Shape:
-        return sample_shapes(self._model)[1]
+    def output_shape(self) -> Any:
+        return self._model.output_shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -114,24 +129,18 @@ class ModelPredictor(Predictor):
     def backend(self) -> str:
         return self._model.backend
 
-
-def sample_shapes(model: Model) -> tuple[Shape, Shape]:
-    """Of one sample and its output; an error for a model with several of either."""
-    graph = model._built_graph("predictor")
-    if len(graph.input_shapes) != 1 or len(graph.output_shapes) != 1:
-        raise ValueError(
-            "predictor: expected a model with one input and one output;"
-            f" received {len(graph.input_shapes)} and {len(graph.output_shapes)}; use predict"
-        )
-    return graph.input_shapes[0], graph.output_shapes[0]
+    @property
+    def product_path(self) -> str:
+        assert self._model._network is not None
+        return str(self._model._network.product_path())
 
 
 def native_predictor(model: Model) -> Any:
     """The native predictor of a model with weights; None where it has none."""
-    shapes, network = sample_shapes(model), model._network
-    if network is None:
+    graph, network = model._built_graph("predictor"), model._network
+    if network is None or len(graph.input_shapes) != 1 or len(graph.output_shapes) != 1:
         return None
-    made = network.predictor(*shapes)
+    made = network.predictor(graph.input_shapes[0], graph.output_shapes[0])
     if made is not None:
         Predictor.register(type(made))
     return made
@@ -147,19 +156,51 @@ def restored(program: Program, parameters: list[Array], input_shape: Shape, outp
     return made
 
 
-def predict_through(model: Model, x: Any, out: Array | None, one: bool = False) -> Array:
+def predict_through(model: Model, x: Any, out: Any, one: bool = False) -> Any:
     """What a predictor of this model returns, by its ``predict``."""
-    input_shape, output_shape = sample_shapes(model)
-    rows = _checked(x, out, input_shape, output_shape, _dtype(model), one)
-    single = rows.shape == input_shape
-    y = model.predict(rows[None] if single else rows)
-    if isinstance(y, dict):  # of one output
-        (y,) = y.values()
-    result: Array = y[0] if single else y
+    graph, dtype = model._built_graph("predictor"), _dtype(model)
+    several = len(graph.output_shapes) > 1
+    inputs = _inputs(graph, x, dtype, one)
+    rows = () if inputs[0].shape == graph.input_shapes[0] else inputs[0].shape[:1]
+    buffers: list[Any] = []
+    if out is not None:
+        buffers = spread(out, graph.output_names, "predictor", "out") if several else [out]
+        for name, shape, buffer in zip(graph.output_names, graph.output_shapes, buffers, strict=True):
+            apart = (*inputs, *(other for other in buffers if other is not buffer and isinstance(other, np.ndarray)))
+            _check_out(f"out[{name!r}]" if several else "out", buffer, (*rows, *shape), dtype, apart)
+        if len(set(map(id, buffers))) != len(buffers):
+            raise ValueError("predictor: out must have an array for each output; received one for two")
+    batch = [a if rows else a[None] for a in inputs]
+    y = model.predict(batch if len(batch) > 1 else batch[0])
+    names = graph.output_names
+    found: list[Array] = list(y.values()) if isinstance(y, dict) else y if isinstance(y, list) else [y]
+    found = found if rows else [a[0] for a in found]
     if out is None:
-        return result
-    np.copyto(out, result)
+        if not several:
+            return found[0]
+        return dict(zip(names, found, strict=True)) if isinstance(y, dict) else found
+    for buffer, result in zip(buffers, found, strict=True):
+        np.copyto(buffer, result)
     return out
+
+
+def _inputs(graph: Graph, x: Any, dtype: np.dtype[Any], one: bool) -> list[Array]:
+    """A checked array of each input: all one sample, or all as many rows."""
+    names, shapes = graph.input_names, graph.input_shapes
+    if len(names) == 1:
+        return [_checked_input("x", x, shapes[0], dtype, one)]
+    given = spread(x, names, "predictor", "x")
+    found: list[Array] = []
+    for name, shape, value in zip(names, shapes, given, strict=True):
+        what = f"x[{name!r}]"
+        if value is None:
+            raise ValueError(f"predictor: {what} must be given; received None")
+        found.append(_checked_input(what, value, shape, dtype, one))
+        rows, first = (a.shape[: a.ndim - len(s)] for a, s in ((found[-1], shape), (found[0], shapes[0])))
+        if rows != first:
+            expected = f"{first[0]} rows" if first else "one sample"
+            raise ShapeError(f"predictor: {what} must be {expected}, as x[{names[0]!r}]; received {found[-1].shape}")
+    return found
 
 
 def checked_arguments(predictor: Predictor, x: Any, out: Any, one: bool) -> Array:
@@ -172,16 +213,25 @@ def _dtype(model: Model) -> np.dtype[Any]:
 
 
 def _checked(x: Any, out: Any, input_shape: Shape, output_shape: Shape, dtype: np.dtype[Any], one: bool) -> Array:
-    array = as_real(x, "predictor", "x")
-    rows = () if array.shape == input_shape else array.shape[:1]
-    if array.shape != (*rows, *input_shape) or (one and rows):
-        single = ", ".join(map(str, input_shape)) + ("," if len(input_shape) == 1 else "")
-        several = "" if one else f" or ({', '.join(['n', *map(str, input_shape)])})"
-        raise ShapeError(f"predictor: x must have shape ({single}){several}; received {array.shape}")
-    with np.errstate(all="ignore"):
-        array = np.require(array, dtype, ["C", "A"])
+    array = _checked_input("x", x, input_shape, dtype, one)
     if out is not None:
-        check_written("predictor", "out", out, (*rows, *output_shape), dtype, apart=(array,))
-        if not out.flags.c_contiguous:
-            raise ValueError(f"predictor: out must be C-contiguous; received strides {out.strides}")
+        rows = () if array.shape == input_shape else array.shape[:1]
+        _check_out("out", out, (*rows, *output_shape), dtype, (array,))
     return array
+
+
+def _checked_input(name: str, x: Any, shape: Shape, dtype: np.dtype[Any], one: bool) -> Array:
+    array = as_real(x, "predictor", name)
+    rows = () if array.shape == shape else array.shape[:1]
+    if array.shape != (*rows, *shape) or (one and rows):
+        single = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        several = "" if one else f" or ({', '.join(['n', *map(str, shape)])})"
+        raise ShapeError(f"predictor: {name} must have shape ({single}){several}; received {array.shape}")
+    with np.errstate(all="ignore"):
+        return np.require(array, dtype, ["C", "A"])
+
+
+def _check_out(name: str, out: Any, shape: Shape, dtype: np.dtype[Any], apart: tuple[Array, ...]) -> None:
+    check_written("predictor", name, out, shape, dtype, apart=apart)
+    if not out.flags.c_contiguous:
+        raise ValueError(f"predictor: {name} must be C-contiguous; received strides {out.strides}")

@@ -114,6 +114,7 @@ class Trainer(Engine):
                 "metrics": names if validation is None else [*names, *(f"val_{name}" for name in names)],
             }
             hooks = CallbackList([*_as_list(callbacks), history], self, params)
+            hooks.check_monitors()
             self._push()
             self._fitting, self.stop_training, self.history = True, False, history
             try:
@@ -304,8 +305,11 @@ class Trainer(Engine):
         display.end({})
         hooks.call("on_predict_end", {})
 
-    def predict_one(self, x: Any, out: Array | None = None) -> Array:
+    def predict_one(self, x: Any, out: Any = None) -> Any:
         """The output (out,) of one sample (in,): ``predict(x[None])[0]``, in a fraction of its time.
+
+        Of several inputs x is a list or dict of their samples; several outputs come as a list or dict. Then it goes
+        through ``predict``.
 
         It keeps a compiled predictor of the newest weights, made anew by the first call after they were written. See
         :class:`fastperceptron.Predictor` for `out`, for what makes a call quick, and for what raises.
@@ -318,7 +322,7 @@ class Trainer(Engine):
                 return y
         return self._predict_one(x, out)
 
-    def _predict_one(self, x: Any, out: Array | None) -> Array:
+    def _predict_one(self, x: Any, out: Any) -> Any:
         raise NotImplementedError
 
     def predict_on_batch(self, x: Any) -> Any:

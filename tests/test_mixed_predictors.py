@@ -1,0 +1,213 @@
+"""Compiled predictors of mixed_bfloat16 models: the bits of predict on every path of this machine, which they keep."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from parity import PURE, forced, instruction_sets
+from promises import activation
+
+import fastperceptron as fp
+from fastperceptron.program import Operation, Parameter, Program
+
+pytestmark = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
+
+PATHS = instruction_sets("bfloat16_paths_usable")
+COUNTS = (1, 2, 17, 130, 700)  # rows; those of a stack, of a tile, of more than one packed part
+
+
+def chain(widths: tuple[int, ...], kind: str = "relu", last: str = "linear", bias: bool = True) -> fp.Sequential:
+    layers: list[Any] = [fp.Input((widths[0],))]
+    for width in widths[1:-1]:
+        layers += [
+            fp.Dense(width, activation=activation(kind), use_bias=bias, bias_initializer="ones"),
+            fp.Dropout(0.3),
+        ]
+    layers.append(fp.Dense(widths[-1], activation=last, use_bias=bias))
+    return fp.Sequential(layers, seed=1, dtype="mixed_bfloat16", backend="native")
+
+
+def rows(n: int, width: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).standard_normal((n, width)).astype(np.float32)
+
+
+def same(a: Any, b: Any) -> None:
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype == np.float32
+    assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("widths", "kind"),
+    [
+        ((1, 1), "relu"),
+        ((3, 1, 2), "tanh"),
+        ((32, 64, 64, 10), "relu"),
+        ((257, 300, 9), "gelu"),
+        ((600, 15), "relu"),
+        ((1030, 16, 130), "leaky_relu"),
+        ((2100, 530, 17), "sigmoid"),
+    ],
+    ids=str,
+)
+def test_rows_have_the_bits_of_predict(path: str, widths: tuple[int, ...], kind: str) -> None:
+    with forced(path):
+        model = chain(widths, kind, "softmax" if kind == "tanh" else "linear", bias=kind != "sigmoid")
+        p = model.predictor()
+        assert p.product_path == f"bfloat16 {path}"
+        assert repr(p) == f"<Predictor from ({widths[0]},) to ({widths[-1]},), bfloat16 {path}>"
+        x = rows(max(COUNTS), widths[0])
+        expected = model.predict(x)
+        for n in COUNTS:
+            same(p(x[:n]), expected[:n])
+            out = np.full((n, widths[-1]), np.nan, np.float32)
+            assert p(x[:n], out=out) is out
+            same(out, expected[:n])
+        for i in range(3):
+            same(p(x[i]), expected[i])
+            same(model.predict_one(x[i]), expected[i])
+            one = np.full(widths[-1], np.nan, np.float32)
+            assert p(x[i], out=one) is one
+            same(one, expected[i])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("output", [3, 6, 7, 8, 9])
+def test_graphs_have_the_bits_of_predict(path: str, output: int) -> None:
+    """Values that are read twice, skipped over and joined, and weights that two layers share."""
+    operations = (
+        Operation("dense", (0,), 1, "a", (0, 1), "tanh"),
+        Operation("activation", (1,), 2, "b", (), "gelu"),
+        Operation("add", (1, 2, 1), 3, "c"),
+        Operation("dropout", (3,), 4, "d", rate=0.5),
+        Operation("dense", (4,), 5, "e", (3, 1), "relu"),
+        Operation("dense", (5,), 6, "f", (3,), "softsign"),
+        Operation("concatenate", (5, 0, 3), 7, "g"),
+        Operation("dense", (7,), 8, "h", (2,), "relu"),
+        Operation("activation", (8,), 9, "i", (), "softmax"),
+    )
+    widths = (5, 33, 33, 33, 33, 33, 33, 71, 4, 4)
+    shapes = ((5, 33), (33,), (71, 4), (33, 33))
+    parameters = tuple(Parameter(str(i), shape) for i, shape in enumerate(shapes))
+    with forced(path) as native:
+        network = native.Network(Program("mixed_bfloat16", widths, parameters, operations, (output,)))
+        for i, shape in enumerate(shapes):
+            network.set_parameter(i, rows(1, int(np.prod(shape)), i).reshape(shape))
+        x, out = rows(130, 5), np.empty((130, widths[output]), np.float32)
+        assert network.predict(x, out, 0, 130, 1e9) == 130
+        p = network.predictor((5,), (widths[output],))
+        same(p(x), out)
+        for i in range(3):
+            same(p(x[i]), out[i])
+            same(p(x[i : i + 17]), out[i : i + 17])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_numbers_that_are_none(path: str) -> None:
+    special = [np.inf, -np.inf, np.nan, 3.4e38, -3.4e38, 1e-39, -1e-40, 2.0**-126, 0.0, -0.0]
+    x = np.array([np.roll(special, i) for i in range(10)], np.float32)
+    x[5:] = np.where(np.isfinite(x[5:]), x[5:], 1)
+    with forced(path):
+        model = chain((10, 20, 3), "elu")
+        p, expected = model.predictor(), model.predict(x)
+        np.testing.assert_array_equal(p(x), expected)
+        for i in range(10):
+            np.testing.assert_array_equal(p(x[i]), expected[i])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_threads_do_not_change_the_bits(path: str) -> None:
+    with forced(path):
+        model = chain((900, 1300, 1100, 10))
+        x = rows(700, 900)
+        p, expected = model.predictor(), model.predict(x)
+        for threads in (1, 2, 3):
+            with fp.threads(threads):
+                for n in (1, 40, 700):
+                    same(p(x[:n]), expected[:n])
+
+
+def test_a_predictor_keeps_its_path() -> None:
+    model, x = chain((520, 64, 10), "tanh"), rows(20, 520)
+    made: dict[str, tuple[Any, Any]] = {}
+    for path in PATHS:
+        with forced(path):
+            made[path] = model.predictor(), model.predict(x)
+            same(model.predict_one(x[3]), made[path][1][3])  # which follows
+            same(model.predictor()(x), made[path][1])
+    for path in (*PATHS, "auto"):
+        with forced(path):
+            for name, (p, expected) in made.items():
+                assert p.product_path == f"bfloat16 {name}"
+                same(p(x), expected)
+                same(p(x[7]), expected[7])
+                fresh: Any = model.predictor()
+                assert fresh.current
+                assert not p.current or p.product_path == fresh.product_path
+    small: Any = chain((4, 3)).predictor()
+    assert small.current
+    for path in PATHS:
+        with forced(path):
+            assert small.current == (f"bfloat16 {path}" == small.product_path)
+    if "avx512_bf16" in made:  # else all are widened and give the same bits
+        assert made["avx512_bf16"][1].tobytes() != made["generic"][1].tobytes()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_pickle(path: str) -> None:
+    model, x = chain((32, 64, 10)), rows(20, 32)
+    with forced(path):
+        p = model.predictor()
+        again = pickle.loads(pickle.dumps(p))
+        assert repr(again) == repr(p)
+        same(again(x), model.predict(x))
+        same(again(x[0]), p(x[0]))
+
+
+def test_a_snapshot_keeps_its_weights() -> None:
+    model, x, y = chain((32, 64, 10)), rows(20, 32), rows(20, 10, 1)
+    model.compile(fp.SGD(0.1), "mse")
+    p, before = model.predictor(), model.predict(x)
+    for write in (
+        lambda: model.fit(x, y, verbose=0),
+        lambda: model.set_weights([w * 2 for w in model.get_weights()]),
+    ):
+        old = model.predict_one(x[0])
+        write()
+        same(model.predict_one(x[0]), model.predict(x)[0])
+        assert not np.array_equal(model.predict_one(x[0]), old)
+        same(p(x), before)
+        same(model.predictor()(x), model.predict(x))
+
+
+@pytest.mark.parametrize("widths", [(32, 64, 10), (300, 900, 10)])
+def test_many_threads_at_once(widths: tuple[int, ...]) -> None:
+    model, x = chain(widths, "tanh"), rows(64, widths[0])
+    p, expected = model.predictor(), model.predict(x)
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        for k in range(60):
+            i = (seed * 7 + k) % 64
+            if not np.array_equal(p(x[i]), expected[i]) or not np.array_equal(model.predict_one(x[i]), expected[i]):
+                wrong.append(i)
+            if not np.array_equal(p(x[i:]), expected[i:]):
+                wrong.append(-i)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_the_numpy_backend_names_its_path_too() -> None:
+    for dtype, path in (("mixed_bfloat16", "bfloat16 numpy"), ("float64", "float64 numpy")):
+        model = fp.Sequential([fp.Input((4,)), fp.Dense(3)], dtype=dtype, backend="numpy")
+        assert repr(model.predictor()) == f"<Predictor from (4,) to (3,), {path}>"
