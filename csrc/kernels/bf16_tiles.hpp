@@ -138,7 +138,7 @@ void tile_block(TileUnit& u, TileOperands o, int64_t count, const float* from, i
 
 // The epilogue of a finished square of t.rows rows in t.total, rows of 32; eight rows at a time go through registers.
 template <int vectors>
-void tile_square_finish(Tiles<float>& t) {
+void tile_square_close(Tiles<float>& t) {
   const int64_t rows = t.rows, i = t.i, row = t.width;
   float* total = t.total;
   alignas(64) float closed[kTileRows * vectors * 16];
@@ -160,18 +160,25 @@ void tile_square_finish(Tiles<float>& t) {
   t.width = row;
 }
 
+inline void tile_square_finish(Tiles<float>& t) {
+  if (t.rows > 0) (t.cols > 16 ? tile_square_close<2> : tile_square_close<1>)(t);
+}
+
 inline void tile_product(const Product16& g) {
   if (g.m <= 0 || g.n <= 0 || (g.k <= 0 && g.accumulate)) return;
   const GemmArgs<float> e = epilogue_arguments(g);
   const Epilogue<float>& ends = e.epilogue;
 
   constexpr int64_t square = kSide * kSide, square_row = kSide * sizeof(float);
-  alignas(64) float sums[square] = {};
+  // The epilogue of a square follows the multiplications of the next one, which then need not wait for it. Until then
+  // its sums lie in one half, and `done` says where it belongs.
+  alignas(64) float halves[2][square] = {};
+  int half = 0;
   TileUnit unit;
   tile_configure(unit, tile_shape(g.m < 16 ? g.m : 16));
-  Tiles<float> t{};
-  t.g = &e;
-  t.width = kSide;
+  Tiles<float> t{}, done{};
+  t.g = done.g = &e;
+  t.width = done.width = kSide;
   const int64_t c_row = g.c_row * static_cast<int64_t>(sizeof(float));
   const int64_t tiles = padded_sum(g.k) / 32, right_panel = pairs_stride(g.k);
   const int64_t left_panel = g.transposed ? squares_stride(g.k) : 16 * rows_stride(g.k);
@@ -228,6 +235,7 @@ inline void tile_product(const Product16& g) {
             ahead_at += f.lines * 64;
           }
 
+          float* sums = halves[half];
           float* c = g.c + t.i * g.c_row + t.j;
           const bool whole = t.rows % 16 == 0 && t.cols % 16 == 0;  // c has room for the tiles
           const float* from = nullptr;
@@ -250,12 +258,18 @@ inline void tile_product(const Product16& g) {
           else
             (wide ? tile_block<false, true> : tile_block<false, false>)(unit, o, steps, from, from_row, to, to_row, f);
           if (!last || direct) continue;
-          t.total = sums;
-          (wide ? tile_square_finish<2> : tile_square_finish<1>)(t);
+          tile_square_finish(done);
+          done.i = t.i;
+          done.j = t.j;
+          done.rows = t.rows;
+          done.cols = t.cols;
+          done.total = sums;
+          half ^= 1;
         }
       }
     }
   }
+  tile_square_finish(done);
   tile_release(unit);
 }
 

@@ -100,12 +100,15 @@ inline void dense_backward_weights16(const Products16& p, int64_t n, const void*
 // the left operand and, part after part, columns of the right one.
 template <class F>
 void in_parts16(const Products16& p, Range inputs, Range outputs, F&& f) {
-  constexpr int64_t tall = 128, wide = 192;
-  for (int64_t group = inputs.begin; group < inputs.end; group += p.slab_rows) {
-    const int64_t end = std::min(group + p.slab_rows, inputs.end);
+  constexpr int64_t wide = 192;
+  const bool narrow = outputs.size() <= wide;  // nothing to share, and rows close together
+  const int64_t most = narrow ? inputs.size() : p.slab_rows, tall = narrow ? 384 : 128;
+  for (int64_t group = inputs.begin; group < inputs.end; group += most) {
+    const int64_t end = std::min(group + most, inputs.end), parts = (end - group + tall - 1) / tall;
+    const int64_t step = ((end - group + parts - 1) / parts + 31) / 32 * 32;
     for (int64_t c = outputs.begin; c < outputs.end; c += wide)
-      for (int64_t r = group; r < end; r += tall)
-        f(Range{r, std::min(r + tall, end)}, Range{c, std::min(c + wide, outputs.end)});
+      for (int64_t r = group; r < end; r += step)
+        f(Range{r, std::min(r + step, end)}, Range{c, std::min(c + wide, outputs.end)});
   }
 }
 
