@@ -8,10 +8,12 @@
 //   widened (every instruction set): rounded numbers in float32, and the ordered sums of gemm.hpp. A product of two
 //     bfloat16 numbers is exact in float32, so that all instruction sets give the same bits, generic included.
 //   avx512_bf16: pairs of neighbours along the sum, vdpbf16ps.
-//   amx: 32 numbers along the sum at a time, tdpbf16ps.
+//     Sums are cut into blocks of kBlock16; block sums are added in block order.
+//   amx: 32 numbers along the sum at a time, tdpbf16ps. A sum is one chain from its beginning to its end, beginning
+//     with c where it accumulates.
 //
-// The last two cut sums into blocks of kBlock16; block sums are added in block order. Each path repeats its own bits,
-// for any part of the output, any number of threads and any batch; paths differ from each other by rounding in float32.
+// Each path repeats its own bits, for any part of the output, any number of threads and any batch; paths differ from
+// each other by rounding in float32.
 #pragma once
 
 #include "kernels/table.hpp"
@@ -47,6 +49,7 @@ struct Product16 {
 struct Products16 {
   const char* name;
   int64_t row_grain;  // split work over rows of c in multiples of this
+  int64_t slab_rows;  // pack so many rows of left at once, for a product that follows while they are in cache
   int64_t speed;      // about how many times as fast as the same table's float32 product
 
   int64_t (*left_bytes)(int64_t m, int64_t k);

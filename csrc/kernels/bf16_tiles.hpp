@@ -1,7 +1,7 @@
 // Products of bfloat16 operands by tiles: c is computed in squares of 32 by 32, four tiles of sums fed by two tiles of
 // left (rows, or squares when transposed) and two of right (pairs). Sums run through a panel of 32 columns block by
-// block of kBlock16, so that the panel's part stays in the first-level cache; the totals of a group of rows wait in
-// scratch.
+// block, so that the panel's part stays in the first-level cache while the squares of a group of rows pass by, whose
+// part of left stays in the second-level cache. Between blocks the sums wait in scratch.
 #pragma once
 
 #include "kernels/bf16_tile_ops.hpp"
@@ -9,22 +9,41 @@
 
 namespace fp::FP_ISA_NAMESPACE {
 
-inline constexpr int64_t kTileGroup = 512;
 inline constexpr int kSide = 32;  // of the square
+// Of one block, in tiles: 20 KiB of right and as much of left, which passes by.
+inline constexpr int64_t kTileBlock = 10;
+// Rows of a group: at most, and at least; between them as many as make up this many numbers of left (1 MiB).
+inline constexpr int64_t kTileGroup = 512, kTileGroupLeast = 128, kTileGroupNumbers = int64_t(1) << 19;
+// From so many tiles along a sum on, what the epilogue touches is fetched; shorter sums cannot hide the instructions.
+inline constexpr int64_t kTileFetch = 4;
 
-inline int64_t tile_scratch(int64_t m, int64_t, int64_t k) {
-  if (k <= kBlock16) return 0;
-  return ((m < kTileGroup ? m : kTileGroup) + kSide - 1) / kSide * kSide * kSide;
+// Tiles are read whole: up to 15 rows after the last one.
+inline int64_t tile_rows_bytes(int64_t m, int64_t k) { return rows_bytes(m + 15, k); }
+
+// A single square leaves nothing in cache for others.
+inline int64_t tile_blocks(int64_t m, int64_t k) {
+  const int64_t tiles = padded_sum(k) / 32;
+  return m <= kSide || tiles <= kTileBlock ? 1 : (tiles + kTileBlock - 1) / kTileBlock;
 }
 
-// Sums: tiles 0 to 3 (upper left, upper right, lower left, lower right); left: 4, 5; right: 6, 7. The upper tiles have
-// `upper` rows, the lower ones `lower`.
-inline TileShape tile_shape(int64_t upper, int64_t lower) {
+inline int64_t tile_group(int64_t m, int64_t k) {
+  if (tile_blocks(m, k) == 1) return m;
+  const int64_t fit = kTileGroupNumbers / padded_sum(k) / kSide * kSide;
+  const int64_t rows = fit > kTileGroup ? kTileGroup : fit < kTileGroupLeast ? kTileGroupLeast : fit;
+  return m < rows ? m : rows;
+}
+
+inline int64_t tile_scratch(int64_t m, int64_t, int64_t k) {
+  return tile_blocks(m, k) == 1 ? 0 : (tile_group(m, k) + kSide - 1) / kSide * kSide * kSide;
+}
+
+// Sums: tiles 0 to 3 (upper left, upper right, lower left, lower right); left: 4, 5; right: 6, 7. The rows of right are
+// pairs along the sum, those of the others rows of c.
+inline TileShape tile_shape(int64_t rows) {
   TileShape s;
   for (int i = 0; i < 8; ++i) {
     s.bytes[i] = 64;
-    s.rows[i] = static_cast<uint8_t>(i == 6 || i == 7 ? 16 : i == 2 || i == 3 || i == 5 ? lower : upper);
-    if (s.rows[i] == 0) s.rows[i] = 1;  // not used; zero would make the tile invalid
+    s.rows[i] = static_cast<uint8_t>(i >= 6 ? 16 : rows);
   }
   return s;
 }
@@ -36,13 +55,61 @@ struct TileOperands {
   const char *first, *second;
 };
 
-// sums (32, 32) = the products of `count` tiles along the sum. high, wide: whether there are lower and right tiles.
+// What to fetch on the way, some of it with every step along the sum: rows of two lines that the epilogue will write or
+// read, and lines of two panels of right.
+struct TileFetch {
+  const char *c, *other;
+  int64_t c_row, other_row;
+  bool other_written;
+  int64_t rows, rows_step;
+  const char *first, *second;
+  int64_t lines, lines_step;
+};
+
+FP_INLINE void fetch_to_write(const char* p) { asm volatile("prefetchw %0" : : "m"(*p)); }
+
+FP_INLINE void tile_fetch(TileFetch& f) {
+  for (int64_t i = f.rows < f.rows_step ? f.rows : f.rows_step; i > 0; --i) {
+    fetch_to_write(f.c);
+    fetch_to_write(f.c + 64);
+    f.c += f.c_row;
+    if (!f.other) continue;
+    if (f.other_written) {
+      fetch_to_write(f.other);
+      fetch_to_write(f.other + 64);
+    } else {
+      __builtin_prefetch(f.other);
+      __builtin_prefetch(f.other + 64);
+    }
+    f.other += f.other_row;
+  }
+  f.rows -= f.rows_step;
+  for (int64_t i = f.lines < f.lines_step ? f.lines : f.lines_step; i > 0; --i) {
+    __builtin_prefetch(f.first, 0, 2);
+    __builtin_prefetch(f.second, 0, 2);
+    f.first += 64;
+    f.second += 64;
+  }
+  f.lines -= f.lines_step;
+}
+
+// to (32, 32) = from, or zero without, + the products of `count` tiles along the sum; strides in bytes. high, wide:
+// whether there are lower and right tiles.
 template <bool high, bool wide>
-void tile_block(TileUnit& u, TileOperands o, int64_t count, float* sums) {
-  tile_clear<0>(u);
-  if constexpr (wide) tile_clear<1>(u);
-  if constexpr (high) tile_clear<2>(u);
-  if constexpr (high && wide) tile_clear<3>(u);
+void tile_block(TileUnit& u, TileOperands o, int64_t count, const float* from, int64_t from_row, float* to,
+                int64_t to_row, TileFetch f) {
+  if (from) {
+    const char* lower = reinterpret_cast<const char*>(from) + 16 * from_row;
+    tile_read<0>(u, from, from_row);
+    if constexpr (wide) tile_read<1>(u, from + 16, from_row);
+    if constexpr (high) tile_read<2>(u, lower, from_row);
+    if constexpr (high && wide) tile_read<3>(u, lower + 64, from_row);
+  } else {
+    tile_clear<0>(u);
+    if constexpr (wide) tile_clear<1>(u);
+    if constexpr (high) tile_clear<2>(u);
+    if constexpr (high && wide) tile_clear<3>(u);
+  }
   for (; count > 0; --count) {
     tile_read<4>(u, o.upper, o.row);
     tile_read<6>(u, o.first, 64);
@@ -60,17 +127,18 @@ void tile_block(TileUnit& u, TileOperands o, int64_t count, float* sums) {
     o.lower += o.left_next;
     o.first += 1024;
     o.second += 1024;
+    tile_fetch(f);
   }
-  constexpr int64_t stride = kSide * sizeof(float);
-  tile_write<0>(u, sums, stride);
-  if constexpr (wide) tile_write<1>(u, sums + 16, stride);
-  if constexpr (high) tile_write<2>(u, sums + 16 * kSide, stride);
-  if constexpr (high && wide) tile_write<3>(u, sums + 16 * kSide + 16, stride);
+  char* lower = reinterpret_cast<char*>(to) + 16 * to_row;
+  tile_write<0>(u, to, to_row);
+  if constexpr (wide) tile_write<1>(u, to + 16, to_row);
+  if constexpr (high) tile_write<2>(u, lower, to_row);
+  if constexpr (high && wide) tile_write<3>(u, lower + 64, to_row);
 }
 
 // The epilogue of a finished square of t.rows rows in t.total, rows of 32; eight rows at a time go through registers.
 template <int vectors>
-void tile_square_finish(Tiles<float>& t) {
+void tile_square_close(Tiles<float>& t) {
   const int64_t rows = t.rows, i = t.i, row = t.width;
   float* total = t.total;
   alignas(64) float closed[kTileRows * vectors * 16];
@@ -92,72 +160,116 @@ void tile_square_finish(Tiles<float>& t) {
   t.width = row;
 }
 
+inline void tile_square_finish(Tiles<float>& t) {
+  if (t.rows > 0) (t.cols > 16 ? tile_square_close<2> : tile_square_close<1>)(t);
+}
+
 inline void tile_product(const Product16& g) {
   if (g.m <= 0 || g.n <= 0 || (g.k <= 0 && g.accumulate)) return;
   const GemmArgs<float> e = epilogue_arguments(g);
+  const Epilogue<float>& ends = e.epilogue;
 
-  constexpr int64_t square = kSide * kSide, block_tiles = kBlock16 / 32;
-  alignas(64) float sums[square] = {};
+  constexpr int64_t square = kSide * kSide, square_row = kSide * sizeof(float);
+  // The epilogue of a square follows the multiplications of the next one, which then need not wait for it. Until then
+  // its sums lie in one half, and `done` says where it belongs.
+  alignas(64) float halves[2][square] = {};
+  int half = 0;
   TileUnit unit;
-  int64_t shaped = 0;  // rows that the tiles are configured for
-  Tiles<float> t{};
-  t.g = &e;
-  t.width = kSide;
+  tile_configure(unit, tile_shape(g.m < 16 ? g.m : 16));
+  Tiles<float> t{}, done{};
+  t.g = done.g = &e;
+  t.width = done.width = kSide;
+  const int64_t c_row = g.c_row * static_cast<int64_t>(sizeof(float));
   const int64_t tiles = padded_sum(g.k) / 32, right_panel = pairs_stride(g.k);
   const int64_t left_panel = g.transposed ? squares_stride(g.k) : 16 * rows_stride(g.k);
-  const int64_t group = tiles > block_tiles ? kTileGroup : g.m;
+  const int64_t group = tile_group(g.m, g.k), blocks = tile_blocks(g.m, g.k);
+  // What the epilogue touches is fetched before the last block where there are several.
+  const int64_t fetching = tiles < kTileFetch ? 0 : blocks > 1 ? blocks - 1 : 1;
   TileOperands o{};
   o.row = g.transposed ? 64 : rows_stride(g.k);
   o.left_next = g.transposed ? 1024 : 64;
+  TileFetch f{};
+  f.c_row = c_row;
+  f.other_row = (ends.saved ? ends.saved_row : ends.pre ? ends.pre_row : g.c_row) * int64_t(sizeof(float));
+  f.other_written = !ends.saved;
+  const float* other = ends.saved ? ends.saved : ends.pre ? ends.pre : ends.velocity;
   for (int64_t i0 = 0; i0 < g.m; i0 += group) {
-    const int64_t i1 = g.m - i0 < group ? g.m : i0 + group;
+    const int64_t i1 = g.m - i0 < group ? g.m : i0 + group, squares = (i1 - i0 + kSide - 1) / kSide;
     for (t.j = 0; t.j < g.n; t.j += kSide) {
       t.cols = g.n - t.j < kSide ? g.n - t.j : kSide;
+      const bool wide = t.cols > 16;
       const char* right = static_cast<const char*>(g.right) + (g.j0 + t.j) / 16 * right_panel;
-      int64_t p = 0;
-      do {
-        const int64_t count = tiles - p < block_tiles ? tiles - p : block_tiles;
+      for (int64_t block = 0; block < blocks; ++block) {
+        const bool last = block == blocks - 1;
+        const int64_t p = tiles * block / blocks, end = tiles * (block + 1) / blocks, steps = end - p;
+        // The block of right after this one: of this panel or, while there are columns, of the next.
+        const int64_t next = last ? tiles / blocks : tiles * (block + 2) / blocks - end;
+        const char* ahead = last ? right + (wide ? 2 : 1) * right_panel : right + end * 1024;
+        const bool reads_ahead = squares > 1 && (!last || g.n - t.j > kSide);
+        const int64_t ahead_panel = (last ? g.n - t.j - kSide : t.cols) > 16 ? right_panel : 0;
+        int64_t ahead_at = 0;
         float* totals = g.scratch;
         for (t.i = i0; t.i < i1; t.i += kSide, totals += square) {
           t.rows = i1 - t.i < kSide ? i1 - t.i : kSide;
-          if (t.rows != shaped) {
-            shaped = t.rows;
-            tile_configure(unit, tile_shape(shaped < 16 ? shaped : 16, shaped > 16 ? shaped - 16 : 0));
-          }
           const int64_t at = g.i0 + t.i;
           o.upper = static_cast<const char*>(g.left) + p * o.left_next;
           o.upper += g.transposed ? at / 16 * left_panel : at * o.row;
           o.lower = o.upper + left_panel;
           o.first = right + p * 1024;
           o.second = o.first + right_panel;
-          const bool wide = t.cols > 16;
-          if (t.rows > 16)
-            (wide ? tile_block<true, true> : tile_block<true, false>)(unit, o, count, sums);
-          else
-            (wide ? tile_block<false, true> : tile_block<false, false>)(unit, o, count, sums);
-          const int64_t used = t.rows * kSide;
-          const bool first = p == 0, last = p + count == tiles;
-          if (first && g.accumulate) {
-            alignas(64) float earlier[square] = {};  // tile_load leaves out what lies beyond the last column
-            t.total = earlier;
+
+          f.rows = 0;
+          if (block < fetching) {
+            const int64_t r = t.rows * block / fetching;
+            f.rows = t.rows * (block + 1) / fetching - r;
+            f.rows_step = (f.rows + steps - 1) / steps;
+            f.c = reinterpret_cast<const char*>(g.c + (t.i + r) * g.c_row + t.j);
+            f.other = other ? reinterpret_cast<const char*>(other + t.j) + (t.i + r) * f.other_row : nullptr;
+          }
+          f.lines = 0;
+          if (reads_ahead && steps > 0) {
+            f.lines = (next * 16 + squares - 1) / squares;
+            f.lines_step = (f.lines + steps - 1) / steps;
+            f.first = ahead + ahead_at;
+            f.second = f.first + ahead_panel;
+            ahead_at += f.lines * 64;
+          }
+
+          float* sums = halves[half];
+          float* c = g.c + t.i * g.c_row + t.j;
+          const bool whole = t.rows % 16 == 0 && t.cols % 16 == 0;  // c has room for the tiles
+          const float* from = nullptr;
+          int64_t from_row = square_row, to_row = square_row;
+          if (block > 0) {
+            from = totals;
+          } else if (g.accumulate && whole) {
+            from = c;
+            from_row = c_row;
+          } else if (g.accumulate) {
+            t.total = sums;
             tile_load(t);
-            for (int64_t s = 0; s < used; s += 16) store(sums + s, add(load(earlier + s), load(sums + s)));
-          } else if (!first) {
-            for (int64_t s = 0; s < used; s += 16) store(sums + s, add(load(totals + s), load(sums + s)));
+            from = sums;
           }
-          t.total = sums;
-          if (!last) {
-            for (int64_t s = 0; s < used; s += 16) store(totals + s, load(sums + s));
-          } else if (wide) {
-            tile_square_finish<2>(t);
-          } else {
-            tile_square_finish<1>(t);
-          }
+          const bool direct = last && whole && ends.kind == EpilogueKind::store;
+          float* to = direct ? c : last ? sums : totals;
+          if (direct) to_row = c_row;
+          if (t.rows > 16)
+            (wide ? tile_block<true, true> : tile_block<true, false>)(unit, o, steps, from, from_row, to, to_row, f);
+          else
+            (wide ? tile_block<false, true> : tile_block<false, false>)(unit, o, steps, from, from_row, to, to_row, f);
+          if (!last || direct) continue;
+          tile_square_finish(done);
+          done.i = t.i;
+          done.j = t.j;
+          done.rows = t.rows;
+          done.cols = t.cols;
+          done.total = sums;
+          half ^= 1;
         }
-        p += count;
-      } while (p < tiles);
+      }
     }
   }
+  tile_square_finish(done);
   tile_release(unit);
 }
 
@@ -165,7 +277,7 @@ inline int64_t tile_peak(int64_t iterations, float* values) {
   TileUnit unit;
   alignas(64) float square[16 * 16] = {};
   square[0] = values[0];
-  tile_configure(unit, tile_shape(16, 16));
+  tile_configure(unit, tile_shape(16));
   tile_read<4>(unit, square, 64);
   tile_read<5>(unit, square, 64);
   tile_clear<6>(unit);

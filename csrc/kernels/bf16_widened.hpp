@@ -78,6 +78,7 @@ constexpr Products16 widened_products(const char* name) {
   Products16 p{};
   p.name = name;
   p.row_grain = kTileRows;
+  p.slab_rows = 256;
   p.speed = 1;
   p.left_bytes = widened_bytes;
   p.left_transposed_bytes = widened_left_transposed_bytes;

@@ -69,7 +69,7 @@ class PackedBatch {
     for (const Operation& op : program.operations) {
       if (op.kind != OperationKind::dense) continue;
       const int64_t in = program.widths[op.input()], out = program.widths[op.output],
-                    slab = std::min(rows, ops::kSlab16);
+                    slab = std::min(rows, p.slab_rows);
       slab_size_ = std::max({slab_size_, p.left_bytes(slab, in), training ? p.left_bytes(slab, out) : 0});
       const int64_t x = p.left_transposed_bytes(in, rows), dz = p.right_bytes(rows, out);
       widest_x = std::max(widest_x, x);

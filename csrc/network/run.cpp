@@ -16,6 +16,9 @@ constexpr int64_t kElementsPerSlab = int64_t(1) << 19;
 constexpr double kFlopPerEpilogue = 1600;
 // Operand elements of a piece.
 constexpr double kElementsPerPiece = 4e6;
+// Columns of an input gradient that are computed before the same columns of the input are packed, which the derivative
+// has just brought into cache.
+constexpr int64_t kColumnsTogether = 96;
 // Rows that are enough to share packed weights.
 constexpr int64_t kRowsPerPiece = 2048;
 
@@ -88,11 +91,12 @@ template <class F>
 void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, F&& f) {
   if (rows.size() <= 0 || cols.size() <= 0) return;
   // Columns are cut before rows, which share the packed weights.
-  const double per_output = 2.0 * static_cast<double>(std::max<int64_t>(depth, 1)) + kFlopPerEpilogue;
+  const double speed = products() ? static_cast<double>(products()->speed) : 1;
+  const double per_output = 2.0 * static_cast<double>(std::max<int64_t>(depth, 1)) + kFlopPerEpilogue * speed;
   auto cut = [](double most, int64_t grain) {
     return std::max(grain, static_cast<int64_t>(std::min(most, 1e15)) / grain * grain);
   };
-  const double piece = kFlopPerPiece * static_cast<double>(kernels.lanes);
+  const double piece = kFlopPerPiece * static_cast<double>(kernels.lanes) * speed;
   if (per_output * static_cast<double>(rows.size()) * static_cast<double>(cols.size()) < piece / 64) {
     if (!may_stop || !interrupt.stopped()) f(rows, cols);
     return;  // too small to ask the clock
@@ -108,6 +112,18 @@ void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_
       f(Range{r, std::min(r + tall, rows.end)}, Range{c, std::min(c + wide, cols.end)});
       interrupt.check(team);
     }
+}
+
+template <class T>
+template <class Pack, class F>
+void Run<T>::packed_pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, Pack&& pack, F&& f) {
+  if (cols.size() <= 0) return;
+  for (int64_t at = rows.begin; at < rows.end; at += products()->slab_rows) {
+    if (may_stop && interrupt.stopped()) return;
+    const Range slab{at, std::min(at + products()->slab_rows, rows.end)};
+    pack(slab);
+    pieces(team, slab, cols, depth, may_stop, [&](Range r, Range c) { f(slab, r, c); });
+  }
 }
 
 template <class T>
@@ -192,14 +208,21 @@ void Run<T>::forward_operation(Team& team, int i) {
       Grid g{r, {0, width}};
       if (!by_rows) g = grid(team, n, width, row_grain(), kLine<T>);
       T* z = training ? space.pre[i].data : nullptr;
-      pieces(team, g.rows, g.cols, in, true, [&](Range rows, Range cols) {
-        if constexpr (std::is_same_v<T, float>) {
-          if (products())
-            return ops::dense_forward16(*products(), {x.data, n, in, x.row}, instance.packed.forward(op.weights),
-                                        instance.vector(op.bias), op.activation, alpha, z, space.pre[i].row,
-                                        {y.data, n, width, y.row}, rows, cols, space.packed.slab(team.rank),
-                                        space.thread_scratch(team.rank));
+      if constexpr (std::is_same_v<T, float>) {
+        if (products()) {
+          void* left = space.packed.slab(team.rank);
+          packed_pieces(
+              team, g.rows, g.cols, in, true,
+              [&](Range slab) { ops::pack_slab16(*products(), {x.data, n, in, x.row}, slab, left); },
+              [&](Range slab, Range rows, Range cols) {
+                ops::dense_forward16(*products(), left, slab, in, instance.packed.forward(op.weights),
+                                     instance.vector(op.bias), op.activation, alpha, z, space.pre[i].row,
+                                     {y.data, n, width, y.row}, rows, cols, space.thread_scratch(team.rank));
+              });
+          break;
         }
+      }
+      pieces(team, g.rows, g.cols, in, true, [&](Range rows, Range cols) {
         ops::dense_forward<T>(kernels, {x.data, n, in, x.row}, instance.weights(op.weights), instance.vector(op.bias),
                               op.activation, alpha, z, space.pre[i].row, {y.data, n, width, y.row}, rows, cols,
                               space.thread_scratch(team.rank));
@@ -453,14 +476,31 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
     Grid g{r, {0, in}};
     if (!by_rows) g = grid(team, n, in, row_grain(), kLine<T>);
     const bool add = accumulate[0] != 0;
-    pieces(team, g.rows, g.cols, width, may_stop, [&](Range rows, Range cols) {
-      if constexpr (std::is_same_v<T, float>) {
-        if (products())
-          return ops::dense_backward_input16(*products(), {dy.data, n, width, dy.row},
-                                             instance.packed.backward(op.weights), saved, saved_row, act, act_alpha,
-                                             add, {dx.data, n, in, dx.row}, rows, cols, space.packed.slab(team.rank),
-                                             space.thread_scratch(team.rank));
+    if constexpr (std::is_same_v<T, float>) {
+      if (products()) {
+        void* left = space.packed.slab(team.rank);
+        const bool share = packs_along(i);
+        packed_pieces(
+            team, g.rows, g.cols, width, may_stop,
+            [&](Range slab) {
+              if (!share) return ops::pack_slab16(*products(), {dy.data, n, width, dy.row}, slab, left);
+              pack_gradient(i, slab, left);
+            },
+            [&](Range slab, Range rows, Range cols) {
+              const int64_t wide = share ? kColumnsTogether : cols.size();
+              for (int64_t c = cols.begin; c < cols.end; c += wide) {
+                const Range part{c, std::min(c + wide, cols.end)};
+                ops::dense_backward_input16(*products(), left, slab, width, instance.packed.backward(op.weights), saved,
+                                            saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, part,
+                                            space.thread_scratch(team.rank));
+                if (share) pack_input(i, rows, part);
+              }
+            });
+        settle(team);
+        return;
       }
+    }
+    pieces(team, g.rows, g.cols, width, may_stop, [&](Range rows, Range cols) {
       ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, instance.transposed(op.weights), saved,
                                    saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, cols,
                                    space.thread_scratch(team.rank));
@@ -497,20 +537,49 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
 }
 
 template <class T>
-void Run<T>::pack_operands([[maybe_unused]] Team& team, [[maybe_unused]] int i, [[maybe_unused]] bool may_stop) {
+bool Run<T>::packs_along(int i) const {
+  const Operation& op = program.operations[i];
+  return by_rows && plan.trainable[op.weights] && plan.wanted[op.input()];
+}
+
+template <class T>
+void Run<T>::pack_gradient([[maybe_unused]] int i, [[maybe_unused]] Range rows, [[maybe_unused]] void* slab) {
   if constexpr (std::is_same_v<T, float>) {
     const Operation& op = program.operations[i];
-    if (!products() || op.weights < 0 || !plan.trainable[op.weights]) return;
-    const int64_t in = program.widths[op.input()], out = program.widths[op.output];
-    const View x = value(op.input()), dz = gradient(op.output);
-    auto& to = space.packed.operands(i);
-    // By rows: those that this thread has computed; nobody has waited for the others yet.
-    const Range mine = by_rows ? rows_of(team) : split(n, team.rank, team.size, kGrain16);
-    slabs(team, mine, in + out, may_stop, [&](Range r) {
-      products()->pack_left_transposed({x.data, x.row, n, in, r.begin, r.end, 0, in, to.x.data()});
-      products()->pack_right({dz.data, dz.row, n, out, r.begin, r.end, 0, out, to.dz.data()});
-    });
+    const int64_t out = program.widths[op.output];
+    const View dz = gradient(op.output);
+    void* right = space.packed.operands(i).dz.data();
+    for (int64_t r = rows.begin; r < rows.end; r += kGrain16) {
+      const int64_t end = std::min(r + kGrain16, rows.end);
+      if (slab)
+        products()->pack_left(
+            {dz.data + rows.begin * dz.row, dz.row, rows.size(), out, r - rows.begin, end - rows.begin, 0, out, slab});
+      products()->pack_right({dz.data, dz.row, n, out, r, end, 0, out, right});
+    }
   }
+}
+
+template <class T>
+void Run<T>::pack_input([[maybe_unused]] int i, [[maybe_unused]] Range rows, [[maybe_unused]] Range cols) {
+  if constexpr (std::is_same_v<T, float>) {
+    const Operation& op = program.operations[i];
+    const View x = value(op.input());
+    products()->pack_left_transposed({x.data, x.row, n, program.widths[op.input()], rows.begin, rows.end, cols.begin,
+                                      cols.end, space.packed.operands(i).x.data()});
+  }
+}
+
+template <class T>
+void Run<T>::pack_operands(Team& team, int i, bool may_stop) {
+  const Operation& op = program.operations[i];
+  if (!products() || op.weights < 0 || !plan.trainable[op.weights] || packs_along(i)) return;
+  const int64_t in = program.widths[op.input()], out = program.widths[op.output];
+  // By rows: those that this thread has computed; nobody has waited for the others yet.
+  const Range mine = by_rows ? rows_of(team) : split(n, team.rank, team.size, kGrain16);
+  slabs(team, mine, in + out, may_stop, [&](Range r) {
+    pack_input(i, r, {0, in});
+    pack_gradient(i, r, nullptr);
+  });
 }
 
 template <class T>
@@ -533,10 +602,11 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
     if constexpr (std::is_same_v<T, float>) {
       if (products()) {
         auto& packed = space.packed.operands(i);
-        ops::dense_backward_weights16(*products(), n, packed.x.data(), packed.dz.data(), {dw, s.rows, s.cols, s.row},
-                                      accumulate, e, inputs, outputs, space.thread_scratch(team.rank));
-        if (fuse) instance.pack_part(p, inputs, outputs);
-        return;
+        return ops::in_parts16(*products(), inputs, outputs, [&](Range rows, Range cols) {
+          ops::dense_backward_weights16(*products(), n, packed.x.data(), packed.dz.data(), {dw, s.rows, s.cols, s.row},
+                                        accumulate, e, rows, cols, space.thread_scratch(team.rank));
+          if (fuse) instance.pack_part(p, rows, cols);
+        });
       }
     }
     ops::dense_backward_weights<T>(kernels, {x.data, n, s.rows, x.row}, {dz.data, n, s.cols, dz.row},

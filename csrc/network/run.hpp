@@ -138,6 +138,10 @@ struct Run {
   // Calls f on parts of a product, or of a range of rows of `width` elements, with a look at the interrupt in between.
   template <class F>
   void pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, F&& f);
+  // The same with bfloat16 operands: pack(slab) makes a left operand of its own of some rows, and
+  // f(slab, rows, columns) is called on parts of the product that read it.
+  template <class Pack, class F>
+  void packed_pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, Pack&& pack, F&& f);
   template <class F>
   void slabs(Team& team, Range range, int64_t width, bool may_stop, F&& f);
   void forward_operation(Team& team, int i);
@@ -149,7 +153,13 @@ struct Run {
   // The gradients of operation i's parameters.
   void parameters_of(Team& team, int i, const BackwardPlan& pass, const std::vector<Destination>& to,
                      const std::vector<char>& begun, bool may_stop);
-  // Mixed precision: packs this thread's rows of a weight gradient's operands into its place.
+  // Mixed precision: the operands of the weight gradient of the dense operation i. They are packed along with the
+  // input's gradient, while what is read for it is in cache, where a thread has the same rows in both; otherwise
+  // afterwards, by pack_operands. pack_gradient also packs the rows as the left operand of the input's gradient, when
+  // given a slab.
+  bool packs_along(int i) const;
+  void pack_gradient(int i, Range rows, void* slab);
+  void pack_input(int i, Range rows, Range cols);
   void pack_operands(Team& team, int i, bool may_stop);
   void weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop);
   void bias_of(Team& team, int i, bool accumulate, bool fuse);

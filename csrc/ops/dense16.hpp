@@ -10,71 +10,62 @@
 
 namespace fp::ops {
 
-// Rows of x or dz that are packed at once, for a product that follows while they are in cache.
-inline constexpr int64_t kSlab16 = 256;
-
 // In floats, as dense_scratch.
 inline int64_t dense_scratch16(const Products16& p, int64_t n, int64_t in, int64_t out) {
-  return std::max(
-      {p.scratch(std::min(n, kSlab16), out, in), p.scratch(std::min(n, kSlab16), in, out), p.scratch(in, out, n)});
+  const int64_t slab = std::min(n, p.slab_rows);
+  return std::max({p.scratch(slab, out, in), p.scratch(slab, in, out), p.scratch(in, out, n)});
 }
 
-// Calls product(left, slab) for slabs of the rows of x, packed in `room`: left_bytes(min(rows, kSlab16), x.cols).
-template <class F>
-void in_slabs16(const Products16& p, Matrix<const float> x, Range rows, void* room, F&& product) {
-  for (int64_t at = rows.begin; at < rows.end; at += kSlab16) {
-    const Range slab{at, std::min(at + kSlab16, rows.end)};
-    p.pack_left({x.data + at * x.row, x.row, slab.size(), x.cols, 0, slab.size(), 0, x.cols, room});
-    product(room, slab);
-  }
+// Packs rows of x as a left operand of their own: a slab, in `room`, left_bytes(rows.size(), x.cols).
+inline void pack_slab16(const Products16& p, Matrix<const float> x, Range rows, void* room) {
+  p.pack_left({x.data + rows.begin * x.row, x.row, rows.size(), x.cols, 0, rows.size(), 0, x.cols, room});
 }
 
-// y = act(x w + b) over rows x cols of y; z, when given, receives x w + b. right: w, packed; room for a slab of x.
-inline void dense_forward16(const Products16& p, Matrix<const float> x, const void* right, const float* b,
-                            Activation act, float alpha, float* z, int64_t z_row, Matrix<float> y, Range rows,
-                            Range cols, void* room, float* scratch) {
+// y = act(x w + b) over rows x cols of y; z, when given, receives x w + b. left: a slab of x,
+// (slab.size(), in); right: w, packed.
+inline void dense_forward16(const Products16& p, const void* left, Range slab, int64_t in, const void* right,
+                            const float* b, Activation act, float alpha, float* z, int64_t z_row, Matrix<float> y,
+                            Range rows, Range cols, float* scratch) {
   if (rows.size() <= 0 || cols.size() <= 0) return;
-  in_slabs16(p, x, rows, room, [&](const void* left, Range slab) {
-    Product16 g{};
-    g.m = slab.size();
-    g.n = cols.size();
-    g.k = x.cols;
-    g.left = left;
-    g.left_rows = slab.size();
-    g.right = right;
-    g.right_cols = y.cols;
-    g.j0 = cols.begin;
-    g.c = y.data + slab.begin * y.row + cols.begin;
-    g.c_row = y.row;
-    g.epilogue = forward_epilogue(b, act, alpha, z, z_row, slab.begin, cols.begin);
-    g.scratch = scratch;
-    p.product(g);
-  });
+  Product16 g{};
+  g.m = rows.size();
+  g.n = cols.size();
+  g.k = in;
+  g.left = left;
+  g.left_rows = slab.size();
+  g.i0 = rows.begin - slab.begin;
+  g.right = right;
+  g.right_cols = y.cols;
+  g.j0 = cols.begin;
+  g.c = y.data + rows.begin * y.row + cols.begin;
+  g.c_row = y.row;
+  g.epilogue = forward_epilogue(b, act, alpha, z, z_row, rows.begin, cols.begin);
+  g.scratch = scratch;
+  p.product(g);
 }
 
 // dx = dz w^T over rows x cols of dx, and the derivative of the activation that produced x, as dense_backward_input.
-// right: w transposed, packed; room for a slab of dz.
-inline void dense_backward_input16(const Products16& p, Matrix<const float> dz, const void* right, const float* saved,
-                                   int64_t saved_row, Activation act, float alpha, bool accumulate, Matrix<float> dx,
-                                   Range rows, Range cols, void* room, float* scratch) {
+// left: a slab of dz, (slab.size(), out); right: w transposed, packed.
+inline void dense_backward_input16(const Products16& p, const void* left, Range slab, int64_t out, const void* right,
+                                   const float* saved, int64_t saved_row, Activation act, float alpha, bool accumulate,
+                                   Matrix<float> dx, Range rows, Range cols, float* scratch) {
   if (rows.size() <= 0 || cols.size() <= 0) return;
-  in_slabs16(p, dz, rows, room, [&](const void* left, Range slab) {
-    Product16 g{};
-    g.m = slab.size();
-    g.n = cols.size();
-    g.k = dz.cols;
-    g.left = left;
-    g.left_rows = slab.size();
-    g.right = right;
-    g.right_cols = dx.cols;
-    g.j0 = cols.begin;
-    g.c = dx.data + slab.begin * dx.row + cols.begin;
-    g.c_row = dx.row;
-    g.accumulate = accumulate;
-    g.epilogue = backward_epilogue(saved, saved_row, act, alpha, slab.begin, cols.begin);
-    g.scratch = scratch;
-    p.product(g);
-  });
+  Product16 g{};
+  g.m = rows.size();
+  g.n = cols.size();
+  g.k = out;
+  g.left = left;
+  g.left_rows = slab.size();
+  g.i0 = rows.begin - slab.begin;
+  g.right = right;
+  g.right_cols = dx.cols;
+  g.j0 = cols.begin;
+  g.c = dx.data + rows.begin * dx.row + cols.begin;
+  g.c_row = dx.row;
+  g.accumulate = accumulate;
+  g.epilogue = backward_epilogue(saved, saved_row, act, alpha, rows.begin, cols.begin);
+  g.scratch = scratch;
+  p.product(g);
 }
 
 // dw = x^T dz over inputs x outputs of dw (in, out), n rows of x and dz. left: x, packed by pack_left_transposed,
@@ -101,6 +92,24 @@ inline void dense_backward_weights16(const Products16& p, int64_t n, const void*
   if (g.epilogue.velocity) g.epilogue.velocity += inputs.begin * dw.row + outputs.begin;
   g.scratch = scratch;
   p.product(g);
+}
+
+// Calls f(inputs, outputs) for parts of a weight gradient that stay in the second-level cache together with what made
+// them, so that the weights that a part has just updated are packed from there. A part has few rows, since those of
+// weights often lie a power of two apart and compete for the same few cache sets; a group of them shares its part of
+// the left operand and, part after part, columns of the right one.
+template <class F>
+void in_parts16(const Products16& p, Range inputs, Range outputs, F&& f) {
+  constexpr int64_t wide = 192;
+  const bool narrow = outputs.size() <= wide;  // nothing to share, and rows close together
+  const int64_t most = narrow ? inputs.size() : p.slab_rows, tall = narrow ? 384 : 128;
+  for (int64_t group = inputs.begin; group < inputs.end; group += most) {
+    const int64_t end = std::min(group + most, inputs.end), parts = (end - group + tall - 1) / tall;
+    const int64_t step = ((end - group + parts - 1) / parts + 31) / 32 * 32;
+    for (int64_t c = outputs.begin; c < outputs.end; c += wide)
+      for (int64_t r = group; r < end; r += step)
+        f(Range{r, std::min(r + step, end)}, Range{c, std::min(c + wide, outputs.end)});
+  }
 }
 
 }  // namespace fp::ops

@@ -168,6 +168,7 @@ class Suite {
   void epilogues(const Case& c, Packed& packed, const Floats& start, const Floats& sums, uint32_t seed) {
     const int64_t c_row = c.n + 2;
     const Floats bias = numbers<float>(std::size_t(c.n), seed + 3);
+    const bool chained = std::strncmp(p_.name, "amx", 3) == 0;
     for (int mode = 0; mode < 5; ++mode) {
       Floats y = start, pre = start, velocity = start;
       fp::Epilogue<float> e;
@@ -195,8 +196,12 @@ class Suite {
           if (j < c.n && mode < 2) want = z < 0 ? slope * z : z;
           if (j < c.n && mode == 2) want = start[at] > 0 ? sum : 0 * sum;
           if (j < c.n && mode == 3) want = start[at] + std::fma(-0.25f, sum, 0.5f * start[at]);
-          if (j < c.n && mode == 4 && c.k > 0 && c.k <= fp::kBlock) want = start[at] + sum;
-          if (j < c.n && mode == 4 && c.k > fp::kBlock) want = y[at];  // see resumed()
+          if (j < c.n && mode == 4 && c.k > 0) {
+            const float added = start[at] + sum;
+            // Sums that are one chain begin with c: another order. See resumed() for their bits, and for cut ones'.
+            const bool ordered = !chained && c.k <= fp::kBlock;
+            want = ordered || !(std::fabs(y[at] - added) <= 1e-5f * float(c.k + 10)) ? added : y[at];
+          }
           if (y[at] != want || (mode == 1 && j < c.n && pre[at] != z)) {
             fail("%s %lldx%lldx%lld, epilogue %d: expected %.9g, received %.9g", p_.name, (long long)c.m,
                  (long long)c.n, (long long)c.k, mode, double(want), double(y[at]));
