@@ -55,47 +55,38 @@ struct TileOperands {
   const char *first, *second;
 };
 
-// What to fetch on the way, some of it with every step along the sum: rows of two lines that the epilogue will write or
-// read, and lines of two panels of right.
+// What the epilogue of a square of two lines a row will touch besides c.
+enum class TileOther { nothing, read, written };
+
+// Fetched with every step along the sum: kFetchRows rows, none or all of them, since a branch would cost as much.
+inline constexpr int kFetchRows = 2;
 struct TileFetch {
   const char *c, *other;
   int64_t c_row, other_row;
-  bool other_written;
-  int64_t rows, rows_step;
-  const char *first, *second;
-  int64_t lines, lines_step;
 };
 
 FP_INLINE void fetch_to_write(const char* p) { asm volatile("prefetchw %0" : : "m"(*p)); }
 
+template <TileOther other>
 FP_INLINE void tile_fetch(TileFetch& f) {
-  for (int64_t i = f.rows < f.rows_step ? f.rows : f.rows_step; i > 0; --i) {
+  FP_UNROLL for (int i = 0; i < kFetchRows; ++i) {
     fetch_to_write(f.c);
     fetch_to_write(f.c + 64);
     f.c += f.c_row;
-    if (!f.other) continue;
-    if (f.other_written) {
+    if constexpr (other == TileOther::written) {
       fetch_to_write(f.other);
       fetch_to_write(f.other + 64);
-    } else {
+    } else if constexpr (other == TileOther::read) {
       __builtin_prefetch(f.other);
       __builtin_prefetch(f.other + 64);
     }
     f.other += f.other_row;
   }
-  f.rows -= f.rows_step;
-  for (int64_t i = f.lines < f.lines_step ? f.lines : f.lines_step; i > 0; --i) {
-    __builtin_prefetch(f.first, 0, 2);
-    __builtin_prefetch(f.second, 0, 2);
-    f.first += 64;
-    f.second += 64;
-  }
-  f.lines -= f.lines_step;
 }
 
 // to (32, 32) = from, or zero without, + the products of `count` tiles along the sum; strides in bytes. high, wide:
 // whether there are lower and right tiles.
-template <bool high, bool wide>
+template <bool high, bool wide, bool fetch = false, TileOther other = TileOther::nothing>
 void tile_block(TileUnit& u, TileOperands o, int64_t count, const float* from, int64_t from_row, float* to,
                 int64_t to_row, TileFetch f) {
   if (from) {
@@ -127,7 +118,7 @@ void tile_block(TileUnit& u, TileOperands o, int64_t count, const float* from, i
     o.lower += o.left_next;
     o.first += 1024;
     o.second += 1024;
-    tile_fetch(f);
+    if constexpr (fetch) tile_fetch<other>(f);
   }
   char* lower = reinterpret_cast<char*>(to) + 16 * to_row;
   tile_write<0>(u, to, to_row);
@@ -136,9 +127,19 @@ void tile_block(TileUnit& u, TileOperands o, int64_t count, const float* from, i
   if constexpr (high && wide) tile_write<3>(u, lower + 64, to_row);
 }
 
+using TileBlock = void (*)(TileUnit&, TileOperands, int64_t, const float*, int64_t, float*, int64_t, TileFetch);
+FP_INLINE TileBlock tile_block_for(bool high, bool wide, bool fetch, TileOther other) {
+  if (!high) return wide ? tile_block<false, true> : tile_block<false, false>;
+  if (!wide) return tile_block<true, false>;
+  if (!fetch) return tile_block<true, true>;
+  return other == TileOther::nothing ? tile_block<true, true, true>
+         : other == TileOther::read  ? tile_block<true, true, true, TileOther::read>
+                                     : tile_block<true, true, true, TileOther::written>;
+}
+
 // The epilogue of a finished square of t.rows rows in t.total, rows of 32; eight rows at a time go through registers.
 template <int vectors>
-void tile_square_close(Tiles<float>& t) {
+void tile_square_finish(Tiles<float>& t) {
   const int64_t rows = t.rows, i = t.i, row = t.width;
   float* total = t.total;
   alignas(64) float closed[kTileRows * vectors * 16];
@@ -160,41 +161,32 @@ void tile_square_close(Tiles<float>& t) {
   t.width = row;
 }
 
-inline void tile_square_finish(Tiles<float>& t) {
-  if (t.rows > 0) (t.cols > 16 ? tile_square_close<2> : tile_square_close<1>)(t);
-}
-
 inline void tile_product(const Product16& g) {
   if (g.m <= 0 || g.n <= 0 || (g.k <= 0 && g.accumulate)) return;
   const GemmArgs<float> e = epilogue_arguments(g);
   const Epilogue<float>& ends = e.epilogue;
 
   constexpr int64_t square = kSide * kSide, square_row = kSide * sizeof(float);
-  // The epilogue of a square follows the multiplications of the next one, which then need not wait for it. Until then
-  // its sums lie in one half, and `done` says where it belongs.
-  alignas(64) float halves[2][square] = {};
-  int half = 0;
+  alignas(64) float sums[square] = {};
   TileUnit unit;
   tile_configure(unit, tile_shape(g.m < 16 ? g.m : 16));
-  Tiles<float> t{}, done{};
-  t.g = done.g = &e;
-  t.width = done.width = kSide;
+  Tiles<float> t{};
+  t.g = &e;
+  t.width = kSide;
   const int64_t c_row = g.c_row * static_cast<int64_t>(sizeof(float));
   const int64_t tiles = padded_sum(g.k) / 32, right_panel = pairs_stride(g.k);
   const int64_t left_panel = g.transposed ? squares_stride(g.k) : 16 * rows_stride(g.k);
   const int64_t group = tile_group(g.m, g.k), blocks = tile_blocks(g.m, g.k);
-  // What the epilogue touches is fetched before the last block where there are several.
-  const int64_t fetching = tiles < kTileFetch ? 0 : blocks > 1 ? blocks - 1 : 1;
   TileOperands o{};
   o.row = g.transposed ? 64 : rows_stride(g.k);
   o.left_next = g.transposed ? 1024 : 64;
+  const float* other = ends.saved ? ends.saved : ends.pre ? ends.pre : ends.velocity;
+  const TileOther touched = ends.saved ? TileOther::read : other ? TileOther::written : TileOther::nothing;
   TileFetch f{};
   f.c_row = c_row;
-  f.other_row = (ends.saved ? ends.saved_row : ends.pre ? ends.pre_row : g.c_row) * int64_t(sizeof(float));
-  f.other_written = !ends.saved;
-  const float* other = ends.saved ? ends.saved : ends.pre ? ends.pre : ends.velocity;
+  f.other_row = (ends.saved ? ends.saved_row : ends.pre ? ends.pre_row : g.c_row) * static_cast<int64_t>(sizeof(float));
   for (int64_t i0 = 0; i0 < g.m; i0 += group) {
-    const int64_t i1 = g.m - i0 < group ? g.m : i0 + group, squares = (i1 - i0 + kSide - 1) / kSide;
+    const int64_t i1 = g.m - i0 < group ? g.m : i0 + group;
     for (t.j = 0; t.j < g.n; t.j += kSide) {
       t.cols = g.n - t.j < kSide ? g.n - t.j : kSide;
       const bool wide = t.cols > 16;
@@ -202,12 +194,6 @@ inline void tile_product(const Product16& g) {
       for (int64_t block = 0; block < blocks; ++block) {
         const bool last = block == blocks - 1;
         const int64_t p = tiles * block / blocks, end = tiles * (block + 1) / blocks, steps = end - p;
-        // The block of right after this one: of this panel or, while there are columns, of the next.
-        const int64_t next = last ? tiles / blocks : tiles * (block + 2) / blocks - end;
-        const char* ahead = last ? right + (wide ? 2 : 1) * right_panel : right + end * 1024;
-        const bool reads_ahead = squares > 1 && (!last || g.n - t.j > kSide);
-        const int64_t ahead_panel = (last ? g.n - t.j - kSide : t.cols) > 16 ? right_panel : 0;
-        int64_t ahead_at = 0;
         float* totals = g.scratch;
         for (t.i = i0; t.i < i1; t.i += kSide, totals += square) {
           t.rows = i1 - t.i < kSide ? i1 - t.i : kSide;
@@ -218,24 +204,14 @@ inline void tile_product(const Product16& g) {
           o.first = right + p * 1024;
           o.second = o.first + right_panel;
 
-          f.rows = 0;
-          if (block < fetching) {
-            const int64_t r = t.rows * block / fetching;
-            f.rows = t.rows * (block + 1) / fetching - r;
-            f.rows_step = (f.rows + steps - 1) / steps;
-            f.c = reinterpret_cast<const char*>(g.c + (t.i + r) * g.c_row + t.j);
-            f.other = other ? reinterpret_cast<const char*>(other + t.j) + (t.i + r) * f.other_row : nullptr;
-          }
-          f.lines = 0;
-          if (reads_ahead && steps > 0) {
-            f.lines = (next * 16 + squares - 1) / squares;
-            f.lines_step = (f.lines + steps - 1) / steps;
-            f.first = ahead + ahead_at;
-            f.second = f.first + ahead_panel;
-            ahead_at += f.lines * 64;
+          // Rows of c, from the first step on until all are on their way.
+          const int64_t ahead = p * kFetchRows;
+          const bool fetch = tiles >= kTileFetch && ahead < t.rows;
+          if (fetch) {
+            f.c = reinterpret_cast<const char*>(g.c + (t.i + ahead) * g.c_row + t.j);
+            f.other = other ? reinterpret_cast<const char*>(other + t.j) + (t.i + ahead) * f.other_row : f.c;
           }
 
-          float* sums = halves[half];
           float* c = g.c + t.i * g.c_row + t.j;
           const bool whole = t.rows % 16 == 0 && t.cols % 16 == 0;  // c has room for the tiles
           const float* from = nullptr;
@@ -253,23 +229,14 @@ inline void tile_product(const Product16& g) {
           const bool direct = last && whole && ends.kind == EpilogueKind::store;
           float* to = direct ? c : last ? sums : totals;
           if (direct) to_row = c_row;
-          if (t.rows > 16)
-            (wide ? tile_block<true, true> : tile_block<true, false>)(unit, o, steps, from, from_row, to, to_row, f);
-          else
-            (wide ? tile_block<false, true> : tile_block<false, false>)(unit, o, steps, from, from_row, to, to_row, f);
+          tile_block_for(t.rows > 16, wide, fetch, touched)(unit, o, steps, from, from_row, to, to_row, f);
           if (!last || direct) continue;
-          tile_square_finish(done);
-          done.i = t.i;
-          done.j = t.j;
-          done.rows = t.rows;
-          done.cols = t.cols;
-          done.total = sums;
-          half ^= 1;
+          t.total = sums;
+          (wide ? tile_square_finish<2> : tile_square_finish<1>)(t);
         }
       }
     }
   }
-  tile_square_finish(done);
   tile_release(unit);
 }
 
