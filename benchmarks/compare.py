@@ -3,6 +3,7 @@
     python benchmarks/compare.py --quick                            # two to three minutes
     python benchmarks/compare.py                                    # everything, below half an hour on two CPUs
     python benchmarks/compare.py --threads 1 --workloads A B --contestants numpy torch jax --no-extras
+    python benchmarks/compare.py --cpus 4 5                         # where CPUs 0 and 1 are busy
     python benchmarks/compare.py --from .benchmarks/compare/compare.json --write docs/performance.md
 
 Whoever is installed takes part: NumPy by hand, scikit-learn, PyTorch (eager, compile, both in bfloat16 too), JAX,
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +32,7 @@ import time_to_result
 from contestants import CONTESTANTS
 from footprint import can_measure_memory, import_seconds, memory_while_training, wheel_bytes
 from interleave import ContestantError, Worker, disagreement, time_side_by_side
-from machine import describe_machine, usable_cpus, versions
+from machine import PREFERRED_CPUS, allowed_cpus, describe_machine, usable_cpus, versions
 from others import OTHERS
 from report import pictures, tables, write_between_markers
 from workloads import WORKLOADS, Workload, growth
@@ -347,6 +349,13 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         default="wall",
         help="cpu: the process's time on a CPU, for one thread on a busy machine (default: wall)",
     )
+    parser.add_argument(
+        "--cpus",
+        type=int,
+        nargs="+",
+        metavar="CPU",
+        help="on which contestants run first, the quiet ones of a busy machine (default: one of each core)",
+    )
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS), metavar="NAME")
     parser.add_argument(
         "--contestants",
@@ -375,6 +384,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--clock cpu: expected --threads 1; received {options.threads}")
     if not 1 <= options.threads <= cpus:
         parser.error(f"--threads: expected 1 to {cpus}, the CPUs of this machine; received {options.threads}")
+    if options.cpus:
+        strange = [cpu for cpu in options.cpus if cpu not in allowed_cpus()]
+        if strange:
+            parser.error(f"--cpus: expected CPUs that this process may use; received {strange[0]}")
     options.seconds = options.seconds if options.seconds is not None else 0.5 if options.quick else 2.0
     options.rounds = options.rounds if options.rounds is not None else 4 if options.quick else 7
     options.rows = options.rows or ([1, 1024] if options.quick else [1, 1024, 4096])
@@ -385,7 +398,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _choose(options: argparse.Namespace) -> None:
-    """Fills in the contestants, the reference and this package among them."""
+    """Fills in the contestants, the reference and this package among them, and where they run."""
+    if options.cpus:
+        os.environ[PREFERRED_CPUS] = " ".join(map(str, options.cpus))
     here = installed()
     if options.contestants is None:
         skip = {name for name, other in OTHERS.items() if other.compiles} if options.quick else set()

@@ -8,8 +8,19 @@ import platform
 from collections.abc import MutableMapping
 from typing import Any
 
-__all__ = ["blas_in_use", "describe_machine", "keep_to_cpus", "set_environment", "usable_cpus", "versions"]
+__all__ = [
+    "PREFERRED_CPUS",
+    "allowed_cpus",
+    "blas_in_use",
+    "describe_machine",
+    "keep_to_cpus",
+    "set_environment",
+    "usable_cpus",
+    "versions",
+]
 
+#: The environment variable with the CPUs that contestants run on rather than others, for machines where some are busy.
+PREFERRED_CPUS = "FASTPERCEPTRON_BENCHMARK_CPUS"
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -49,17 +60,18 @@ def set_environment(threads: int, environment: MutableMapping[str, str]) -> None
 
 
 def keep_to_cpus(threads: int) -> None:
-    """Leaves this process as many CPUs as it shall have threads, on cores of their own where there are enough.
+    """Leaves this process as many CPUs as it shall have threads: those that PREFERRED_CPUS names, in its order, then
+    others, on cores of their own where there are enough.
 
     Some libraries count the CPUs and take no other number. Does nothing where the system has no affinity.
     """
-    if not hasattr(os, "sched_getaffinity"):
-        return
-    cpus = sorted(os.sched_getaffinity(0))
+    cpus = allowed_cpus()
     if threads >= len(cpus):
         return
     first_of_core = [cpu for cpu in cpus if cpu == min(_siblings(cpu))]
-    chosen = first_of_core + [cpu for cpu in cpus if cpu not in first_of_core]
+    preferred = [int(cpu) for cpu in os.environ.get(PREFERRED_CPUS, "").split()]
+    others = first_of_core + [cpu for cpu in cpus if cpu not in first_of_core]
+    chosen = [*preferred, *(cpu for cpu in others if cpu not in preferred)]
     os.sched_setaffinity(0, chosen[:threads])
 
 
@@ -73,11 +85,14 @@ def _siblings(cpu: int) -> list[int]:
     return numbers or [cpu]
 
 
+def allowed_cpus() -> list[int]:
+    """The CPUs in the affinity mask; none where the system has no affinity."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
 def usable_cpus() -> int:
-    """CPUs in the affinity mask, where the system has one."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """How many they are; all of the machine where the system has no affinity."""
+    return len(allowed_cpus()) or os.cpu_count() or 1
 
 
 def describe_machine() -> dict[str, Any]:

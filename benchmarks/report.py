@@ -119,6 +119,15 @@ def _compare(what: str, contestants: dict[str, Any], ours: str, least: float, ot
     return Wanted(what, text, f"{reached:.2f} x", reached >= least, f"best other: {LABELS[other]}")
 
 
+def _would_take(result: Result, found: dict[str, Any], other: str | None, least: float, dtype: str) -> str:
+    """What share of the peak a step has to reach to be so many times faster, which may be more than there is."""
+    limits = result["limits"].get(str(result["threads"]))
+    if other is None or not limits or not limits.get(dtype):
+        return ""
+    needed = found["flop"] * least / median(found["contestants"][other]["rounds"])
+    return f"; {least:g} x would take {needed / limits[dtype]:.0%} of the peak of all threads"
+
+
 def _training(result: Result) -> Iterator[Wanted]:
     for name, least in FASTER.items():
         what = f"{name}, float32 step: times faster than the best other"
@@ -126,7 +135,9 @@ def _training(result: Result) -> Iterator[Wanted]:
         if found is None:
             yield Wanted(what, f"{least:g} x", None, None, _UNKNOWN)
             continue
-        yield _compare(what, found["contestants"], "native", least, best_other(found["contestants"], False), "")
+        other = best_other(found["contestants"], False)
+        line = _compare(what, found["contestants"], "native", least, other, "")
+        yield line._replace(note=line.note + _would_take(result, found, other, least, "float32"))
     for name, least in SHARE.items():
         what = f"{name}, float32 step: share of the FMA peak of the cores used"
         found = result["training"].get(name, {})
@@ -154,9 +165,13 @@ def _bfloat16(result: Result) -> Iterator[Wanted]:
             yield Wanted(what, f"{least:g} x{more}", None, None, _UNKNOWN)
             continue
         contestants = found["contestants"]
-        line = _compare(what, contestants, "native-bf16", least, best_other(contestants, None), more)
+        other = best_other(contestants, None)
+        line = _compare(what, contestants, "native-bf16", least, other, more)
         if "native-bf16" not in contestants:
             line = line._replace(note="this version has no mixed_bfloat16")
+        line = line._replace(
+            note=line.note + _would_take(result, found, best_other(contestants, None), least, "bfloat16")
+        )
         if not has_amx:
             note = "not applicable: this processor has no AMX"
             line = line._replace(held=None, note=f"{note}; {line.note}")

@@ -118,6 +118,8 @@ def test_ratios_are_within_rounds(result: dict[str, Any]) -> None:
     assert module("report").ratio(contestants["numpy"], contestants["native"]) == 6  # of 8, 6 and 6
     assert line(result, "A, float32 step: times").reached == "7.00 x"
     assert line(result, "A, float32 step: times").held is True
+    needed = "best other: JAX; 6 x would take 43% of the peak of all threads"  # 1 MFLOP in 7/6 us, of 2 TFLOP/s
+    assert line(result, "A, float32 step: times").note == needed
     assert line(result, "A, float32 step: share").reached == "50%"  # 1 TFLOP/s of 2
 
 
@@ -225,6 +227,19 @@ def test_growth_workloads() -> None:
             assert workload.rows % workload.batch == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_preferred_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = module("machine")
+    chosen: list[set[int]] = []
+    monkeypatch.setattr(machine, "allowed_cpus", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cpus: chosen.append(set(cpus)))
+    monkeypatch.setenv(machine.PREFERRED_CPUS, "3 1")
+    for threads in (1, 2, 3, 4):
+        machine.keep_to_cpus(threads)
+    assert [len(cpus) for cpus in chosen] == [1, 2, 3]  # four are all there are
+    assert chosen[:2] == [{3}, {3, 1}]
+
+
 def test_options() -> None:
     arguments = module("compare").arguments
     assert (arguments(["--quick"]).rounds, arguments(["--quick"]).sweep) == (4, False)
@@ -241,6 +256,7 @@ def test_options() -> None:
         ["--rounds", "0"],
         ["--seconds", "-1"],
         ["--workloads", "Z"],
+        ["--cpus", "1000000"],
         ["--clock", "cpu", "--threads", "2"],
     ],
 )
