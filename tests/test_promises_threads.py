@@ -202,17 +202,19 @@ def test_labels_and_weights_changed_during_fit_have_no_effect(backend: str) -> N
     alone, model = (classifier((32, 5), backend=backend) for _ in range(2))
     alone.fit(x, y, epochs=20, verbose=0, sample_weight=weights)
     labels, changing = y.copy(), weights.copy()
-    done, workers = threading.Event(), Workers()
+    begun, done, workers = threading.Event(), threading.Event(), Workers()
 
     class Spoils(fp.Callback):
         def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
             workers.start(spoil)
+            begun.wait()
 
     def spoil() -> None:
         rng = np.random.default_rng(2)
         while not done.is_set():
             labels[:] = rng.integers(-(2**62), 2**62, 500)
             changing[:] = np.nan
+            begun.set()
 
     try:
         model.fit(x, labels, epochs=20, verbose=0, sample_weight=changing, callbacks=[Spoils()])

@@ -14,6 +14,9 @@ namespace {
 
 constexpr int64_t kSmallBytes = 512 * 1024;
 constexpr int64_t kPad = 16;  // columns, see RowArgs
+// Weights of so many bytes come from memory, and reading them takes as long as the arithmetic of so many rows.
+constexpr double kFarBytes = 8 << 20;
+constexpr int64_t kRowsRead = 8;
 
 int64_t padded(int64_t cols) { return (cols + kPad - 1) / kPad * kPad; }
 
@@ -297,11 +300,12 @@ template <class T>
 void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
   if (rows <= 0) return;
   if (rows == 1 && row_is_small_) return products_ ? run_small<kStackRoom>(x, y) : run_small<1>(x, y);
-  const double flop = flop_ * static_cast<double>(rows);
-  int team = static_cast<int>(std::clamp(flop / kFlopPerThread, 1.0, static_cast<double>(std::max(threads, 1))));
+  const double bytes = flop_ / 2 * (products_ ? 2 : static_cast<double>(sizeof(T)));
+  const double worth = static_cast<double>(bytes < kFarBytes ? rows : std::max(rows, kRowsRead));
+  const double most = std::max(threads, 1);
+  int team = static_cast<int>(std::clamp(flop_ * worth / kFlopPerThread, 1.0, most));
   // With few rows threads share columns where the layers are worth a barrier each.
-  const bool by_columns =
-      team > 1 && rows < kRowsPerThread * team && widest_flop_ * static_cast<double>(rows) >= kFlopPerThread * 2;
+  const bool by_columns = team > 1 && rows < kRowsPerThread * team && widest_flop_ * worth >= kFlopPerThread * 2;
   if (!by_columns) team = static_cast<int>(std::min<int64_t>(team, (rows + 15) / 16));
   const int64_t share = by_columns ? rows : (rows + team - 1) / team;
   const int64_t chunk = std::min(share, products_ ? kMostPacked : std::clamp<int64_t>(65536 / slot_row_, 512, 1024));

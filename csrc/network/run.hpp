@@ -120,8 +120,8 @@ struct Run {
   void backward_values(Team& team, int first, int last, const BackwardPlan& pass, bool may_stop);
   void backward_weights(Team& team, int first, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
                         const std::vector<char>& begun, bool may_stop);
-  // With small weights and many rows each thread sums whole blocks of its own rows for all weights, and fetches the
-  // block sums of others instead of their rows; update_blocks follows after a barrier. The bits are the same.
+  // The weight gradients' block sums of this thread's rows and, after a barrier, their sums and the update; in
+  // blocks.cpp. The bits are the same as those of backward_weights.
   void backward_blocks(Team& team, int first, int last, const BackwardPlan& pass);
   void update_blocks(Team& team, const std::vector<Destination>& to);
   // The optimizer over instance.gradients.

@@ -42,7 +42,7 @@ class Profile:
 
     ``rows`` are the parts of a step, each run and timed on its own; ``step_seconds`` is a whole step as ``fit`` runs
     it, its parts fused, which takes less than their sum. ``call_seconds`` is the price of a call that does nothing:
-    every row contains it. ``peak`` is the flop per second that the threads in use reach in registers, or None on the
+    every row contains it. ``peak`` is the flop per second that the step's threads reach in registers, or None on the
     NumPy backend.
     """
 
@@ -125,8 +125,8 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
     in_python = any(judge.loss is not None and judge.loss.native() is None for judge in judges)
     described = _described(network, n, rows, in_python, optimizer)
     listed = [row._replace(seconds=clock.median(row.part, index)) for index, row in described]
-    title = f"{type(model).__name__} {model.name!r}: one training step of {n} rows, {twin.dtype}, {_machine(network)}"
-    return Profile(title, listed, step_seconds, call_seconds, _peak(twin.dtype, network.backend))
+    title = f"{type(model).__name__} {model.name!r}: one training step of {n} rows, {twin.dtype}, {_machine(network, n)}"
+    return Profile(title, listed, step_seconds, call_seconds, _peak(twin.dtype, network, n))
 
 
 # -- timing ------------------------------------------------------------------------------------------------------
@@ -295,17 +295,19 @@ def _instruction_set() -> str:
     return str(core.instruction_set()) if core is not None else ""
 
 
-def _machine(network: Any) -> str:
+def _machine(network: Any, n: int) -> str:
     if network.backend != "native":
         return "numpy backend"
-    threads = config.get_num_threads()
-    return f"native backend, {_instruction_set()}, up to {threads} thread{'s' if threads > 1 else ''}"
+    threads = network.useful_threads(n, True)
+    return f"native backend, {_instruction_set()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def _peak(dtype: str, backend: str) -> float | None:
+def _peak(dtype: str, network: Any, n: int) -> float | None:
     from .peak import peak_flops
 
-    return peak_flops("bfloat16" if dtype == "mixed_bfloat16" else dtype) if backend == "native" else None
+    if network.backend != "native":
+        return None
+    return peak_flops("bfloat16" if dtype == "mixed_bfloat16" else dtype, network.useful_threads(n, True))
 
 
 # -- text --------------------------------------------------------------------------------------------------------
