@@ -171,6 +171,8 @@ def test_a_thousand_steps_allocate_no_more_than_one(kind: str, threads: int, cou
         return
     # Evaluation is a third of the work; whether that is worth a second thread, for one step or for a thousand, is the
     # network's affair.
-    assert found["train"][1] == found["train"][2] == (1 if threads > 1 else 0)
+    # A call runs in stretches, on as many threads as were found quickest; not in a region per step.
+    assert found["train"][1] <= threads - 1
+    assert found["train"][2] <= (threads - 1) * steps // 20
     assert found["evaluate"][1] <= found["evaluate"][2] <= threads - 1
     assert found["predict"][2] <= threads - 1

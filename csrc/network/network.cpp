@@ -264,7 +264,12 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     bool stop = false, stop_before_update = false;
     double budget;
     Interrupt::Clock::time_point start;
-    bool quick;  // a backward pass is over soon: it updates as it goes and is not stopped
+    // Until when this stretch goes on, what it has done, and when its first step was over.
+    Pace::Stretch stretch{1};
+    int64_t taken = 0;
+    Interrupt::Clock::time_point first{};
+    bool paused = false;  // done with the stretch only
+    bool quick;           // a backward pass is over soon: it updates as it goes and is not stopped
     UpdatePlan updates;
     std::vector<char> none;
   };
@@ -288,6 +293,10 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
               false,
               limits.budget,
               Interrupt::Clock::now(),
+              {1},
+              0,
+              {},
+              false,
               quick,
               UpdatePlan(program, plan_, quick),
               std::vector<char>(program.parameters.size(), 0)};
@@ -298,58 +307,68 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     for (int p = 0; p < instance_.count(); ++p)
       if (job.updates.without[p]) instance_.clear(instance_.gradients, p);
 
-  parallel_run(
-      team_size,
-      [](Team& team, void* p) {
-        Context& c = *static_cast<Context*>(p);
-        Network& net = *c.net;
-        Run<T> run = c.run;
-        const int ops = static_cast<int>(run.program.operations.size());
-        const BackwardPlan& pass = net.plan_.backward;
-        for (;;) {
-          run.n = std::min(c.batch_size, c.end - run.begin);
-          run.choose_way(team.size);
-          // Whatever a thread can do with its own rows alone it does before the first barrier.
-          run.gather(team);
-          run.forward(team, 0, ops);
-          run.judge(team, net.heads_, net.metrics_, c.training);
-          const bool values_first = c.training && run.values_first();
-          if (values_first) run.backward_values(team, 0, ops, pass, true);
-          if (run.by_blocks) run.backward_blocks(team, 0, ops, pass);
-          if (team.rank == 0) c.stop = run.interrupt.stopped();
+  // A stretch of steps.
+  const auto work = [](Team& team, void* p) {
+    Context& c = *static_cast<Context*>(p);
+    Network& net = *c.net;
+    Run<T> run = c.run;
+    const int ops = static_cast<int>(run.program.operations.size());
+    const BackwardPlan& pass = net.plan_.backward;
+    for (;;) {
+      run.n = std::min(c.batch_size, c.end - run.begin);
+      run.choose_way(team.size);
+      // Whatever a thread can do with its own rows alone it does before the first barrier.
+      run.gather(team);
+      run.forward(team, 0, ops);
+      run.judge(team, net.heads_, net.metrics_, c.training);
+      const bool values_first = c.training && run.values_first();
+      if (values_first) run.backward_values(team, 0, ops, pass, true);
+      if (run.by_blocks) run.backward_blocks(team, 0, ops, pass);
+      if (team.rank == 0) c.stop = run.interrupt.stopped();
+      if (team.size > 1) team.barrier();
+      bool give_up = c.stop || run.interrupt.bad_position() != INT64_MAX;
+      if (c.training && !give_up) {
+        if (run.by_blocks)
+          run.update_blocks(team, c.updates.to);
+        else if (values_first)
+          run.backward_weights(team, 0, ops, pass, c.updates.to, c.none, !c.quick);
+        else
+          run.backward(team, 0, ops, pass, c.updates.to, c.none, !c.quick);
+        if (c.updates.any_apart) {
+          if (team.rank == 0) c.stop_before_update = !c.quick && run.interrupt.stopped();
           if (team.size > 1) team.barrier();
-          bool give_up = c.stop || run.interrupt.bad_position() != INT64_MAX;
-          if (c.training && !give_up) {
-            if (run.by_blocks)
-              run.update_blocks(team, c.updates.to);
-            else if (values_first)
-              run.backward_weights(team, 0, ops, pass, c.updates.to, c.none, !c.quick);
-            else
-              run.backward(team, 0, ops, pass, c.updates.to, c.none, !c.quick);
-            if (c.updates.any_apart) {
-              if (team.rank == 0) c.stop_before_update = !c.quick && run.interrupt.stopped();
-              if (team.size > 1) team.barrier();
-              give_up = c.stop_before_update;
-              if (!give_up) run.update(team, c.updates.apart);
-            }
-          }
-          if (team.rank == 0) {
-            if (!give_up) {
-              net.log_batch(run);
-              c.reached += run.n;
-              if (c.training) ++net.step;
-            }
-            run.interrupt.check(team);
-            const double spent = std::chrono::duration<double>(Interrupt::Clock::now() - c.start).count();
-            c.done = give_up || c.reached >= c.end || spent >= c.budget || run.interrupt.stopped();
-          }
-          if (team.size > 1) team.barrier();
-          if (c.done) return;
-          run.begin += run.n;
-          if (c.training) ++run.step;
+          give_up = c.stop_before_update;
+          if (!give_up) run.update(team, c.updates.apart);
         }
-      },
-      &job);
+      }
+      if (team.rank == 0) {
+        if (!give_up) {
+          net.log_batch(run);
+          c.reached += run.n;
+          if (c.training) ++net.step;
+        }
+        run.interrupt.check(team);
+        const auto now = Interrupt::Clock::now();
+        if (++c.taken == 1) c.first = now;
+        const double spent = std::chrono::duration<double>(now - c.start).count();
+        c.done = give_up || c.reached >= c.end || spent >= c.budget || run.interrupt.stopped();
+        c.paused = !c.done && (c.taken >= c.stretch.steps || now >= c.stretch.end);
+      }
+      if (team.size > 1) team.barrier();
+      if (c.done || c.paused) return;
+      run.begin += run.n;
+      if (c.training) ++run.step;
+    }
+  };
+  do {
+    job.stretch = training ? pace_.next(batch_size, 3 * flop, team_size) : Pace::Stretch{team_size};
+    job.taken = 0;
+    job.run.begin = job.reached;
+    job.run.step = step;
+    parallel_run(job.stretch.threads, work, &job);
+    const double seconds = std::chrono::duration<double>(Interrupt::Clock::now() - job.first).count();
+    pace_.note(job.stretch, job.taken - 1, seconds);
+  } while (job.paused);
   const int64_t bad = interrupt.bad_position();
   if (bad != INT64_MAX) reject(sources, bad);
   return job.reached;

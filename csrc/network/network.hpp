@@ -10,6 +10,7 @@
 #include <string>
 
 #include "network/occupancy.hpp"
+#include "network/pace.hpp"
 #include "network/predictor.hpp"
 #include "network/run.hpp"
 
@@ -134,6 +135,7 @@ class Network {
   bool batch_training_ = false;
   std::vector<char> value_begun_, parameter_begun_;
 
+  Pace pace_;  // of training
   Occupancy occupancy_;
 };
 

@@ -125,7 +125,8 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
     in_python = any(judge.loss is not None and judge.loss.native() is None for judge in judges)
     described = _described(network, n, rows, in_python, optimizer)
     listed = [row._replace(seconds=clock.median(row.part, index)) for index, row in described]
-    title = f"{type(model).__name__} {model.name!r}: one training step of {n} rows, {twin.dtype}, {_machine(network, n)}"
+    step = f"one training step of {n} rows, {twin.dtype}, {_machine(network, n)}"
+    title = f"{type(model).__name__} {model.name!r}: {step}"
     return Profile(title, listed, step_seconds, call_seconds, _peak(twin.dtype, network, n))
 
 
