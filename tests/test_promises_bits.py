@@ -69,8 +69,8 @@ def test_training_does_not_depend_on_the_number_of_threads(run: str) -> None:
 @pytest.mark.parametrize("run", [name for name in RUNS if name.startswith(("rows are", "layers are"))])
 def test_those_runs_use_threads(run: str, tmp_path: Path) -> None:
     core = importlib.import_module("fastperceptron._core")
-    if core.openmp_runtime() == "none":
-        pytest.skip("built without threads")
+    if core.openmp_runtime().startswith("none"):
+        pytest.skip("built without threads, or with such as end with each call")
     code = f"""
 import os
 import fastperceptron as fp

@@ -237,21 +237,11 @@ void Predictor<T>::dense16([[maybe_unused]] const Step& s, [[maybe_unused]] int6
   if constexpr (std::is_same_v<T, float>) {
     if (cols.size() <= 0) return;
     T* room = scratch + need.scratch;
-    products_->pack_left({from.data, from.row, rows, s.in, 0, rows, 0, s.in, room});
-    Product16 g{};
-    g.m = g.left_rows = rows;
-    g.n = cols.size();
-    g.k = s.in;
-    g.left = room;
-    g.right = packed_[s.weights].data();
-    g.right_cols = s.out;
-    g.j0 = cols.begin;
-    g.c = to + cols.begin;
-    g.c_row = to_row;
-    g.epilogue = ops::forward_epilogue<T>(s.bias < 0 ? nullptr : copies_[s.bias].data, s.activation, s.alpha, nullptr,
-                                          0, 0, cols.begin);
-    g.scratch = scratch;
-    products_->product(g);
+    const Range all{0, rows};
+    ops::pack_slab16(*products_, {from.data, rows, s.in, from.row}, all, room);
+    ops::dense_forward16(*products_, room, all, s.in, packed_[s.weights].data(),
+                         s.bias < 0 ? nullptr : copies_[s.bias].data, s.activation, s.alpha, nullptr, 0,
+                         {to, rows, s.out, to_row}, all, cols, scratch);
   }
 }
 

@@ -21,26 +21,33 @@ inline void pack_slab16(const Products16& p, Matrix<const float> x, Range rows, 
   p.pack_left({x.data + rows.begin * x.row, x.row, rows.size(), x.cols, 0, rows.size(), 0, x.cols, room});
 }
 
+// What a product of a packed slab is, but for its epilogue: rows x cols of c, sums over k.
+inline Product16 slab_product16(const void* left, Range slab, int64_t k, const void* right, Matrix<float> c, Range rows,
+                                Range cols, float* scratch) {
+  Product16 g{};
+  g.m = rows.size();
+  g.n = cols.size();
+  g.k = k;
+  g.left = left;
+  g.left_rows = slab.size();
+  g.i0 = rows.begin - slab.begin;
+  g.right = right;
+  g.right_cols = c.cols;
+  g.j0 = cols.begin;
+  g.c = c.data + rows.begin * c.row + cols.begin;
+  g.c_row = c.row;
+  g.scratch = scratch;
+  return g;
+}
+
 // y = act(x w + b) over rows x cols of y; z, when given, receives x w + b. left: a slab of x,
 // (slab.size(), in); right: w, packed.
 inline void dense_forward16(const Products16& p, const void* left, Range slab, int64_t in, const void* right,
                             const float* b, Activation act, float alpha, float* z, int64_t z_row, Matrix<float> y,
                             Range rows, Range cols, float* scratch) {
   if (rows.size() <= 0 || cols.size() <= 0) return;
-  Product16 g{};
-  g.m = rows.size();
-  g.n = cols.size();
-  g.k = in;
-  g.left = left;
-  g.left_rows = slab.size();
-  g.i0 = rows.begin - slab.begin;
-  g.right = right;
-  g.right_cols = y.cols;
-  g.j0 = cols.begin;
-  g.c = y.data + rows.begin * y.row + cols.begin;
-  g.c_row = y.row;
+  Product16 g = slab_product16(left, slab, in, right, y, rows, cols, scratch);
   g.epilogue = forward_epilogue(b, act, alpha, z, z_row, rows.begin, cols.begin);
-  g.scratch = scratch;
   p.product(g);
 }
 
@@ -50,21 +57,9 @@ inline void dense_backward_input16(const Products16& p, const void* left, Range 
                                    const float* saved, int64_t saved_row, Activation act, float alpha, bool accumulate,
                                    Matrix<float> dx, Range rows, Range cols, float* scratch) {
   if (rows.size() <= 0 || cols.size() <= 0) return;
-  Product16 g{};
-  g.m = rows.size();
-  g.n = cols.size();
-  g.k = out;
-  g.left = left;
-  g.left_rows = slab.size();
-  g.i0 = rows.begin - slab.begin;
-  g.right = right;
-  g.right_cols = dx.cols;
-  g.j0 = cols.begin;
-  g.c = dx.data + rows.begin * dx.row + cols.begin;
-  g.c_row = dx.row;
+  Product16 g = slab_product16(left, slab, out, right, dx, rows, cols, scratch);
   g.accumulate = accumulate;
   g.epilogue = backward_epilogue(saved, saved_row, act, alpha, rows.begin, cols.begin);
-  g.scratch = scratch;
   p.product(g);
 }
 
