@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from parity import PURE, forced, instruction_sets
-from promises import activation
+from predictor_models import GRAPH_VALUES, assert_graph_predicts, chain, rows, same
 
 import fastperceptron as fp
-from fastperceptron.program import Operation, Parameter, Program
 
 pytestmark = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
 
@@ -20,25 +19,8 @@ PATHS = instruction_sets("bfloat16_paths_usable")
 COUNTS = (1, 2, 17, 130, 700)  # rows; those of a stack, of a tile, of more than one packed part
 
 
-def chain(widths: tuple[int, ...], kind: str = "relu", last: str = "linear", bias: bool = True) -> fp.Sequential:
-    layers: list[Any] = [fp.Input((widths[0],))]
-    for width in widths[1:-1]:
-        layers += [
-            fp.Dense(width, activation=activation(kind), use_bias=bias, bias_initializer="ones"),
-            fp.Dropout(0.3),
-        ]
-    layers.append(fp.Dense(widths[-1], activation=last, use_bias=bias))
-    return fp.Sequential(layers, seed=1, dtype="mixed_bfloat16", backend="native")
-
-
-def rows(n: int, width: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(seed).standard_normal((n, width)).astype(np.float32)
-
-
-def same(a: Any, b: Any) -> None:
-    assert a.shape == b.shape
-    assert a.dtype == b.dtype == np.float32
-    assert a.tobytes() == b.tobytes()
+def mixed(widths: tuple[int, ...], kind: str = "relu", last: str = "linear", bias: bool = True) -> fp.Sequential:
+    return chain(widths, kind, "mixed_bfloat16", last, bias, backend="native")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -57,12 +39,13 @@ def same(a: Any, b: Any) -> None:
 )
 def test_rows_have_the_bits_of_predict(path: str, widths: tuple[int, ...], kind: str) -> None:
     with forced(path):
-        model = chain(widths, kind, "softmax" if kind == "tanh" else "linear", bias=kind != "sigmoid")
+        model = mixed(widths, kind, "softmax" if kind == "tanh" else "linear", bias=kind != "sigmoid")
         p = model.predictor()
         assert p.product_path == f"bfloat16 {path}"
         assert repr(p) == f"<Predictor from ({widths[0]},) to ({widths[-1]},), bfloat16 {path}>"
         x = rows(max(COUNTS), widths[0])
         expected = model.predict(x)
+        assert expected.dtype == np.float32
         for n in COUNTS:
             same(p(x[:n]), expected[:n])
             out = np.full((n, widths[-1]), np.nan, np.float32)
@@ -77,34 +60,10 @@ def test_rows_have_the_bits_of_predict(path: str, widths: tuple[int, ...], kind:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("output", [3, 6, 7, 8, 9])
+@pytest.mark.parametrize("output", GRAPH_VALUES)
 def test_graphs_have_the_bits_of_predict(path: str, output: int) -> None:
-    """Values that are read twice, skipped over and joined, and weights that two layers share."""
-    operations = (
-        Operation("dense", (0,), 1, "a", (0, 1), "tanh"),
-        Operation("activation", (1,), 2, "b", (), "gelu"),
-        Operation("add", (1, 2, 1), 3, "c"),
-        Operation("dropout", (3,), 4, "d", rate=0.5),
-        Operation("dense", (4,), 5, "e", (3, 1), "relu"),
-        Operation("dense", (5,), 6, "f", (3,), "softsign"),
-        Operation("concatenate", (5, 0, 3), 7, "g"),
-        Operation("dense", (7,), 8, "h", (2,), "relu"),
-        Operation("activation", (8,), 9, "i", (), "softmax"),
-    )
-    widths = (5, 33, 33, 33, 33, 33, 33, 71, 4, 4)
-    shapes = ((5, 33), (33,), (71, 4), (33, 33))
-    parameters = tuple(Parameter(str(i), shape) for i, shape in enumerate(shapes))
     with forced(path) as native:
-        network = native.Network(Program("mixed_bfloat16", widths, parameters, operations, (output,)))
-        for i, shape in enumerate(shapes):
-            network.set_parameter(i, rows(1, int(np.prod(shape)), i).reshape(shape))
-        x, out = rows(130, 5), np.empty((130, widths[output]), np.float32)
-        assert network.predict(x, out, 0, 130, 1e9) == 130
-        p = network.predictor((5,), (widths[output],))
-        same(p(x), out)
-        for i in range(3):
-            same(p(x[i]), out[i])
-            same(p(x[i : i + 17]), out[i : i + 17])
+        assert_graph_predicts(native, "mixed_bfloat16", output)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -113,7 +72,7 @@ def test_numbers_that_are_none(path: str) -> None:
     x = np.array([np.roll(special, i) for i in range(10)], np.float32)
     x[5:] = np.where(np.isfinite(x[5:]), x[5:], 1)
     with forced(path):
-        model = chain((10, 20, 3), "elu")
+        model = mixed((10, 20, 3), "elu")
         p, expected = model.predictor(), model.predict(x)
         np.testing.assert_array_equal(p(x), expected)
         for i in range(10):
@@ -123,7 +82,7 @@ def test_numbers_that_are_none(path: str) -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_threads_do_not_change_the_bits(path: str) -> None:
     with forced(path):
-        model = chain((900, 1300, 1100, 10))
+        model = mixed((900, 1300, 1100, 10))
         x = rows(700, 900)
         p, expected = model.predictor(), model.predict(x)
         for threads in (1, 2, 3):
@@ -133,7 +92,7 @@ def test_threads_do_not_change_the_bits(path: str) -> None:
 
 
 def test_a_predictor_keeps_its_path() -> None:
-    model, x = chain((520, 64, 10), "tanh"), rows(20, 520)
+    model, x = mixed((520, 64, 10), "tanh"), rows(20, 520)
     made: dict[str, tuple[Any, Any]] = {}
     for path in PATHS:
         with forced(path):
@@ -149,7 +108,7 @@ def test_a_predictor_keeps_its_path() -> None:
                 fresh: Any = model.predictor()
                 assert fresh.current
                 assert not p.current or p.product_path == fresh.product_path
-    small: Any = chain((4, 3)).predictor()
+    small: Any = mixed((4, 3)).predictor()
     assert small.current
     for path in PATHS:
         with forced(path):
@@ -160,7 +119,7 @@ def test_a_predictor_keeps_its_path() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_pickle(path: str) -> None:
-    model, x = chain((32, 64, 10)), rows(20, 32)
+    model, x = mixed((32, 64, 10)), rows(20, 32)
     with forced(path):
         p = model.predictor()
         again = pickle.loads(pickle.dumps(p))
@@ -170,7 +129,7 @@ def test_pickle(path: str) -> None:
 
 
 def test_a_snapshot_keeps_its_weights() -> None:
-    model, x, y = chain((32, 64, 10)), rows(20, 32), rows(20, 10, 1)
+    model, x, y = mixed((32, 64, 10)), rows(20, 32), rows(20, 10, seed=1)
     model.compile(fp.SGD(0.1), "mse")
     p, before = model.predictor(), model.predict(x)
     for write in (
@@ -187,7 +146,7 @@ def test_a_snapshot_keeps_its_weights() -> None:
 
 @pytest.mark.parametrize("widths", [(32, 64, 10), (300, 900, 10)])
 def test_many_threads_at_once(widths: tuple[int, ...]) -> None:
-    model, x = chain(widths, "tanh"), rows(64, widths[0])
+    model, x = mixed(widths, "tanh"), rows(64, widths[0])
     p, expected = model.predictor(), model.predict(x)
     wrong: list[int] = []
 

@@ -12,29 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from parity import BACKENDS
+from predictor_models import GRAPH_VALUES, assert_graph_predicts, chain, rows
 from promises import activation
 
 import fastperceptron as fp
 from fastperceptron.errors import DTypeError, NotBuiltError, ShapeError
-from fastperceptron.program import ACTIVATIONS, Operation, Parameter, Program
+from fastperceptron.program import ACTIVATIONS
 
 NATIVE = "native" in BACKENDS
 native_only = pytest.mark.skipif(not NATIVE, reason="the pure wheel has no extension")
 DTYPES = ("float32", "float64")
-
-
-def chain(
-    widths: tuple[int, ...], kind: str = "relu", dtype: str = "float32", last: str = "linear", bias: bool = True
-) -> fp.Sequential:
-    layers: list[Any] = [fp.Input((widths[0],))]
-    for width in widths[1:-1]:
-        layers += [fp.Dense(width, activation=activation(kind), use_bias=bias), fp.Dropout(0.3)]
-    layers.append(fp.Dense(widths[-1], activation=last, use_bias=bias, bias_initializer="ones"))
-    return fp.Sequential(layers, seed=1, dtype=dtype)
-
-
-def rows(n: int, width: int, dtype: str = "float32", seed: int = 0) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(seed).standard_normal((n, width)).astype(dtype)
 
 
 def predicted(model: fp.Model, x: Any) -> Any:
@@ -165,33 +152,9 @@ def test_shared_layers_and_dropout_alone(backend: str) -> None:
 
 @native_only
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("output", [3, 6, 7, 8, 9])
+@pytest.mark.parametrize("output", GRAPH_VALUES)
 def test_operations_with_several_inputs(dtype: str, output: int) -> None:
-    """Values that are read twice, skipped over, joined, and wanted while others still read them."""
-    operations = (
-        Operation("dense", (0,), 1, "a", (0, 1), "tanh"),
-        Operation("activation", (1,), 2, "b", (), "gelu"),
-        Operation("add", (1, 2, 1), 3, "c"),
-        Operation("dropout", (3,), 4, "d", rate=0.5),
-        Operation("multiply", (4, 2), 5, "e"),
-        Operation("concatenate", (5, 0, 3), 6, "f"),
-        Operation("dense", (6,), 7, "g", (2,), "relu"),
-        Operation("activation", (7,), 8, "h", (), "softmax"),
-        Operation("add", (6, 6), 9, "i"),
-    )
-    widths = (5, 33, 33, 33, 33, 33, 71, 4, 4, 71)
-    shapes = ((5, 33), (33,), (71, 4))
-    parameters = tuple(Parameter(str(i), shape) for i, shape in enumerate(shapes))
-    network = fp.backends.resolve("native").Network(Program(dtype, widths, parameters, operations, (output,)))
-    for i, shape in enumerate(shapes):
-        network.set_parameter(i, rows(1, int(np.prod(shape)), dtype, i).reshape(shape))
-    x, out = rows(130, 5, dtype), np.empty((130, widths[output]), dtype)
-    assert network.predict(x, out, 0, 130, 1e9) == 130
-    p = network.predictor((5,), (widths[output],))
-    np.testing.assert_array_equal(p(x), out)
-    for i in range(3):
-        np.testing.assert_array_equal(p(x[i]), out[i])
-        np.testing.assert_array_equal(p(x[i : i + 4]), out[i : i + 4])
+    assert_graph_predicts(fp.backends.resolve("native"), dtype, output)
 
 
 def skipping(output: Any = lambda y, h: y) -> fp.Model:
