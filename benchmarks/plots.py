@@ -8,7 +8,8 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.ticker import NullFormatter
-from report import LABELS, LARGEST_CLIFF, OURS, cliffs
+from standings import LABELS, OURS, cliffs
+from wanted import LARGEST_CLIFF
 
 __all__ = ["draw"]
 
