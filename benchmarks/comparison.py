@@ -1,0 +1,291 @@
+"""The run of a comparison: a process for each contestant, the tasks one after the other, and the result that grows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import time_to_result
+from footprint import can_measure_memory, import_seconds, memory_while_training, wheel_bytes
+from interleave import ContestantError, Worker, disagreement, time_side_by_side
+from machine import describe_machine, usable_cpus, versions
+from others import OTHERS
+from workloads import WORKLOADS, Workload, growth
+
+__all__ = ["Comparison", "say"]
+
+#: Relative tolerances of costs and of the distance that weights move, by whether bfloat16 is used.
+_TOLERANCES = {False: (1e-4, 1e-3), True: (5e-3, 2e-2)}
+#: Of predictions, relative to the largest output.
+_OUTPUT_TOLERANCE = {False: 1e-4, True: 5e-2}
+_STEPS_COMPARED = 10
+_SEEDS = 10
+#: fit is measured where it is said how much it may add.
+_FIT = ("A", "B")
+
+
+class Task(NamedTuple):
+    """A part of the run, with a guess of the seconds it takes."""
+
+    name: str
+    seconds: float
+    run: Callable[[], None]
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class Comparison:
+    """The run: its workers, and the result that grows task by task."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.result: dict[str, Any] = {
+            "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+            "quick": options.quick,
+            "threads": options.threads,
+            "clock": options.clock,
+            "machine": describe_machine(),
+            "versions": versions(),
+            "descriptions": {},
+            "failed": {},
+            "limits": {},
+            "training": {},
+            "prediction": {},
+        }
+        self._stack = ExitStack()
+        self._workers: dict[str, Worker] = {}
+
+    # -- workers -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        for name in self.options.contestants:
+            self._workers[name] = self._stack.enter_context(Worker(name, self.options.threads, self.options.clock))
+        if any(name in _FIT for name in self.options.workloads):
+            self._workers["fit"] = self._stack.enter_context(Worker("fit", self.options.threads, self.options.clock))
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _failed(self, name: str, error: ContestantError) -> None:
+        self.result["failed"][f"{name}, {self._workers[name].workload}"] = str(error)
+        say(f"  left out: {str(error).splitlines()[0][:160]}")
+
+    def _open(self, workload: Workload) -> Iterator[tuple[str, Worker]]:
+        """Those that could take up the workload."""
+        for name, worker in self._workers.items():
+            if name == "fit" and workload.name not in _FIT:
+                continue
+            try:
+                worker.open(workload)
+                self.result["descriptions"].setdefault(name, worker.ask("description"))
+            except ContestantError as error:
+                self._failed(name, error)
+                continue
+            yield name, worker
+
+    # -- tasks ---------------------------------------------------------------------------------------------------
+
+    def limits(self) -> None:
+        """What arithmetic and memory can do at most, on one thread, on all, and on as many as a workload has turned out
+        to use. Measured at the beginning and at the end of a run: the larger number counts, since whatever else the
+        machine does makes it smaller."""
+        used = {
+            entry["threads"]
+            for found in self.result["training"].values()
+            for entry in found["contestants"].values()
+            if "threads" in entry
+        }
+        for threads in sorted({1, self.options.threads} | used):
+            with Worker("native", threads) as worker:
+                found = {f"memory {way}": value for way, value in worker.ask("bandwidth").items()}
+                for dtype in ("float32", "float64", "bfloat16"):
+                    try:
+                        found[dtype] = worker.ask(f"peak {dtype}")
+                    except ContestantError:
+                        found[dtype] = 0.0  # this version or this machine has no such arithmetic
+            before = self.result["limits"].get(str(threads), found)
+            self.result["limits"][str(threads)] = {key: max(value, before[key]) for key, value in found.items()}
+        self.result["limits"] = dict(sorted(self.result["limits"].items(), key=lambda item: int(item[0])))
+
+    def workload(self, workload: Workload) -> None:
+        """Training steps, after a look whether all compute the same ones; then predictions."""
+        options = self.options
+        trained: dict[str, Any] = {}
+        workers: dict[str, Worker] = {}
+        expected: dict[str, Any] | None = None
+        opened = dict(self._open(workload))
+        for name, worker in opened.items():
+            other = OTHERS.get(name)
+            if other is not None and not other.trains:
+                continue
+            try:
+                received = worker.ask(f"costs {_STEPS_COMPARED}")
+            except ContestantError as error:
+                self._failed(name, error)
+                continue
+            expected = expected or received
+            low = is_bfloat16(name)
+            reason = disagreement(expected, received, *_TOLERANCES[low])
+            trained[name] = {"bfloat16": low, "reason": reason, **received}
+            if (threads := worker.ask("threads")) is not None:
+                trained[name]["threads"] = threads
+            workers[name] = worker
+            if reason:
+                say(f"  {name} does not compute the same step: {reason}")
+        timings = time_side_by_side(list(workers.values()), options.seconds, options.rounds)
+        for name, timing in zip(workers, timings, strict=True):
+            trained[name]["rounds"] = timing.rounds
+        self.result["training"][workload.name] = {**describe(workload), "contestants": trained}
+        opened.pop("fit", None)
+        predicted = self.result["prediction"][workload.name] = {}
+        for rows in options.rows:
+            predicted[str(rows)] = self._predictions(rows, opened)
+
+    def _predictions(self, rows: int, opened: dict[str, Worker]) -> dict[str, Any]:
+        predicted: dict[str, Any] = {}
+        for name, worker in opened.items():
+            try:
+                deviation = worker.ask(f"outputs {rows}")
+            except ContestantError as error:
+                if "one row at a time" not in str(error):
+                    self._failed(name, error)
+                continue
+            low = is_bfloat16(name)
+            reason = None if deviation <= _OUTPUT_TOLERANCE[low] else f"outputs differ by {deviation:.1g}"
+            predicted[name] = {"bfloat16": low, "reason": reason, "deviation": deviation}
+        workers = [opened[name] for name in predicted]
+        seconds, rounds = self.options.seconds / 2, self.options.rounds
+        for name, timing in zip(predicted, time_side_by_side(workers, seconds, rounds, f"predict {rows}"), strict=True):
+            predicted[name]["rounds"] = timing.rounds
+        return predicted
+
+    def avx2(self) -> None:
+        """The share of the peak on D that a machine without AVX-512 would see."""
+        workload = WORKLOADS["D"]
+        options = self.options
+        with Worker("native", options.threads, options.clock, {"FASTPERCEPTRON_ISA": "avx2"}) as worker:
+            peak = worker.ask("peak float32")
+            worker.open(workload)
+            timing = time_side_by_side([worker], options.seconds, options.rounds)[0]
+        self.result["avx2"] = {**describe(workload), "peak": peak, "rounds": timing.rounds}
+
+    def scaling(self) -> None:
+        """This package's steps with 1, 2, 4, ... threads, up to the number of CPUs."""
+        cpus = usable_cpus()
+        counts = sorted({1, cpus} | {2**i for i in range(cpus.bit_length()) if 2**i <= cpus})
+        self.result["scaling"] = {"threads": counts, "workloads": {}}
+        with ExitStack() as stack:
+            workers = [stack.enter_context(Worker("native", count)) for count in counts]
+            for name in self.options.workloads:
+                for worker in workers:
+                    worker.open(WORKLOADS[name])
+                timings = time_side_by_side(workers, self.options.seconds / 2, self.options.rounds)
+                self.result["scaling"]["workloads"][name] = {
+                    **describe(WORKLOADS[name]),
+                    "rounds": [timing.rounds for timing in timings],
+                }
+
+    def sweep(self, what: str) -> None:
+        """Time per step against one size; ours, and those of the fastest others."""
+        names = [name for name in ("native", "numpy", "torch", "jax") if name in self._workers]
+        points = []
+        for size, workload in growth(what):
+            workers = [self._workers[name] for name in names]
+            for worker in workers:
+                worker.open(workload)
+            timings = time_side_by_side(workers, 0.15, 3)
+            rounds = {name: timing.rounds for name, timing in zip(names, timings, strict=True)}
+            points.append({"size": size, **describe(workload), "rounds": rounds})
+        self.result.setdefault("sweep", {})[what] = points
+
+    def footprint(self) -> None:
+        found: dict[str, Any] = {"import_seconds": import_seconds(), "wheel_bytes": wheel_bytes()}
+        if can_measure_memory():
+            found["memory_d"] = memory_while_training("D")._asdict()
+        self.result["footprint"] = found
+
+    def time_to_result(self, data: str) -> None:
+        measured = time_to_result.measure(data, self.options.threads, _SEEDS, self.options.clock)
+        self.result.setdefault("time_to_result", {})[data] = measured
+
+    # -- all of it -----------------------------------------------------------------------------------------------
+
+    def tasks(self) -> list[Task]:
+        options = self.options
+        slow = sum(name in OTHERS and OTHERS[name].compiles for name in self._workers)
+        each = options.seconds + options.rounds * 0.15 + 0.5
+        tasks = [Task("peak of arithmetic and memory", 5, self.limits)]
+        for name in options.workloads:
+            workload = WORKLOADS[name]
+            seconds = len(self._workers) * each * (1 + len(options.rows) / 2) * (2 if name == "D" else 1) + 15 * slow
+            tasks.append(Task(f"workload {workload.describe()}", seconds, lambda w=workload: self.workload(w)))
+        if options.extras:
+            tasks += self._extras(each)
+        return [*tasks, Task("peak once more", 5, self.limits)]
+
+    def _extras(self, each: float) -> list[Task]:
+        options, tasks = self.options, []
+        if can_force_avx2() and "D" in options.workloads:
+            tasks.append(Task("D with AVX2", 2 * each, self.avx2))
+        if options.clock == "wall":  # threads that wait for each other use the CPU too
+            tasks.append(Task("threads", 2 * len(options.workloads) * each, self.scaling))
+        tasks.append(Task("import, wheel, memory", 15, self.footprint))
+        for data in time_to_result.available():
+            tasks.append(Task(f"time to a result: {data}", 25, self._result_of(data)))
+        for what in ("width", "batch", "depth") if options.sweep else ():
+            tasks.append(Task(f"growth with {what}", 60, lambda what=what: self.sweep(what)))
+        return tasks
+
+    def _result_of(self, data: str) -> Callable[[], None]:
+        return lambda: self.time_to_result(data)
+
+    def run(self) -> None:
+        begin, tasks = time.monotonic(), self.tasks()
+        done = 0.0
+        for i, task in enumerate(tasks):
+            elapsed, left = time.monotonic() - begin, sum(later.seconds for later in tasks[i:])
+            left *= elapsed / done if done > 0 else 1.0  # as far off as it has been so far
+            say(f"[{i + 1}/{len(tasks)}] {task.name} ({elapsed:.0f} s gone, about {left:.0f} s left)")
+            try:
+                task.run()
+            except ContestantError as error:
+                self.result["failed"][task.name] = str(error)
+                say(f"  left out: {error}")
+            done += task.seconds
+            self.write()
+        self.result["seconds"] = round(time.monotonic() - begin)
+
+    def write(self) -> None:
+        folder = self.options.output
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.result, indent=1) + "\n"
+        (folder / "compare.json").write_text(text, encoding="utf-8")
+
+
+def is_bfloat16(name: str) -> bool:
+    return name == "native-bf16" or (name in OTHERS and OTHERS[name].bfloat16)
+
+
+def describe(workload: Workload) -> dict[str, Any]:
+    """What the report needs to know of it."""
+    return {
+        "widths": workload.widths,
+        "batch": workload.batch,
+        "flop": workload.flop_step,
+        "bytes": workload.bytes_step,
+        "flop_forward_row": workload.flop_forward // workload.batch,
+    }
+
+
+def can_force_avx2() -> bool:
+    from fastperceptron.config import get_config
+
+    usable = get_config()["instruction_sets_usable"]
+    return isinstance(usable, tuple) and usable[:1] != ("avx2",) and "avx2" in usable
