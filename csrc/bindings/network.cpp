@@ -633,7 +633,8 @@ void bind(py::module_& m, const char* name) {
       .def(
           "useful_threads",
           [](const Py& p, int64_t rows, bool training) { return p.net_->useful_threads(rows, training); },
-          py::arg("rows"), py::arg("training"));
+          py::arg("rows"), py::arg("training"))
+      .def("step_threads", [](Py& p, int64_t rows) { return p.net_->step_threads(rows); }, py::arg("rows"));
 }
 
 }  // namespace

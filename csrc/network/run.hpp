@@ -16,8 +16,9 @@
 
 namespace fp {
 
-// Below this much arithmetic per thread a further thread costs more than it brings. (On a quiet machine a second one
-// gains a fifth at 0.6 MFLOP each; where its cache is far away, it makes the step three times as long.)
+// Below this much arithmetic per thread a further thread may cost more than it brings. (On a quiet machine a second one
+// gains a fifth at 0.6 MFLOP each; where its cache is far away, it makes the step three times as long: training measures
+// it, see pace.hpp.)
 inline constexpr double kFlopPerThread = 1.5e6;
 // With fewer rows than this per thread, packing the weights anew on each thread is no longer cheap.
 inline constexpr int64_t kRowsPerThread = 96;
