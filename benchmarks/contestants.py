@@ -264,7 +264,10 @@ class FitByModel:
 
 def _threads(network: Any, workload: Workload) -> int | None:
     """On how many threads a step runs, of those allowed. Older versions of the package do not say, nor does NumPy."""
-    return network.useful_threads(workload.batch, True) if hasattr(network, "useful_threads") else None
+    for method, arguments in (("step_threads", ()), ("useful_threads", (True,))):
+        if hasattr(network, method):
+            return int(getattr(network, method)(workload.batch, *arguments))
+    return None
 
 
 def _package() -> str:

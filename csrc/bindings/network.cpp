@@ -123,7 +123,8 @@ void bind(py::module_& m, const char* name) {
       .def(
           "useful_threads",
           [](const Py& p, int64_t rows, bool training) { return p.network().useful_threads(rows, training); },
-          py::arg("rows"), py::arg("training"));
+          py::arg("rows"), py::arg("training"))
+      .def("step_threads", [](Py& p, int64_t rows) { return p.network().step_threads(rows); }, py::arg("rows"));
 }
 
 }  // namespace

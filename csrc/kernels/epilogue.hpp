@@ -19,11 +19,13 @@ inline constexpr int kTileRows = 4, kTileVectors = 3;
 inline constexpr int kTileRows = 4, kTileVectors = 2;
 #endif
 
-// Where a part of a register costs no more than all of it, tiles that are not full finish in registers too.
+// kCheapParts: a part of a register costs no more than all of it, so that tiles that are not full finish in registers
+// too. kHalves: half a register may cost less than all of it, so that the last one of a panel is halved where that
+// suffices (Zen 4 multiplies halves one after the other; elsewhere it makes no difference).
 #if defined(FP_ISA_AVX512)
-inline constexpr bool kCheapParts = true;
+inline constexpr bool kCheapParts = true, kHalves = true;
 #else
-inline constexpr bool kCheapParts = false;
+inline constexpr bool kCheapParts = false, kHalves = false;
 #endif
 
 // The simplest epilogue that does the same, without the pointers that it does not use.

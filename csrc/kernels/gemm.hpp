@@ -29,22 +29,32 @@ inline constexpr int64_t kAhead = 16, kPrefetch = 192;
 template <class T>
 inline constexpr int64_t kPanel = kTileVectors * Vec<T>::lanes;
 
-// acc[i][v] += a[i] b[v], one index of the sum. b is copied to packed when pack says so.
-template <bool pack, class T, int rows, int vectors>
-FP_INLINE void gemm_step(Vec<T> (&acc)[rows][vectors], const T* a, int64_t a_row, const T* b, T* packed) {
+// How tiles read b: as it lies, copying it for the tiles to come, or only half of the panel's last register.
+enum class Reading { plain, packing, halved };
+
+// acc[i][v] += a[i] b[v], one index of the sum; where the last register is halved, half[i] takes its place. b is copied
+// to packed when packing.
+template <Reading reading, class T, int rows, int vectors>
+FP_INLINE void gemm_step(Vec<T> (&acc)[rows][vectors], [[maybe_unused]] Half<T> (&half)[rows], const T* a,
+                         int64_t a_row, const T* b, [[maybe_unused]] T* packed) {
+  constexpr int lanes = Vec<T>::lanes, whole = vectors - (reading == Reading::halved);
   Vec<T> bv[vectors];
-  FP_UNROLL for (int v = 0; v < vectors; ++v) bv[v] = load(b + v * Vec<T>::lanes);
-  if constexpr (pack) {
-    FP_UNROLL for (int v = 0; v < vectors; ++v) store(packed + v * Vec<T>::lanes, bv[v]);
+  [[maybe_unused]] Half<T> last;
+  FP_UNROLL for (int v = 0; v < whole; ++v) bv[v] = load(b + v * lanes);
+  if constexpr (reading == Reading::halved) __builtin_memcpy(&last.v, b + whole * lanes, sizeof last.v);
+  if constexpr (reading == Reading::packing) {
+    FP_UNROLL for (int v = 0; v < vectors; ++v) store(packed + v * lanes, bv[v]);
   }
   FP_UNROLL for (int i = 0; i < rows; ++i) {
     Vec<T> x = broadcast(a[i * a_row]);
-    FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] = fma(x, bv[v], acc[i][v]);
+    FP_UNROLL for (int v = 0; v < whole; ++v) acc[i][v] = fma(x, bv[v], acc[i][v]);
+    if constexpr (reading == Reading::halved) half[i] = fma(lower(x), last, half[i]);
   }
 }
 
-template <class T, int rows, int vectors, bool pack = false>
+template <class T, int rows, int vectors, Reading reading = Reading::plain>
 void gemm_tiles(Tiles<T>& t) {
+  constexpr bool pack = reading == Reading::packing;
   constexpr int lanes = Vec<T>::lanes, width = vectors * lanes;
   const int64_t a_row = t.a_row, a_col = t.a_col, block = t.g->block, ahead = a_row == 1 ? kAhead * a_col : 0;
   for (; t.count > 0; --t.count, t.i += rows, t.a += t.a_next, t.total += t.total_next) {
@@ -54,7 +64,9 @@ void gemm_tiles(Tiles<T>& t) {
     int64_t p = 0;
     for (;;) {
       Vec<T> acc[rows][vectors];
+      Half<T> half[rows];
       FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] = zero<T>();
+      FP_UNROLL for (int i = 0; i < rows; ++i) half[i].v = typename Half<T>::F{};
       const int64_t block_end = p + block < t.k ? p + block : t.k;
       if (t.finish && block_end == t.k && t.k >= kPrefetch) tile_prefetch(t);
       while (p < block_end) {
@@ -68,10 +80,13 @@ void gemm_tiles(Tiles<T>& t) {
             FP_UNROLL for (int v = 0; v < width * int(sizeof(T)); v += 64)
                 __builtin_prefetch(reinterpret_cast<const char*>(b + kAhead * b_row) + v);
           }
-          gemm_step<pack>(acc, a, a_row, b, pack ? t.packed + p * width : nullptr);
+          gemm_step<reading>(acc, half, a, a_row, b, pack ? t.packed + p * width : nullptr);
           a += a_col;
           b += b_row;
         }
+      }
+      if constexpr (reading == Reading::halved) {
+        FP_UNROLL for (int i = 0; i < rows; ++i) acc[i][vectors - 1] = widened(half[i]);
       }
       if (resume) {
         FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] =
@@ -97,9 +112,10 @@ using TileFunction = void (*)(Tiles<T>&);
 
 template <class T>
 struct TileTable {
-  TileFunction<T> tile[kTileRows][kTileVectors] = {};  // [rows - 1][vectors - 1]
-  TileFunction<T> pack[kTileVectors] = {};             // kTileRows rows and a copy of b, [vectors - 1]
-  TileFunction<T> row[kRowVectors] = {};               // one row, [vectors - 1]
+  TileFunction<T> tile[kTileRows][kTileVectors] = {};    // [rows - 1][vectors - 1]
+  TileFunction<T> halved[kTileRows][kTileVectors] = {};  // the same with half of the last register
+  TileFunction<T> pack[kTileVectors] = {};               // kTileRows rows and a copy of b, [vectors - 1]
+  TileFunction<T> row[kRowVectors] = {};                 // one row, [vectors - 1]
   constexpr TileTable() {
     fill_tiles<kTileRows, kTileVectors>();
     fill_row<kRowVectors>();
@@ -107,7 +123,8 @@ struct TileTable {
   template <int rows, int vectors>
   constexpr void fill_tiles() {
     tile[rows - 1][vectors - 1] = gemm_tiles<T, rows, vectors>;
-    if constexpr (rows == kTileRows) pack[vectors - 1] = gemm_tiles<T, rows, vectors, true>;
+    if constexpr (kHalves) halved[rows - 1][vectors - 1] = gemm_tiles<T, rows, vectors, Reading::halved>;
+    if constexpr (rows == kTileRows) pack[vectors - 1] = gemm_tiles<T, rows, vectors, Reading::packing>;
     if constexpr (vectors > 1) fill_tiles<rows, vectors - 1>();
     if constexpr (vectors == 1 && rows > 1) fill_tiles<rows - 1, kTileVectors>();
   }
@@ -198,7 +215,8 @@ __attribute__((noinline)) void gemm_rows(Tiles<T>& t, int64_t vectors, int64_t i
       t.packed = nullptr;
       t.count = others;
     }
-    (g.m == 1 ? kTiles<T>.row[vectors - 1] : kTiles<T>.tile[rows - 1][vectors - 1])(t);
+    const bool half = kHalves && t.cols <= t.width - Vec<T>::lanes / 2;
+    (g.m == 1 ? kTiles<T>.row[vectors - 1] : (half ? kTiles<T>.halved : kTiles<T>.tile)[rows - 1][vectors - 1])(t);
   }
 }
 

@@ -89,6 +89,13 @@ struct Vec<double> {
   F v;
 };
 
+// Half a register, which costs half where the processor works on halves one after the other; see kHalves.
+template <class T>
+struct Half {
+  typedef T F __attribute__((vector_size(FP_VECTOR_BYTES / 2)));
+  F v;
+};
+
 template <class T>
 FP_INLINE Vec<T> load(const T* p) {
   Vec<T> r;
@@ -107,6 +114,20 @@ FP_INLINE Vec<T> zero() {
 template <class T>
 FP_INLINE Vec<T> broadcast(T x) {
   return {x - typename Vec<T>::F{}};
+}
+
+template <class T>
+FP_INLINE Half<T> lower(Vec<T> a) {
+  Half<T> r;
+  __builtin_memcpy(&r.v, &a.v, sizeof r.v);
+  return r;
+}
+// The other half is zero.
+template <class T>
+FP_INLINE Vec<T> widened(Half<T> a) {
+  Vec<T> r = zero<T>();
+  __builtin_memcpy(&r.v, &a.v, sizeof a.v);
+  return r;
 }
 
 template <class T>

@@ -40,6 +40,9 @@ FP_INLINE __mmask16 first_float(int64_t n) { return static_cast<__mmask16>((1u <
 FP_INLINE Vec<float> load_part(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_float(n), p)}; }
 FP_INLINE void store_part(float* p, int64_t n, Vec<float> a) { _mm512_mask_storeu_ps(p, first_float(n), a.v); }
 
+FP_INLINE Half<float> fma(Half<float> a, Half<float> b, Half<float> c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+FP_INLINE Half<double> fma(Half<double> a, Half<double> b, Half<double> c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
+
 FP_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
 FP_INLINE Vec<double> fms(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm512_fmsub_pd(a.v, b.v, c.v)}; }
 FP_INLINE Vec<double> fnma(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm512_fnmadd_pd(a.v, b.v, c.v)}; }

@@ -361,13 +361,15 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     }
   };
   do {
-    job.stretch = training ? pace_.next(batch_size, 3 * flop, team_size) : Pace::Stretch{team_size};
+    job.stretch = training ? pace_.next(batch_size, 3 * flop, team_size, threads(), Interrupt::Clock::now())
+                           : Pace::Stretch{team_size};
     job.taken = 0;
     job.run.begin = job.reached;
     job.run.step = step;
     parallel_run(job.stretch.threads, work, &job);
-    const double seconds = std::chrono::duration<double>(Interrupt::Clock::now() - job.first).count();
-    pace_.note(job.stretch, job.taken - 1, seconds);
+    const auto now = Interrupt::Clock::now();
+    const double seconds = std::chrono::duration<double>(now - job.first).count();
+    pace_.note(job.stretch, job.taken - 1, seconds, now);
   } while (job.paused);
   const int64_t bad = interrupt.bad_position();
   if (bad != INT64_MAX) reject(sources, bad);

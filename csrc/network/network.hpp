@@ -42,10 +42,15 @@ class Network {
 
   // What computes the dense products: the type of their operands and the path, as in "bfloat16 avx512_bf16".
   std::string product_path();
-  // How many threads a step (training) or an evaluation in batches of so many rows runs on at most: as many as its
-  // arithmetic is worth, of those allowed.
+  // How many threads a step (training) or an evaluation in batches of so many rows is worth, of those allowed.
   int useful_threads(int64_t rows, bool training) const {
     return Run<T>::useful_threads(program, rows, training, threads());
+  }
+  // The most threads that training steps of so many rows have run on lately: small ones try fewer and more.
+  int step_threads(int64_t rows) {
+    Shared hold(occupancy_);
+    const int paced = pace_.threads(rows);
+    return paced ? paced : useful_threads(rows, true);
   }
 
   // Whether no parameter is infinite or NaN.

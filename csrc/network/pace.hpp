@@ -1,7 +1,9 @@
 // How many threads small steps run on, by measuring: where a machine's CPUs share no cache, or are not all its own, a
-// team can take several times as long as one thread alone, for seconds at a time. A step has the same bits either way.
+// team can take several times as long as one thread alone, for seconds at a time; elsewhere a second thread pays even
+// for a few microseconds of work. A step has the same bits either way.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 
@@ -19,42 +21,62 @@ class Pace {
     bool trial = false, noted = false;
   };
 
-  // rows: of a step; flop: its arithmetic; team: the threads it is worth where all is well.
-  Stretch next(int64_t rows, double flop, int team) {
-    if (team == 1 || flop > kMostFlop) return {team};
-    if (rows != rows_ || team != team_) *this = Pace(rows, team);
-    const auto now = Clock::now();
-    if (now >= trial_) return {other(), kTrialSteps, Clock::time_point::max(), true, true};
+  // rows: of a step; flop: its arithmetic; worth: the threads it is worth where all is well; allowed: the most it may
+  // have.
+  Stretch next(int64_t rows, double flop, int worth, int allowed, Clock::time_point now) {
+    const int most = std::max(worth, static_cast<int>(std::min<double>(allowed, flop / kLeastFlop)));
+    if (most == 1 || flop > kMostFlop) return {worth};
+    if (rows != rows_ || worth != worth_ || most != most_) *this = Pace(rows, worth, most, now);
+    if (now >= trial_) return {other(), trial_steps(), Clock::time_point::max(), true, true};
     return {best_, INT64_MAX, trial_, false, true};
   }
 
   // After a stretch of so many steps, the first one left out, which moves what the caches hold.
-  void note(const Stretch& stretch, int64_t steps, double seconds) {
+  void note(const Stretch& stretch, int64_t steps, double seconds, Clock::time_point now) {
     if (!stretch.noted) return;
+    const double each = steps > 0 ? seconds / static_cast<double>(steps) : 0;
     if (!stretch.trial) {
-      if (steps > 0) seconds_ = seconds / static_cast<double>(steps);
+      if (steps > 0) seconds_ = each;
+      widest_ = std::max(widest_, stretch.threads);
       return;
     }
-    if (steps > 0 && seconds_ > 0 && seconds / static_cast<double>(steps) < kBetter * seconds_) {
+    up_ = !up_;
+    if (steps > 0 && seconds_ > 0 && each < kBetter * seconds_) {
+      up_ = stretch.threads > best_;  // the same way once more
       best_ = stretch.threads;
-      seconds_ = seconds / static_cast<double>(steps);
+      seconds_ = each;
     }
-    trial_ = Clock::now() + kEvery;
+    trial_ = now + kEvery;
   }
+
+  // The most threads, but for trials, that steps of so many rows have run on lately; 0: none were paced.
+  int threads(int64_t rows) const { return rows == rows_ ? widest_ : 0; }
 
   Pace() = default;
 
  private:
-  // Larger steps always gain by a team. A trial costs a hundredth of the time at most, unless a team takes far longer.
-  static constexpr double kMostFlop = 2e8, kBetter = 0.95;
-  static constexpr int64_t kTrialSteps = 5;
-  static constexpr std::chrono::milliseconds kFirst{5}, kEvery{200};
+  // Larger steps always gain by a team, and threads with less than kLeastFlop never do. A trial costs a hundredth of
+  // the time at most, unless a team takes far longer.
+  static constexpr double kMostFlop = 2e8, kLeastFlop = 5e5, kBetter = 0.95, kTrialSeconds = 2e-4;
+  static constexpr int64_t kTrialSteps = 5, kMostTrialSteps = 50;
+  static constexpr std::chrono::milliseconds kFirst{5}, kEvery{100};
 
-  Pace(int64_t rows, int team) : rows_(rows), team_(team), best_(team), trial_(Clock::now() + kFirst) {}
-  int other() const { return best_ == 1 ? team_ : 1; }
+  Pace(int64_t rows, int worth, int most, Clock::time_point now)
+      : rows_(rows), worth_(worth), most_(most), best_(worth), up_(worth == 1), trial_(now + kFirst) {}
+  // Half as many threads or twice as many, in turn.
+  int other() const {
+    const bool up = best_ == 1 || (up_ && best_ < most_);
+    return up ? std::min(2 * best_, most_) : (best_ + 1) / 2;
+  }
+  // Few, and enough of them to tell their time.
+  int64_t trial_steps() const {
+    return seconds_ > 0 ? std::clamp(static_cast<int64_t>(kTrialSeconds / seconds_), kTrialSteps, kMostTrialSteps)
+                        : kTrialSteps;
+  }
 
   int64_t rows_ = 0;
-  int team_ = 1, best_ = 1;
+  int worth_ = 1, most_ = 1, best_ = 1, widest_ = 0;
+  bool up_ = false;     // which way the next trial goes
   double seconds_ = 0;  // a step's, on best_ threads
   Clock::time_point trial_{};
 };

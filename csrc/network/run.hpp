@@ -16,8 +16,9 @@
 
 namespace fp {
 
-// Below this much arithmetic per thread a further thread costs more than it brings. (On a quiet machine a second one
-// gains a fifth at 0.6 MFLOP each; where its cache is far away, it makes the step three times as long.)
+// Below this much arithmetic per thread a further thread may cost more than it brings. (On a quiet machine a second one
+// gains a fifth at 0.6 MFLOP each; where its cache is far away, it makes the step three times as long: training
+// measures it, see pace.hpp.)
 inline constexpr double kFlopPerThread = 1.5e6;
 // With fewer rows than this per thread, packing the weights anew on each thread is no longer cheap.
 inline constexpr int64_t kRowsPerThread = 96;
@@ -110,7 +111,7 @@ struct Run {
   }
   // From the outputs' gradients through operations last-1 down to first, the gradients of values and those of weights:
   // into instance.gradients (added when `begun`), or straight into the parameters, the update being the product's
-  // epilogue. may_stop: nothing is updated yet.
+  // epilogue. may_stop: nothing is updated yet. This and what follows is in backward.cpp.
   void backward(Team& team, int first, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
                 const std::vector<char>& begun, bool may_stop);
   // Where every value's gradient has memory of its own and each thread keeps to its rows, the gradients of all values
@@ -135,7 +136,8 @@ struct Run {
   void gather_part(Range r, const int64_t* index, int64_t from);
   void judge_rows(Team& team, Range r, const std::vector<Head>& heads, const std::vector<Metric>& metrics,
                   bool gradients);
-  // Calls f on parts of a product, or of a range of rows of `width` elements, with a look at the interrupt in between.
+  // Calls f on parts of a product, or of a range of rows of `width` elements, with a look at the interrupt in between;
+  // in cuts.hpp.
   template <class F>
   void pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, F&& f);
   // The same with bfloat16 operands: pack(slab) makes a left operand of its own of some rows, and

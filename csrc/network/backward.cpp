@@ -1,0 +1,300 @@
+// The backward pass over a batch: gradients of values, gradients of parameters, and the optimizer.
+#include <algorithm>
+#include <type_traits>
+
+#include "network/cuts.hpp"
+
+namespace fp {
+
+namespace {
+
+// Columns of an input gradient that are computed before the same columns of the input are packed, which the derivative
+// has just brought into cache.
+constexpr int64_t kColumnsTogether = 96;
+
+}  // namespace
+
+template <class T>
+void Run<T>::backward(Team& team, int first, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
+                      const std::vector<char>& begun, bool may_stop) {
+  if (values_first()) {
+    backward_values(team, first, last, pass, may_stop);
+    if (team.size > 1) team.barrier();  // all rows are there, and everybody has read the weights
+    return backward_weights(team, first, last, pass, to, begun, may_stop);
+  }
+  for (int i = last - 1; i >= first; --i) {
+    if (!pass.active[i]) continue;
+    backward_operation(team, i, pass.accumulate[i], may_stop);
+    pack_operands(team, i, may_stop);
+    const Operation& op = program.operations[i];
+    const bool learns = (op.weights >= 0 && to[op.weights] != Destination::nowhere) ||
+                        (op.bias >= 0 && to[op.bias] != Destination::nowhere);
+    if (team.size > 1 && learns) team.barrier();
+    parameters_of(team, i, pass, to, begun, may_stop);
+    // The next operation's gradient lies, with rows of another length, where this one's is read.
+    if (team.size > 1 && space.gradients_shared) team.barrier();
+  }
+}
+
+template <class T>
+void Run<T>::backward_values(Team& team, int first, int last, const BackwardPlan& pass, bool may_stop) {
+  for (int i = last - 1; i >= first; --i)
+    if (pass.active[i]) {
+      backward_operation(team, i, pass.accumulate[i], may_stop);
+      pack_operands(team, i, may_stop);
+    }
+}
+
+template <class T>
+void Run<T>::backward_weights(Team& team, int first, int last, const BackwardPlan& pass,
+                              const std::vector<Destination>& to, const std::vector<char>& begun, bool may_stop) {
+  for (int i = last - 1; i >= first; --i)
+    if (pass.active[i]) parameters_of(team, i, pass, to, begun, may_stop);
+}
+
+template <class T>
+void Run<T>::parameters_of(Team& team, int i, const BackwardPlan& pass, const std::vector<Destination>& to,
+                           const std::vector<char>& begun, bool may_stop) {
+  const auto& ops = program.operations;
+  const int w = ops[i].weights, b = ops[i].bias;
+  if (w >= 0 && to[w] != Destination::nowhere)
+    weights_of(team, i, pass.accumulate_weights[i] || begun[w], to[w] == Destination::parameters, may_stop);
+  if (b >= 0 && to[b] != Destination::nowhere)
+    bias_of(team, i, pass.accumulate_bias[i] || begun[b], to[b] == Destination::parameters);
+}
+
+template <class T>
+void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accumulate, bool may_stop) {
+  const Operation& op = program.operations[i];
+  const bool input_needed = plan.wanted[op.input()] != 0;
+  const int64_t width = program.widths[op.output], in = program.widths[op.input()];
+  const View x = value(op.input()), y = value(op.output), dy = gradient(op.output);
+  const View dx = input_needed ? gradient(op.input()) : View{nullptr, 0};
+  const T alpha = static_cast<T>(op.alpha);
+  const Range r = rows_of(team);
+  T* spare = space.spare.data() + team.rank * space.spare_row;
+
+  if (op.kind == OperationKind::dense) {
+    if (op.activation != Activation::linear && !plan.derivative_fused[op.output]) {
+      const View saved = derivative_needs_z(op.activation) ? View{space.pre[i].data, space.pre[i].row} : y;
+      slabs(team, r, width, may_stop, [&](Range s) {
+        for (int64_t k = s.begin; k < s.end; ++k)
+          kernels.activation_backward(op.activation, alpha, width, dy.data + k * dy.row, saved.data + k * saved.row,
+                                      dy.data + k * dy.row);
+      });
+      settle(team);
+    }
+    if (!input_needed) return;
+    const T* saved = nullptr;
+    int64_t saved_row = 0;
+    Activation act = Activation::linear;
+    T act_alpha = 0;
+    if (plan.derivative_fused[op.input()]) {
+      const int made = plan.producer[op.input()];
+      const Operation& before = program.operations[made];
+      act = before.activation;
+      act_alpha = static_cast<T>(before.alpha);
+      saved = derivative_needs_z(act) ? space.pre[made].data : x.data;
+      saved_row = derivative_needs_z(act) ? space.pre[made].row : x.row;
+    }
+    Grid g{r, {0, in}};
+    if (!by_rows) g = grid(team, n, in, row_grain(), kLine<T>);
+    const bool add = accumulate[0] != 0;
+    if constexpr (std::is_same_v<T, float>) {
+      if (products()) {
+        void* left = space.packed.slab(team.rank);
+        const bool share = packs_along(i);
+        packed_pieces(
+            team, g.rows, g.cols, width, may_stop,
+            [&](Range slab) {
+              if (!share) return ops::pack_slab16(*products(), {dy.data, n, width, dy.row}, slab, left);
+              pack_gradient(i, slab, left);
+            },
+            [&](Range slab, Range rows, Range cols) {
+              const int64_t wide = share ? kColumnsTogether : cols.size();
+              for (int64_t c = cols.begin; c < cols.end; c += wide) {
+                const Range part{c, std::min(c + wide, cols.end)};
+                ops::dense_backward_input16(*products(), left, slab, width, instance.packed.backward(op.weights), saved,
+                                            saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, part,
+                                            space.thread_scratch(team.rank));
+                if (share) pack_input(i, rows, part);
+              }
+            });
+        settle(team);
+        return;
+      }
+    }
+    pieces(team, g.rows, g.cols, width, may_stop, [&](Range rows, Range cols) {
+      ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, instance.transposed(op.weights), saved,
+                                   saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, cols,
+                                   space.thread_scratch(team.rank));
+    });
+    settle(team);
+    return;
+  }
+
+  if (op.kind == OperationKind::add || op.kind == OperationKind::multiply || op.kind == OperationKind::concatenate) {
+    slabs(team, r, width * static_cast<int64_t>(op.inputs.size()), may_stop,
+          [&](Range s) { join_backward(op, s, accumulate, spare); });
+    settle(team);
+    return;
+  }
+
+  if (!input_needed) return;
+  slabs(team, r, width, may_stop, [&](Range s) {
+    for (int64_t k = s.begin; k < s.end; ++k) {
+      T* to = accumulate[0] ? spare : dx.data + k * dx.row;
+      const T* from = dy.data + k * dy.row;
+      if (op.kind == OperationKind::dropout) {
+        kernels.dropout({1, width, k, from, dy.row, to, dx.row, static_cast<uint32_t>(op.rate * 4294967296.0),
+                         static_cast<T>(1.0 / (1.0 - op.rate)), key, step, op.stream});
+      } else if (op.activation == Activation::softmax) {
+        kernels.softmax_backward(1, width, from, dy.row, y.data + k * y.row, y.row, to, dx.row);
+      } else {
+        const View saved = derivative_needs_z(op.activation) ? x : y;
+        kernels.activation_backward(op.activation, alpha, width, from, saved.data + k * saved.row, to);
+      }
+      if (accumulate[0]) kernels.add(width, spare, dx.data + k * dx.row);
+    }
+  });
+  settle(team);
+}
+
+template <class T>
+bool Run<T>::packs_along(int i) const {
+  const Operation& op = program.operations[i];
+  return by_rows && plan.trainable[op.weights] && plan.wanted[op.input()];
+}
+
+template <class T>
+void Run<T>::pack_gradient([[maybe_unused]] int i, [[maybe_unused]] Range rows, [[maybe_unused]] void* slab) {
+  if constexpr (std::is_same_v<T, float>) {
+    const Operation& op = program.operations[i];
+    const int64_t out = program.widths[op.output];
+    const View dz = gradient(op.output);
+    void* right = space.packed.operands(i).dz.data();
+    for (int64_t r = rows.begin; r < rows.end; r += kGrain16) {
+      const int64_t end = std::min(r + kGrain16, rows.end);
+      if (slab)
+        products()->pack_left(
+            {dz.data + rows.begin * dz.row, dz.row, rows.size(), out, r - rows.begin, end - rows.begin, 0, out, slab});
+      products()->pack_right({dz.data, dz.row, n, out, r, end, 0, out, right});
+    }
+  }
+}
+
+template <class T>
+void Run<T>::pack_input([[maybe_unused]] int i, [[maybe_unused]] Range rows, [[maybe_unused]] Range cols) {
+  if constexpr (std::is_same_v<T, float>) {
+    const Operation& op = program.operations[i];
+    const View x = value(op.input());
+    products()->pack_left_transposed({x.data, x.row, n, program.widths[op.input()], rows.begin, rows.end, cols.begin,
+                                      cols.end, space.packed.operands(i).x.data()});
+  }
+}
+
+template <class T>
+void Run<T>::pack_operands(Team& team, int i, bool may_stop) {
+  const Operation& op = program.operations[i];
+  if (!products() || op.weights < 0 || !plan.trainable[op.weights] || packs_along(i)) return;
+  const int64_t in = program.widths[op.input()], out = program.widths[op.output];
+  // By rows: those that this thread has computed; nobody has waited for the others yet.
+  const Range mine = by_rows ? rows_of(team) : split(n, team.rank, team.size, kGrain16);
+  slabs(team, mine, in + out, may_stop, [&](Range r) {
+    pack_input(i, r, {0, in});
+    pack_gradient(i, r, nullptr);
+  });
+}
+
+template <class T>
+void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop) {
+  const Operation& op = program.operations[i];
+  const int p = op.weights;
+  const auto& s = instance.slice(p);
+  const View x = value(op.input()), dz = gradient(op.output);
+  const Grid g = grid(team, s.rows, s.cols, products() ? kGrain16 : kernels.tile_rows, kLine<T>);
+  Epilogue<T> e{};
+  if (fuse) {
+    e.kind = EpilogueKind::sgd;
+    e.learning_rate = learning_rate(p);
+    e.momentum = static_cast<T>(instance.sgd.momentum);
+    e.nesterov = instance.sgd.nesterov;
+    e.velocity = instance.velocity(p);
+  }
+  T* dw = instance.at(fuse ? instance.parameters : instance.gradients, p);
+  pieces(team, g.rows, g.cols, n, may_stop, [&](Range inputs, Range outputs) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (products()) {
+        auto& packed = space.packed.operands(i);
+        return ops::in_parts16(*products(), inputs, outputs, [&](Range rows, Range cols) {
+          ops::dense_backward_weights16(*products(), n, packed.x.data(), packed.dz.data(), {dw, s.rows, s.cols, s.row},
+                                        accumulate, e, rows, cols, space.thread_scratch(team.rank));
+          if (fuse) instance.pack_part(p, rows, cols);
+        });
+      }
+    }
+    ops::dense_backward_weights<T>(kernels, {x.data, n, s.rows, x.row}, {dz.data, n, s.cols, dz.row},
+                                   {dw, s.rows, s.cols, s.row}, accumulate, e, inputs, outputs,
+                                   space.thread_scratch(team.rank));
+    if (fuse && instance.has_transposed(p)) instance.transpose_part(kernels, p, inputs, outputs);
+  });
+}
+
+template <class T>
+void Run<T>::bias_of(Team& team, int i, bool accumulate, bool fuse) {
+  const Operation& op = program.operations[i];
+  const View dz = gradient(op.output);
+  const Range c = split(program.widths[op.output], team.rank, team.size, kLine<T>);
+  if (c.size() <= 0) return;
+  T* db = instance.at(instance.gradients, op.bias) + c.begin;
+  kernels.column_sums(n, c.size(), dz.data + c.begin, dz.row, db, accumulate);
+  if (!fuse) return;
+  const Sgd& sgd = instance.sgd;
+  T* velocity = instance.velocity(op.bias);
+  kernels.sgd_update(c.size(), instance.at(instance.parameters, op.bias) + c.begin, db,
+                     velocity ? velocity + c.begin : nullptr, learning_rate(op.bias), static_cast<T>(sgd.momentum),
+                     sgd.nesterov);
+}
+
+template <class T>
+void Run<T>::update(Team& team, const std::vector<char>& which) {
+  const Sgd& sgd = instance.sgd;
+  for (int p = 0; p < instance.count(); ++p) {
+    if (!which[p]) continue;
+    const auto& s = instance.slice(p);
+    if (s.rows == 0 || s.cols == 0) continue;
+    const int64_t grain = products() ? kGrain16 : s.rows > 1 ? kernels.tile_rows : 1;
+    const Grid g = grid(team, s.rows, s.cols, grain, kLine<T>);
+    T* velocity = instance.velocity(p);
+    for (int64_t r = g.rows.begin; r < g.rows.end && g.cols.size() > 0; ++r) {
+      const int64_t at = r * s.row + g.cols.begin;
+      kernels.sgd_update(g.cols.size(), instance.at(instance.parameters, p) + at,
+                         instance.at(instance.gradients, p) + at, velocity ? velocity + at : nullptr, learning_rate(p),
+                         static_cast<T>(sgd.momentum), sgd.nesterov);
+    }
+    if (instance.has_transposed(p)) instance.transpose_part(kernels, p, g.rows, g.cols);
+    instance.pack_part(p, g.rows, g.cols);
+  }
+}
+
+#define FP_INSTANTIATE(T)                                                                                       \
+  template void Run<T>::backward(Team&, int, int, const BackwardPlan&, const std::vector<Destination>&,         \
+                                 const std::vector<char>&, bool);                                               \
+  template void Run<T>::backward_values(Team&, int, int, const BackwardPlan&, bool);                            \
+  template void Run<T>::backward_weights(Team&, int, int, const BackwardPlan&, const std::vector<Destination>&, \
+                                         const std::vector<char>&, bool);                                       \
+  template void Run<T>::parameters_of(Team&, int, const BackwardPlan&, const std::vector<Destination>&,         \
+                                      const std::vector<char>&, bool);                                          \
+  template void Run<T>::backward_operation(Team&, int, const std::vector<char>&, bool);                         \
+  template bool Run<T>::packs_along(int) const;                                                                 \
+  template void Run<T>::pack_gradient(int, Range, void*);                                                       \
+  template void Run<T>::pack_input(int, Range, Range);                                                          \
+  template void Run<T>::pack_operands(Team&, int, bool);                                                        \
+  template void Run<T>::weights_of(Team&, int, bool, bool, bool);                                               \
+  template void Run<T>::bias_of(Team&, int, bool, bool);                                                        \
+  template void Run<T>::update(Team&, const std::vector<char>&);
+FP_INSTANTIATE(float)
+FP_INSTANTIATE(double)
+#undef FP_INSTANTIATE
+
+}  // namespace fp

@@ -1,0 +1,101 @@
+// How the members of a team share an operation, and the pieces in which each does its part, so that a stop is noticed
+// soon. Included by the files that define Run.
+#pragma once
+
+#include <algorithm>
+
+#include "network/run.hpp"
+
+namespace fp {
+
+// A product is run in pieces of about this much arithmetic per vector lane, some ten milliseconds, with a look at the
+// interrupt in between.
+inline constexpr double kFlopPerPiece = 7.5e7;
+// The same for elementwise work, in elements; and what an element's epilogue counts for in a product: more than its
+// arithmetic, since the first write to a page may wait for the system to clear it.
+inline constexpr int64_t kElementsPerSlab = int64_t(1) << 19;
+inline constexpr double kFlopPerEpilogue = 1600;
+// Operand elements of a piece.
+inline constexpr double kElementsPerPiece = 4e6;
+// Rows that are enough to share packed weights.
+inline constexpr int64_t kRowsPerPiece = 2048;
+
+struct Grid {
+  Range rows, cols;
+};
+
+// A team's cut of a rows x cols output: the factors of the team's size with the least operand data per thread.
+inline Grid grid(const Team& team, int64_t rows, int64_t cols, int64_t row_grain, int64_t col_grain) {
+  int across = 1;
+  double best = 0;
+  for (int c = 1; c <= team.size; ++c) {
+    if (team.size % c) continue;
+    const int r = team.size / c;
+    const double tall = static_cast<double>(std::max(row_grain, (rows + r - 1) / r));
+    const double wide = static_cast<double>(std::max(col_grain, (cols + c - 1) / c));
+    // The slowest thread's output counts first, then what it reads.
+    const double cost = tall * wide * 64 + (tall + wide);
+    if (c == 1 || cost < best) {
+      best = cost;
+      across = c;
+    }
+  }
+  const int down = team.size / across;
+  return {split(rows, team.rank / across, down, row_grain), split(cols, team.rank % across, across, col_grain)};
+}
+
+template <class T>
+template <class F>
+void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, F&& f) {
+  if (rows.size() <= 0 || cols.size() <= 0) return;
+  // Columns are cut before rows, which share the packed weights.
+  const double speed = products() ? static_cast<double>(products()->speed) : 1;
+  const double per_output = 2.0 * static_cast<double>(std::max<int64_t>(depth, 1)) + kFlopPerEpilogue * speed;
+  auto cut = [](double most, int64_t grain) {
+    return std::max(grain, static_cast<int64_t>(std::min(most, 1e15)) / grain * grain);
+  };
+  const double piece = kFlopPerPiece * static_cast<double>(kernels.lanes) * speed;
+  if (per_output * static_cast<double>(rows.size()) * static_cast<double>(cols.size()) < piece / 64) {
+    if (!may_stop || !interrupt.stopped()) f(rows, cols);
+    return;  // too small to ask the clock
+  }
+  const int64_t wide = cut(piece / per_output / static_cast<double>(std::min(rows.size(), kRowsPerPiece)), 192);
+  // Long sums of few outputs are bound by what they read.
+  const double most_read = kElementsPerPiece / static_cast<double>(std::max<int64_t>(depth, 1));
+  const int64_t tall =
+      cut(std::min(most_read, piece / per_output / static_cast<double>(std::min(wide, cols.size()))), 96);
+  for (int64_t c = cols.begin; c < cols.end; c += wide)
+    for (int64_t r = rows.begin; r < rows.end; r += tall) {
+      if (may_stop && interrupt.stopped()) return;
+      f(Range{r, std::min(r + tall, rows.end)}, Range{c, std::min(c + wide, cols.end)});
+      interrupt.check(team);
+    }
+}
+
+template <class T>
+template <class Pack, class F>
+void Run<T>::packed_pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, Pack&& pack, F&& f) {
+  if (cols.size() <= 0) return;
+  for (int64_t at = rows.begin; at < rows.end; at += products()->slab_rows) {
+    if (may_stop && interrupt.stopped()) return;
+    const Range slab{at, std::min(at + products()->slab_rows, rows.end)};
+    pack(slab);
+    pieces(team, slab, cols, depth, may_stop, [&](Range r, Range c) { f(slab, r, c); });
+  }
+}
+
+template <class T>
+template <class F>
+void Run<T>::slabs(Team& team, Range range, int64_t width, bool may_stop, F&& f) {
+  const int64_t most = std::max<int64_t>(16, kElementsPerSlab / std::max<int64_t>(width, 1) / 16 * 16);
+  if (range.size() <= most) {
+    if (range.size() > 0) f(range);
+    return;
+  }
+  for (int64_t at = range.begin; at < range.end && !(may_stop && interrupt.stopped()); at += most) {
+    f(Range{at, std::min(at + most, range.end)});
+    interrupt.check(team);
+  }
+}
+
+}  // namespace fp
