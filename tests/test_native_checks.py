@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fastperceptron as fp
 from fastperceptron import backends
 from fastperceptron.errors import DTypeError, ShapeError
 
@@ -84,3 +85,19 @@ def test_overlap_is_exact(data: st.DataObject) -> None:
             native().activation_forward("relu", 0.0, z, out)
     else:
         native().activation_forward("relu", 0.0, z, out)
+
+
+def test_a_network_refuses_what_is_no_array() -> None:
+    model = fp.Sequential([fp.Dense(2)], backend="native")
+    model.compile("sgd", "mse")
+    model.build(3)
+    network, out = model._network, np.empty((2, 2), np.float32)
+    x, y, w = np.ones((2, 3)), np.ones((2, 2)), np.ones(2)
+    for data in (x.tolist(), [x.tolist()], (None,)):
+        with pytest.raises(DTypeError, match="x: expected an array, received <class"):
+            network.predict(data, [out], 0, 2, 1.0)
+    with pytest.raises(DTypeError, match="y: expected an array, received <class 'list'>"):
+        network.load_batch(x, [y.tolist()], None, None, 0, 2)
+    with pytest.raises(DTypeError, match="sample_weight: expected an array"):
+        network.load_batch(x, y, [w.tolist()], None, 0, 2)
+    network.load_batch(x, y, w, None, 0, 2)

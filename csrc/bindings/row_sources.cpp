@@ -37,6 +37,13 @@ std::vector<py::object> entries(const py::object& given, std::size_t count, cons
   return found;
 }
 
+// Other objects would become arrays that nobody keeps alive.
+py::array array_of(const py::object& given, const char* what) {
+  if (!py::isinstance<py::array>(given))
+    raise_dtype(std::string(what) + ": expected an array, received " + std::string(py::str(py::type::of(given))));
+  return py::reinterpret_borrow<py::array>(given);
+}
+
 }  // namespace
 
 Element element_of(const py::array& a, const char* what) {
@@ -87,7 +94,7 @@ GivenRows::GivenRows(const Program& program, const std::vector<Head>& heads, con
     Targets t;
     t.classes = program.widths[program.output(heads[h].output)];
     if (!ys[h].is_none()) {
-      const auto a = py::cast<py::array>(ys[h]);
+      const py::array a = array_of(ys[h], "y");
       // Without a built-in loss the targets' form says what they are.
       t.labels = heads[h].loss ? loss_takes_labels(*heads[h].loss) : a.ndim() == 1;
       for (const Metric& m : metrics)
@@ -99,7 +106,7 @@ GivenRows::GivenRows(const Program& program, const std::vector<Head>& heads, con
       t.y = &targets_[h];
     }
     if (!ws[h].is_none()) {
-      weights_[h] = source_of(py::cast<py::array>(ws[h]), -1, "sample_weight");
+      weights_[h] = source_of(array_of(ws[h], "sample_weight"), -1, "sample_weight");
       check_rows("sample_weight", weights_[h]);
       t.weights = &weights_[h];
     }
@@ -121,7 +128,7 @@ void GivenRows::read_inputs(const Program& program, const py::object& x) {
   const bool single = given.size() == 1;
   parts_.reserve(given.size());
   for (const py::object& part : given) {
-    const auto a = py::cast<py::array>(part);
+    const py::array a = array_of(part, "x");
     parts_.push_back(source_of(a, single || a.ndim() != 2 ? program.widths[0] : a.shape(1), "x"));
     if (parts_.back().rows != parts_.front().rows)
       raise_shape("x: expected arrays of as many rows, " + std::to_string(parts_.front().rows) + ", received " +
