@@ -19,20 +19,13 @@ void Run<T>::backward(Team& team, int first, int last, const BackwardPlan& pass,
                       const std::vector<char>& begun, bool may_stop) {
   if (values_first()) {
     backward_values(team, first, last, pass, may_stop);
-    if (team.size > 1) team.barrier();  // all rows are there, and everybody has read the weights
     return backward_weights(team, first, last, pass, to, begun, may_stop);
   }
   for (int i = last - 1; i >= first; --i) {
     if (!pass.active[i]) continue;
     backward_operation(team, i, pass.accumulate[i], may_stop);
     pack_operands(team, i, may_stop);
-    const Operation& op = program.operations[i];
-    const bool learns = (op.weights >= 0 && to[op.weights] != Destination::nowhere) ||
-                        (op.bias >= 0 && to[op.bias] != Destination::nowhere);
-    if (team.size > 1 && learns) team.barrier();
     parameters_of(team, i, pass, to, begun, may_stop);
-    // The next operation's gradient lies, with rows of another length, where this one's is read.
-    if (team.size > 1 && space.gradients_shared) team.barrier();
   }
 }
 
@@ -71,18 +64,23 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
   const View x = value(op.input()), y = value(op.output), dy = gradient(op.output);
   const View dx = input_needed ? gradient(op.input()) : View{nullptr, 0};
   const T alpha = static_cast<T>(op.alpha);
-  const Range r = rows_of(team);
   T* spare = space.spare.data() + team.rank * space.spare_row;
 
   if (op.kind == OperationKind::dense) {
     if (op.activation != Activation::linear && !plan.derivative_fused[op.output]) {
       const View saved = derivative_needs_z(op.activation) ? View{space.pre[i].data, space.pre[i].row} : y;
-      slabs(team, r, width, may_stop, [&](Range s) {
-        for (int64_t k = s.begin; k < s.end; ++k)
-          kernels.activation_backward(op.activation, alpha, width, dy.data + k * dy.row, saved.data + k * saved.row,
-                                      dy.data + k * dy.row);
+      const Region part = part_of(width);
+      const Range cols = part.cols.of(team.rank, width);
+      reads_value(op.output, part);
+      writes_gradient(op.output, part);
+      hazards->settle(team);
+      slabs(team, part.rows.of(team.rank, n), cols.size(), may_stop, [&](Range s) {
+        for (int64_t k = s.begin; k < s.end; ++k) {
+          T* at = dy.data + k * dy.row + cols.begin;
+          kernels.activation_backward(op.activation, alpha, cols.size(), at, saved.data + k * saved.row + cols.begin,
+                                      at);
+        }
       });
-      settle(team);
     }
     if (!input_needed) return;
     const T* saved = nullptr;
@@ -97,46 +95,59 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
       saved = derivative_needs_z(act) ? space.pre[made].data : x.data;
       saved_row = derivative_needs_z(act) ? space.pre[made].row : x.row;
     }
-    Grid g{r, {0, in}};
-    if (!by_rows) g = grid(team, n, in, row_grain(), kLine<T>);
+    const Region part = part_of(in);
+    const Range r = part.rows.of(team.rank, n), c = part.cols.of(team.rank, in);
+    const bool share = products() && packs_along(i);
+    reads_gradient(op.output, {part.rows, {}});
+    hazards->reads(space.things.parameter(op.weights), {part.cols, {}});
+    if (saved || share) reads_value(op.input(), part);
+    writes_gradient(op.input(), part);
+    if (share) writes_operands(i, part);
+    hazards->settle(team);
     const bool add = accumulate[0] != 0;
     if constexpr (std::is_same_v<T, float>) {
       if (products()) {
         void* left = space.packed.slab(team.rank);
-        const bool share = packs_along(i);
         packed_pieces(
-            team, g.rows, g.cols, width, may_stop,
+            team, r, c, width, may_stop,
             [&](Range slab) {
               if (!share) return ops::pack_slab16(*products(), {dy.data, n, width, dy.row}, slab, left);
               pack_gradient(i, slab, left);
             },
             [&](Range slab, Range rows, Range cols) {
               const int64_t wide = share ? kColumnsTogether : cols.size();
-              for (int64_t c = cols.begin; c < cols.end; c += wide) {
-                const Range part{c, std::min(c + wide, cols.end)};
+              for (int64_t at = cols.begin; at < cols.end; at += wide) {
+                const Range together{at, std::min(at + wide, cols.end)};
                 ops::dense_backward_input16(*products(), left, slab, width, instance.packed.backward(op.weights), saved,
-                                            saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, part,
+                                            saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, together,
                                             space.thread_scratch(team.rank));
-                if (share) pack_input(i, rows, part);
+                if (share) pack_input(i, rows, together);
               }
             });
-        settle(team);
         return;
       }
     }
-    pieces(team, g.rows, g.cols, width, may_stop, [&](Range rows, Range cols) {
+    pieces(team, r, c, width, may_stop, [&](Range rows, Range cols) {
       ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, instance.transposed(op.weights), saved,
                                    saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, cols,
                                    space.thread_scratch(team.rank));
     });
-    settle(team);
     return;
   }
 
+  if (op.kind == OperationKind::columns || op.kind == OperationKind::python) return;
+  const Region part = own_rows();
+  const Range r = part.rows.of(team.rank, n);
+  reads_gradient(op.output, part);
+  reads_value(op.output, part);
+  for (int v : op.inputs) {
+    reads_value(v, part);
+    if (plan.wanted[v]) writes_gradient(v, part);
+  }
+  hazards->settle(team);
   if (op.kind == OperationKind::add || op.kind == OperationKind::multiply || op.kind == OperationKind::concatenate) {
     slabs(team, r, width * static_cast<int64_t>(op.inputs.size()), may_stop,
           [&](Range s) { join_backward(op, s, accumulate, spare); });
-    settle(team);
     return;
   }
 
@@ -157,13 +168,12 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
       if (accumulate[0]) kernels.add(width, spare, dx.data + k * dx.row);
     }
   });
-  settle(team);
 }
 
 template <class T>
 bool Run<T>::packs_along(int i) const {
   const Operation& op = program.operations[i];
-  return by_rows && plan.trainable[op.weights] && plan.wanted[op.input()];
+  return way.across == 1 && plan.trainable[op.weights] && plan.wanted[op.input()];
 }
 
 template <class T>
@@ -199,8 +209,13 @@ void Run<T>::pack_operands(Team& team, int i, bool may_stop) {
   if (!products() || op.weights < 0 || !plan.trainable[op.weights] || packs_along(i)) return;
   const int64_t in = program.widths[op.input()], out = program.widths[op.output];
   // By rows: those that this thread has computed; nobody has waited for the others yet.
-  const Range mine = by_rows ? rows_of(team) : split(n, team.rank, team.size, kGrain16);
-  slabs(team, mine, in + out, may_stop, [&](Range r) {
+  Region part = own_rows();
+  if (way.across > 1) part.rows = Cut(team.size, 1, kGrain16);
+  reads_value(op.input(), part);
+  reads_gradient(op.output, part);
+  writes_operands(i, part);
+  hazards->settle(team);
+  slabs(team, part.rows.of(team.rank, n), in + out, may_stop, [&](Range r) {
     pack_input(i, r, {0, in});
     pack_gradient(i, r, nullptr);
   });
@@ -212,39 +227,55 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
   const int p = op.weights;
   const auto& s = instance.slice(p);
   const View x = value(op.input()), dz = gradient(op.output);
-  const Grid g = grid(team, s.rows, s.cols, products() ? kGrain16 : kernels.tile_rows, kLine<T>);
+  const Region part = part_of(s);
+  if (products()) {
+    reads_operands(i, Region::all());
+  } else {
+    reads_value(op.input(), {{}, part.rows});
+    reads_gradient(op.output, {{}, part.cols});
+  }
+  hazards->writes(fuse ? space.things.parameter(p) : space.things.sum(p), part);
+  hazards->settle(team);
   Epilogue<T> e{};
   if (fuse) {
     e.kind = EpilogueKind::sgd;
     e.learning_rate = learning_rate(p);
     e.momentum = static_cast<T>(instance.sgd.momentum);
     e.nesterov = instance.sgd.nesterov;
-    e.velocity = instance.velocity(p);
   }
-  T* dw = instance.at(fuse ? instance.parameters : instance.gradients, p);
-  pieces(team, g.rows, g.cols, n, may_stop, [&](Range inputs, Range outputs) {
-    if constexpr (std::is_same_v<T, float>) {
-      if (products()) {
-        auto& packed = space.packed.operands(i);
-        return ops::in_parts16(*products(), inputs, outputs, [&](Range rows, Range cols) {
-          ops::dense_backward_weights16(*products(), n, packed.x.data(), packed.dz.data(), {dw, s.rows, s.cols, s.row},
-                                        accumulate, e, rows, cols, space.thread_scratch(team.rank));
-          if (fuse) instance.pack_part(p, rows, cols);
-        });
-      }
-    }
-    ops::dense_backward_weights<T>(kernels, {x.data, n, s.rows, x.row}, {dz.data, n, s.cols, dz.row},
-                                   {dw, s.rows, s.cols, s.row}, accumulate, e, inputs, outputs,
-                                   space.thread_scratch(team.rank));
-    if (fuse && instance.has_transposed(p)) instance.transpose_part(kernels, p, inputs, outputs);
-  });
+  T* const block = (fuse ? instance.parameters : instance.gradients).data();
+  pieces(team, part.rows.of(team.rank, s.rows), part.cols.of(team.rank, s.cols), n, may_stop,
+         [&](Range inputs, Range outputs) {
+           instance.each_part(p, outputs, [&](Range some, int64_t origin, int64_t row) {
+             const ops::Matrix<T> dw{block + origin, s.rows, s.cols, row};
+             if (fuse) e.velocity = instance.velocity_at(origin);
+             if constexpr (std::is_same_v<T, float>) {
+               if (products()) {
+                 auto& packed = space.packed.operands(i);
+                 return ops::in_parts16(*products(), inputs, some, [&](Range rows, Range cols) {
+                   ops::dense_backward_weights16(*products(), n, packed.x.data(), packed.dz.data(), dw, accumulate, e,
+                                                 rows, cols, space.thread_scratch(team.rank));
+                   if (fuse) instance.pack_part(p, rows, cols);
+                 });
+               }
+             }
+             ops::dense_backward_weights<T>(kernels, {x.data, n, s.rows, x.row}, {dz.data, n, s.cols, dz.row}, dw,
+                                            accumulate, e, inputs, some, space.thread_scratch(team.rank));
+           });
+           if (fuse && instance.has_transposed(p)) instance.transpose_part(kernels, p, inputs, outputs);
+         });
 }
 
 template <class T>
 void Run<T>::bias_of(Team& team, int i, bool accumulate, bool fuse) {
   const Operation& op = program.operations[i];
   const View dz = gradient(op.output);
-  const Range c = split(program.widths[op.output], team.rank, team.size, kLine<T>);
+  const Region part = part_of(instance.slice(op.bias));
+  const Range c = part.cols.of(team.rank, program.widths[op.output]);
+  reads_gradient(op.output, {{}, part.cols});
+  hazards->writes(space.things.sum(op.bias), part);
+  if (fuse) hazards->writes(space.things.parameter(op.bias), part);
+  hazards->settle(team);
   if (c.size() <= 0) return;
   T* db = instance.at(instance.gradients, op.bias) + c.begin;
   kernels.column_sums(n, c.size(), dz.data + c.begin, dz.row, db, accumulate);
@@ -263,17 +294,20 @@ void Run<T>::update(Team& team, const std::vector<char>& which) {
     if (!which[p]) continue;
     const auto& s = instance.slice(p);
     if (s.rows == 0 || s.cols == 0) continue;
-    const int64_t grain = products() ? kGrain16 : s.rows > 1 ? kernels.tile_rows : 1;
-    const Grid g = grid(team, s.rows, s.cols, grain, kLine<T>);
-    T* velocity = instance.velocity(p);
-    for (int64_t r = g.rows.begin; r < g.rows.end && g.cols.size() > 0; ++r) {
-      const int64_t at = r * s.row + g.cols.begin;
-      kernels.sgd_update(g.cols.size(), instance.at(instance.parameters, p) + at,
-                         instance.at(instance.gradients, p) + at, velocity ? velocity + at : nullptr, learning_rate(p),
-                         static_cast<T>(sgd.momentum), sgd.nesterov);
-    }
-    if (instance.has_transposed(p)) instance.transpose_part(kernels, p, g.rows, g.cols);
-    instance.pack_part(p, g.rows, g.cols);
+    const Region part = part_of(s);
+    const Range rows = part.rows.of(team.rank, s.rows), cols = part.cols.of(team.rank, s.cols);
+    hazards->reads(space.things.sum(p), part);
+    hazards->writes(space.things.parameter(p), part);
+    hazards->settle(team);
+    instance.each_part(p, cols, [&](Range some, int64_t origin, int64_t row) {
+      for (int64_t r = rows.begin; r < rows.end; ++r) {
+        const int64_t at = origin + r * row + some.begin;
+        kernels.sgd_update(some.size(), instance.parameters.data() + at, instance.gradients.data() + at,
+                           instance.velocity_at(at), learning_rate(p), static_cast<T>(sgd.momentum), sgd.nesterov);
+      }
+    });
+    if (instance.has_transposed(p)) instance.transpose_part(kernels, p, rows, cols);
+    instance.pack_part(p, rows, cols);
   }
 }
 

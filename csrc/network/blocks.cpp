@@ -8,6 +8,14 @@ namespace fp {
 
 template <class T>
 void Run<T>::backward_blocks(Team& team, int first, int last, const BackwardPlan& pass) {
+  for (int i = first; i < last; ++i) {
+    const Operation& op = program.operations[i];
+    if (!pass.active[i] || op.kind != OperationKind::dense) continue;
+    reads_value(op.input(), own_rows());
+    reads_gradient(op.output, own_rows());
+  }
+  hazards->writes(space.things.common(Things::block_sums), own_rows());
+  hazards->settle(team);
   const Range mine = rows_of(team);
   for (int64_t r = mine.begin; r < mine.end; r += kRowBlock) {
     const Range rows{r, std::min(r + kRowBlock, mine.end)};
@@ -18,10 +26,12 @@ void Run<T>::backward_blocks(Team& team, int first, int last, const BackwardPlan
       const View x = value(op.input()), dz = gradient(op.output);
       if (plan.trainable[op.weights]) {
         const auto& s = instance.slice(op.weights);
-        ops::dense_backward_weights<T>(kernels, {x.data + r * x.row, rows.size(), s.rows, x.row},
-                                       {dz.data + r * dz.row, rows.size(), s.cols, dz.row},
-                                       {sums + s.offset, s.rows, s.cols, s.row}, false, Epilogue<T>{}, {0, s.rows},
-                                       {0, s.cols}, space.thread_scratch(team.rank));
+        instance.each_part(op.weights, {0, s.cols}, [&](Range cols, int64_t origin, int64_t row) {
+          ops::dense_backward_weights<T>(kernels, {x.data + r * x.row, rows.size(), s.rows, x.row},
+                                         {dz.data + r * dz.row, rows.size(), s.cols, dz.row},
+                                         {sums + origin, s.rows, s.cols, row}, false, Epilogue<T>{}, {0, s.rows}, cols,
+                                         space.thread_scratch(team.rank));
+        });
       }
       if (op.bias >= 0 && plan.trainable[op.bias])
         kernels.column_sums(rows.size(), program.widths[op.output], dz.data + r * dz.row, dz.row,
@@ -33,20 +43,28 @@ void Run<T>::backward_blocks(Team& team, int first, int last, const BackwardPlan
 template <class T>
 void Run<T>::update_blocks(Team& team, const std::vector<Destination>& to) {
   const Sgd& sgd = instance.sgd;
-  const int64_t blocks = (n + kRowBlock - 1) / kRowBlock;
+  const int64_t count = (n + kRowBlock - 1) / kRowBlock;
+  hazards->reads(space.things.common(Things::block_sums), Region::all());
+  hazards->settle(team);
   for (int p = 0; p < instance.count(); ++p) {
     if (to[p] != Destination::parameters) continue;
     const auto& s = instance.slice(p);
     // Whole rows with their pads, which stay zero.
-    const Range rows = s.rows > 1 ? split(s.rows, team.rank, team.size, kernels.tile_rows) : Range{0, s.rows};
-    const Range within = s.rows > 1 ? Range{0, rows.size() * s.row} : split(s.row, team.rank, team.size, kLine<T>);
-    if (within.size() <= 0) continue;
-    const int64_t at = rows.begin * s.row + within.begin;
-    T* sum = space.block_sums.data() + s.offset + at;
-    for (int64_t b = 1; b < blocks; ++b) kernels.add(within.size(), sum + b * space.block_size, sum);
-    T* velocity = instance.velocity(p);
-    kernels.sgd_update(within.size(), instance.at(instance.parameters, p) + at, sum, velocity ? velocity + at : nullptr,
-                       learning_rate(p), static_cast<T>(sgd.momentum), sgd.nesterov);
+    const bool is_vector = s.rows == 1;
+    const Region part = is_vector ? part_of(s) : Region{Cut(team.size, 1, kernels.tile_rows), {}};
+    hazards->writes(space.things.parameter(p), part);
+    hazards->settle(team);
+    const Range rows = part.rows.of(team.rank, s.rows);
+    if (rows.size() <= 0) continue;
+    instance.each_part(p, is_vector ? part.cols.of(team.rank, s.row) : Range{0, s.row},
+                       [&](Range cols, int64_t origin, int64_t row) {
+                         const int64_t at = origin + rows.begin * row + cols.begin;
+                         const int64_t size = (rows.size() - 1) * row + cols.size();
+                         T* sum = space.block_sums.data() + at;
+                         for (int64_t b = 1; b < count; ++b) kernels.add(size, sum + b * space.block_size, sum);
+                         kernels.sgd_update(size, instance.parameters.data() + at, sum, instance.velocity_at(at),
+                                            learning_rate(p), static_cast<T>(sgd.momentum), sgd.nesterov);
+                       });
     if (instance.has_transposed(p)) instance.transpose_part(kernels, p, rows, {0, s.cols});
   }
 }

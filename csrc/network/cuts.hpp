@@ -20,17 +20,13 @@ inline constexpr double kElementsPerPiece = 4e6;
 // Rows that are enough to share packed weights.
 inline constexpr int64_t kRowsPerPiece = 2048;
 
-struct Grid {
-  Range rows, cols;
-};
-
-// A team's cut of a rows x cols output: the factors of the team's size with the least operand data per thread.
-inline Grid grid(const Team& team, int64_t rows, int64_t cols, int64_t row_grain, int64_t col_grain) {
+// A team's cut of a rows x cols output: the factors of its size with the least operand data per thread.
+inline Region grid(int size, int64_t rows, int64_t cols, int64_t row_grain, int64_t col_grain) {
   int across = 1;
   double best = 0;
-  for (int c = 1; c <= team.size; ++c) {
-    if (team.size % c) continue;
-    const int r = team.size / c;
+  for (int c = 1; c <= size; ++c) {
+    if (size % c) continue;
+    const int r = size / c;
     const double tall = static_cast<double>(std::max(row_grain, (rows + r - 1) / r));
     const double wide = static_cast<double>(std::max(col_grain, (cols + c - 1) / c));
     // The slowest thread's output counts first, then what it reads.
@@ -40,8 +36,7 @@ inline Grid grid(const Team& team, int64_t rows, int64_t cols, int64_t row_grain
       across = c;
     }
   }
-  const int down = team.size / across;
-  return {split(rows, team.rank / across, down, row_grain), split(cols, team.rank % across, across, col_grain)};
+  return {Cut(size / across, across, row_grain), Cut(across, 1, col_grain)};
 }
 
 template <class T>

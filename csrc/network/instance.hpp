@@ -1,8 +1,13 @@
 // An instance: the numbers of one network. One contiguous block per kind (parameters, gradients, each of the
 // optimizer's slots), all with the same offsets, and one for the state that is not trained; rows of at least kPadFrom
 // columns are padded to whole cache lines; pads are always zero.
+//
+// Where threads own columns of a kernel, these lie together in memory: a kernel then is stored in parts, one after the
+// other. Side by side, rows of both would alternate, and what the processor fetches ahead of one thread would be taken
+// from the other's cache over and over (up to 30 ns for every line of it).
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <type_traits>
@@ -10,6 +15,7 @@
 
 #include "network/mixed.hpp"
 #include "network/program.hpp"
+#include "network/way.hpp"
 #include "ops/dense.hpp"
 #include "runtime/memory.hpp"
 
@@ -87,10 +93,46 @@ class Instance {
   int count() const { return static_cast<int>(layout_.slices.size()); }
   T* at(Buffer<T>& block, int p) { return block.data() + layout_.slices[p].offset; }
 
-  ops::Matrix<const T> weights(int p) const {
-    const Slice& s = slice(p);
-    return {parameters.data() + s.offset, s.rows, s.cols, s.row};
+  // Calls f(columns, origin, row) for each part of a parameter that has some of these columns: element (i, j) lies at
+  // origin + i * row + j of a block.
+  template <class F>
+  void each_part(int p, Range cols, F&& f) const {
+    each_part(slice(p), parts_, cols, f);
   }
+  // The same with the part's weights.
+  template <class F>
+  void each_weights(int p, Range cols, F&& f) const {
+    const Slice& s = slice(p);
+    each_part(p, cols, [&](Range c, int64_t origin, int64_t row) {
+      f(c, ops::Matrix<const T>{parameters.data() + origin, s.rows, s.cols, row});
+    });
+  }
+  // Kernels that are wide enough are stored in so many parts from now on.
+  int parts() const { return parts_; }
+  void arrange(int parts) {
+    if (parts == parts_) return;
+    int64_t most = 0;
+    for (const Slice& s : layout_.slices) most = std::max(most, s.rows > 1 ? s.rows * s.cols : 0);
+    Buffer<T> buffer = std::move(moved_);
+    if (buffer.size() < most) buffer = Buffer<T>(most);
+    std::vector<Buffer<T>*> blocks{&parameters, &gradients};
+    const Unforked guard;
+    for (Slot& slot : slots) blocks.push_back(&slot.block);
+    for (int p = 0; p < count(); ++p) {
+      const Slice& s = slice(p);
+      if (parts_of(s, parts) == parts_of(s, parts_)) continue;
+      for (Buffer<T>* block : blocks) {
+        if (block->size() == 0) continue;
+        copy_out(*block, s, parts_, buffer.data());
+        clear(*block, p);
+        copy_in(*block, s, parts, buffer.data());
+      }
+    }
+    parts_ = parts;
+    // Small networks may change their minds often.
+    if (static_cast<std::size_t>(most) * sizeof(T) <= kKept) moved_ = std::move(buffer);
+  }
+
   const T* vector(int p) const { return p < 0 ? nullptr : parameters.data() + slice(p).offset; }
 
   // w transposed, (out, in): kept in step with w by every write.
@@ -102,13 +144,17 @@ class Instance {
   void transpose_part(const Kernels<T>& k, int p, Range rows, Range cols) {
     const Slice& s = slice(p);
     const int64_t to = padded_row<T>(s.rows);
-    if (rows.size() > 0 && cols.size() > 0)
-      k.transpose(rows.size(), cols.size(), parameters.data() + s.offset + rows.begin * s.row + cols.begin, s.row,
-                  transposed_[p].data() + cols.begin * to + rows.begin, to);
+    if (rows.size() <= 0 || cols.size() <= 0) return;
+    each_weights(p, cols, [&](Range c, ops::Matrix<const T> w) {
+      k.transpose(rows.size(), c.size(), w.data + rows.begin * w.row + c.begin, w.row,
+                  transposed_[p].data() + c.begin * to + rows.begin, to);
+    });
   }
   // A part of the weights was written: renews the packed copies of mixed precision.
   void pack_part(int p, Range rows, Range cols) {
-    if constexpr (std::is_same_v<T, float>) packed.pack(p, weights(p), rows, cols);
+    if constexpr (std::is_same_v<T, float>) {
+      if (packed.has(p)) each_weights(p, cols, [&](Range c, ops::Matrix<const T> w) { packed.pack(p, w, rows, c); });
+    }
   }
   void pack_all() {
     for (int p = 0; p < count(); ++p) pack_part(p, {0, slice(p).rows}, {0, slice(p).cols});
@@ -125,14 +171,22 @@ class Instance {
       }
   }
 
-  // Unpadded arrays out of a block and into it.
-  static void copy_out(const Buffer<T>& block, const Slice& s, T* to) {
-    for (int64_t i = 0; i < s.rows; ++i)
-      std::memcpy(to + i * s.cols, block.data() + s.offset + i * s.row, sizeof(T) * static_cast<std::size_t>(s.cols));
+  // Unpadded arrays out of a block and into it: of a parameter, and of state, which is never in parts.
+  void copy_out(const Buffer<T>& block, int p, T* to) const { copy_out(block, slice(p), parts_, to); }
+  void copy_in(Buffer<T>& block, int p, const T* from) { copy_in(block, slice(p), parts_, from); }
+  static void copy_out(const Buffer<T>& block, const Slice& s, int parts, T* to) {
+    each_part(s, parts, {0, s.cols}, [&](Range c, int64_t origin, int64_t row) {
+      for (int64_t i = 0; i < s.rows; ++i)
+        std::memcpy(to + i * s.cols + c.begin, block.data() + origin + i * row + c.begin,
+                    sizeof(T) * static_cast<std::size_t>(c.size()));
+    });
   }
-  static void copy_in(Buffer<T>& block, const Slice& s, const T* from) {
-    for (int64_t i = 0; i < s.rows; ++i)
-      std::memcpy(block.data() + s.offset + i * s.row, from + i * s.cols, sizeof(T) * static_cast<std::size_t>(s.cols));
+  static void copy_in(Buffer<T>& block, const Slice& s, int parts, const T* from) {
+    each_part(s, parts, {0, s.cols}, [&](Range c, int64_t origin, int64_t row) {
+      for (int64_t i = 0; i < s.rows; ++i)
+        std::memcpy(block.data() + origin + i * row + c.begin, from + i * s.cols + c.begin,
+                    sizeof(T) * static_cast<std::size_t>(c.size()));
+    });
   }
   void clear(Buffer<T>& block, int p) {
     std::memset(at(block, p), 0, sizeof(T) * static_cast<std::size_t>(slice(p).extent()));
@@ -157,7 +211,8 @@ class Instance {
     return nullptr;
   }
   // A parameter's momentum, which is SGD's one slot; nullptr without.
-  T* velocity(int p) { return sgd.momentum != 0 ? at(slots.front().block, p) : nullptr; }
+  T* velocity_at(int64_t offset) { return sgd.momentum != 0 ? slots.front().block.data() + offset : nullptr; }
+  T* velocity(int p) { return velocity_at(slice(p).offset); }
 
   Buffer<T> parameters, gradients, state;
   std::vector<Slot> slots;
@@ -165,7 +220,24 @@ class Instance {
   PackedWeights packed;  // of mixed precision; otherwise empty
 
  private:
+  static constexpr std::size_t kKept = 1 << 20;  // bytes
+
+  static int parts_of(const Slice& s, int parts) {
+    return s.rows > 1 && Way::is_wide(s.cols, parts, kLine<T>) ? parts : 1;
+  }
+  template <class F>
+  static void each_part(const Slice& s, int parts, Range cols, F&& f) {
+    parts = parts_of(s, parts);
+    for (int q = 0; q < parts; ++q) {
+      const Range part = split(s.row, q, parts, kLine<T>);
+      const Range c{std::max(part.begin, cols.begin), std::min(part.end, cols.end)};
+      if (c.size() > 0) f(c, s.offset + (s.rows - 1) * part.begin, parts == 1 ? s.row : part.size());
+    }
+  }
+
   Layout layout_, state_layout_;
+  int parts_ = 1;
+  Buffer<T> moved_;
   std::vector<Buffer<T>> transposed_;
   std::vector<char> stale_;
 };

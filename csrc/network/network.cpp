@@ -41,13 +41,13 @@ template <class T>
 void Network<T>::read(Part part, int index, T* to) {
   Shared hold(occupancy_);
   if (part == Part::parameter) {
-    instance_.copy_out(instance_.parameters, instance_.slice(index), to);
+    instance_.copy_out(instance_.parameters, index, to);
   } else if (part == Part::state) {
-    instance_.copy_out(instance_.state, instance_.state_layout().slices[index], to);
+    instance_.copy_out(instance_.state, instance_.state_layout().slices[index], 1, to);
   } else {
     const Slice& s = instance_.slice(index);
     if (parameter_begun_[index])
-      instance_.copy_out(instance_.gradients, s, to);
+      instance_.copy_out(instance_.gradients, index, to);
     else  // the last backward pass did not reach it
       std::fill(to, to + s.rows * s.cols, T(0));
   }
@@ -57,13 +57,13 @@ template <class T>
 void Network<T>::write(Part part, int index, const T* from) {
   Exclusive hold(occupancy_);
   if (part == Part::state) {
-    instance_.copy_in(instance_.state, instance_.state_layout().slices[index], from);
+    instance_.copy_in(instance_.state, instance_.state_layout().slices[index], 1, from);
   } else if (part == Part::parameter) {
-    instance_.copy_in(instance_.parameters, instance_.slice(index), from);
+    instance_.copy_in(instance_.parameters, index, from);
     instance_.mark_written(index);
   } else {
     instance_.need(instance_.gradients);
-    instance_.copy_in(instance_.gradients, instance_.slice(index), from);
+    instance_.copy_in(instance_.gradients, index, from);
     parameter_begun_[index] = 1;
   }
 }
@@ -71,13 +71,13 @@ void Network<T>::write(Part part, int index, const T* from) {
 template <class T>
 void Network<T>::read_slot(const std::string& slot, int parameter, T* to) {
   Shared hold(occupancy_);
-  instance_.copy_out(instance_.slot(slot)->block, instance_.slice(parameter), to);
+  instance_.copy_out(instance_.slot(slot)->block, parameter, to);
 }
 
 template <class T>
 void Network<T>::write_slot(const std::string& slot, int parameter, const T* from) {
   Exclusive hold(occupancy_);
-  instance_.copy_in(instance_.slot(slot)->block, instance_.slice(parameter), from);
+  instance_.copy_in(instance_.slot(slot)->block, parameter, from);
 }
 
 template <class T>
@@ -259,17 +259,17 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     Network* net;
     Run<T> run;
     int64_t batch_size, end, reached;
-    bool training, done = false;
-    // Rank 0 looks at the interrupt before a barrier, all read the answer after it: nobody may decide otherwise.
-    bool stop = false, stop_before_update = false;
+    bool training;
+    // Rank 0 writes before a barrier, all read after it: nobody may decide otherwise. stop: give this step up; last:
+    // return after it.
+    bool stop = false, last = false, stop_before_update = false;
     double budget;
     Interrupt::Clock::time_point start;
     // Until when this stretch goes on, what it has done, and when its first step was over.
     Pace::Stretch stretch{1};
     int64_t taken = 0;
     Interrupt::Clock::time_point first{};
-    bool paused = false;  // done with the stretch only
-    bool quick;           // a backward pass is over soon: it updates as it goes and is not stopped
+    bool quick;  // a backward pass is over soon: it updates as it goes and is not stopped
     UpdatePlan updates;
     std::vector<char> none;
   };
@@ -296,7 +296,6 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
               {1},
               0,
               {},
-              false,
               quick,
               UpdatePlan(program, plan_, quick),
               std::vector<char>(program.parameters.size(), 0)};
@@ -312,34 +311,68 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     Context& c = *static_cast<Context*>(p);
     Network& net = *c.net;
     Run<T> run = c.run;
+    run.join(team);
+    Hazards& hazards = *run.hazards;
+    const int64_t verdict = run.space.things.common(Things::verdict),
+                  second_verdict = run.space.things.common(Things::second_verdict);
     const int ops = static_cast<int>(run.program.operations.size());
     const BackwardPlan& pass = net.plan_.backward;
+    bool reads_targets = !net.metrics_.empty();  // log_batch
+    for (const Targets& t : run.sources->heads) reads_targets |= t.weights != nullptr;
+    auto begun = c.start;  // this step
+    const auto decide = [&] {
+      hazards.writes(verdict, Region::one_member());
+      hazards.settle(team);
+      if (team.rank != 0) return;
+      const auto now = Interrupt::Clock::now();
+      // What is left of the step takes about as long again.
+      const double spent = std::chrono::duration<double>((now - c.start) + (now - begun)).count();
+      c.stop = run.interrupt.stopped();
+      c.last =
+          run.begin + run.n >= c.end || spent >= c.budget || c.taken + 1 >= c.stretch.steps || now >= c.stretch.end;
+    };
     for (;;) {
       run.n = std::min(c.batch_size, c.end - run.begin);
-      run.choose_way(team.size);
-      // Whatever a thread can do with its own rows alone it does before the first barrier.
+      hazards.repeat();
+      run.choose_way(team, c.training);
       run.gather(team);
       run.forward(team, 0, ops);
       run.judge(team, net.heads_, net.metrics_, c.training);
+      // A quick step is not stopped from here on, so that all may hear of it along with the losses' gradients.
+      if (c.quick) decide();
       const bool values_first = c.training && run.values_first();
-      if (values_first) run.backward_values(team, 0, ops, pass, true);
-      if (run.by_blocks) run.backward_blocks(team, 0, ops, pass);
-      if (team.rank == 0) c.stop = run.interrupt.stopped();
-      if (team.size > 1) team.barrier();
-      bool give_up = c.stop || run.interrupt.bad_position() != INT64_MAX;
+      if (values_first) run.backward_values(team, 0, ops, pass, !c.quick);
+      if (run.way.blocks) run.backward_blocks(team, 0, ops, pass);
+      if (!c.quick) decide();
+      hazards.reads(verdict, Region::all());
+      hazards.settle(team);
+      // Who is ahead may have found something in the next batch already.
+      bool give_up = c.stop || run.interrupt.bad_position() < run.begin + run.n;
+      const bool last = c.last;
       if (c.training && !give_up) {
-        if (run.by_blocks)
+        if (run.way.blocks)
           run.update_blocks(team, c.updates.to);
         else if (values_first)
           run.backward_weights(team, 0, ops, pass, c.updates.to, c.none, !c.quick);
         else
           run.backward(team, 0, ops, pass, c.updates.to, c.none, !c.quick);
         if (c.updates.any_apart) {
+          hazards.writes(second_verdict, Region::one_member());
+          hazards.settle(team);
           if (team.rank == 0) c.stop_before_update = !c.quick && run.interrupt.stopped();
-          if (team.size > 1) team.barrier();
+          hazards.reads(second_verdict, Region::all());
+          hazards.settle(team);
           give_up = c.stop_before_update;
           if (!give_up) run.update(team, c.updates.apart);
         }
+      }
+      if (!give_up) {
+        hazards.reads(run.space.things.common(Things::losses), Region::one_member());
+        if (reads_targets) {
+          hazards.reads(run.space.things.common(Things::targets), Region::one_member());
+          for (int v : run.program.outputs) hazards.reads(run.value_thing(v), Region::one_member());
+        }
+        hazards.settle(team);
       }
       if (team.rank == 0) {
         if (!give_up) {
@@ -348,21 +381,21 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
           if (c.training) ++net.step;
         }
         run.interrupt.check(team);
-        const auto now = Interrupt::Clock::now();
-        if (++c.taken == 1) c.first = now;
-        const double spent = std::chrono::duration<double>(now - c.start).count();
-        c.done = give_up || c.reached >= c.end || spent >= c.budget || run.interrupt.stopped();
-        c.paused = !c.done && (c.taken >= c.stretch.steps || now >= c.stretch.end);
+        begun = Interrupt::Clock::now();
+        if (++c.taken == 1) c.first = begun;
       }
-      if (team.size > 1) team.barrier();
-      if (c.done || c.paused) return;
+      if (give_up || last) return;
       run.begin += run.n;
       if (c.training) ++run.step;
     }
   };
-  do {
+  for (bool done = false; !done;) {
     job.stretch = training ? pace_.next(batch_size, 3 * flop, team_size, threads(), Interrupt::Clock::now())
                            : Pace::Stretch{team_size};
+    if (training) {
+      const Way way = job.run.way_for(batch_size, job.stretch.threads);
+      if (way.across > 1) instance_.arrange(way.across);
+    }
     job.taken = 0;
     job.run.begin = job.reached;
     job.run.step = step;
@@ -370,7 +403,9 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     const auto now = Interrupt::Clock::now();
     const double seconds = std::chrono::duration<double>(now - job.first).count();
     pace_.note(job.stretch, job.taken - 1, seconds, now);
-  } while (job.paused);
+    done = job.reached >= end || interrupt.stopped() || interrupt.bad_position() != INT64_MAX ||
+           std::chrono::duration<double>(now - job.start).count() >= limits.budget;
+  }
   const int64_t bad = interrupt.bad_position();
   if (bad != INT64_MAX) reject(sources, bad);
   return job.reached;
@@ -438,11 +473,14 @@ int64_t Network<T>::predict(const RowSource& x, const std::vector<T*>& out, int6
       [](Team& team, void* p) {
         Context& c = *static_cast<Context*>(p);
         Run<T> run = c.run;
+        run.join(team);
         for (int turn = 0;; turn ^= 1) {
           run.n = std::min(c.chunk, c.end - run.begin);
-          run.choose_way(team.size);
+          run.choose_way(team, false);
           run.gather(team);
           run.forward(team, 0, static_cast<int>(run.program.operations.size()));
+          for (int v : run.program.outputs) run.hazards->reads(run.value_thing(v), run.own_rows());
+          run.hazards->settle(team);
           const Range r = run.rows_of(team);
           for (std::size_t k = 0; k < c.out.size(); ++k) {
             const int v = run.program.outputs[k];
@@ -459,7 +497,7 @@ int64_t Network<T>::predict(const RowSource& x, const std::vector<T*>& out, int6
             const double spent = std::chrono::duration<double>(Interrupt::Clock::now() - c.start).count();
             c.done[turn] = c.reached >= c.end || spent >= c.budget || run.interrupt.stopped();
           }
-          if (team.size > 1) team.barrier();
+          run.hazards->meet(team);
           if (c.done[turn]) return;
           run.begin += run.n;
         }

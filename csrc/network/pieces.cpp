@@ -41,7 +41,8 @@ struct Network<T>::Call {
         [](Team& team, void* p) {
           const Context& c = *static_cast<Context*>(p);
           Run<T> run = c.run;
-          run.choose_way(team.size);
+          run.join(team);
+          run.choose_way(team, false);
           (*c.fn)(run, team);
         },
         &job);
@@ -60,7 +61,7 @@ void Network<T>::load_batch(const Sources& sources, int64_t begin, int64_t end) 
     run.sources = &sources;
     run.begin = begin;
     run.gather(team);
-    if (team.size > 1) team.barrier();
+    run.hazards->meet(team);
     if (team.rank == 0) bad = run.interrupt.bad_position();
   });
   if (bad == INT64_MAX) return;
@@ -119,7 +120,7 @@ double Network<T>::judge(bool training) {
   double cost = 0;
   Call::over(*this, batch_training_, [&](Run<T>& run, Team& team) {
     run.judge(team, heads_, metrics_, training);
-    if (team.size > 1) team.barrier();
+    run.hazards->meet(team);
     if (team.rank == 0) cost = log_batch(run);
   });
   if (training) {

@@ -12,6 +12,9 @@ namespace fp {
 
 namespace {
 
+// With fewer rows than this per thread, packing the weights anew on each thread is no longer cheap.
+constexpr int64_t kRowsPerThread = 96;
+
 constexpr int64_t kSmallBytes = 512 * 1024;
 constexpr int64_t kPad = 16;  // columns, see RowArgs
 // Weights of so many bytes come from memory, and reading them takes as long as the arithmetic of so many rows.
@@ -43,8 +46,12 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
   for (int p = 0; p < static_cast<int>(program.parameters.size()); ++p) {
     const auto& s = instance.slice(p);
     copies_.push_back({at, s.rows, s.cols, padded(s.cols)});
-    for (int64_t i = 0; i < s.rows; ++i, at += padded(s.cols))
-      std::memcpy(at, instance.vector(p) + i * s.row, sizeof(T) * static_cast<std::size_t>(s.cols));
+    instance.each_weights(p, {0, s.cols}, [&](Range cols, ops::Matrix<const T> w) {
+      for (int64_t i = 0; i < s.rows; ++i)
+        std::memcpy(at + i * padded(s.cols) + cols.begin, w.data + i * w.row + cols.begin,
+                    sizeof(T) * static_cast<std::size_t>(cols.size()));
+    });
+    at += s.rows * padded(s.cols);
   }
 
   if constexpr (std::is_same_v<T, float>) {

@@ -18,7 +18,9 @@ double product_flop(const Program& program, const Operation& op) {
 template <class T>
 typename Run<T>::View Run<T>::value(int v) const {
   if (!training) v = plan.inference[v];
-  return {space.values[v].data, space.values[v].row};
+  T* data = space.values[v].data;
+  if (own_input && value_thing(v) == 0) data = own_input + (data - space.values[0].data);
+  return {data, space.values[v].row};
 }
 
 template <class T>
@@ -33,52 +35,88 @@ int Run<T>::useful_threads(const Program& program, int64_t rows, bool training, 
 }
 
 template <class T>
-void Run<T>::choose_way(int size) {
-  by_rows = true;
-  by_blocks = false;
-  if (size == 1) return;
-  const int64_t blocks = (n + kRowBlock - 1) / kRowBlock, most = (blocks + size - 1) / size * kRowBlock;
+Way Run<T>::way_for(int64_t rows, int size) const {
+  if (size == 1) return {};
+  const int64_t count = (rows + kRowBlock - 1) / kRowBlock, most = (count + size - 1) / size * kRowBlock;
   // Whoever has a block more than others must not have much more to do.
-  by_blocks =
-      all_fused && space.block_sums.size() > 0 && static_cast<double>(most * size) <= 1.2 * static_cast<double>(n);
-  if (by_blocks || n >= kRowsPerThread * size) return;
-  double widest = 0;
-  for (const Operation& op : program.operations)
-    if (op.kind == OperationKind::dense) widest = std::max(widest, product_flop(program, op));
-  // A barrier per operation must be cheap beside the operation.
-  by_rows = widest * static_cast<double>(n) < 8 * kFlopPerThread * size && n >= size;
+  if (all_fused && space.block_sums.size() > 0 && static_cast<double>(most * size) <= 1.2 * static_cast<double>(rows))
+    return {size, 1, true};
+  return Way::best(program, rows, size, training, kLine<T>, products() ? products()->row_grain : kernels.tile_rows);
+}
+
+template <class T>
+void Run<T>::choose_way(Team& team, bool may_repeat) {
+  if (n == way_rows) return;
+  if (way_rows >= 0) {  // the same cuts are other rows from now on
+    hazards->meet(team);
+    hazards->forget();
+  }
+  way_rows = n;
+  way = way_for(n, team.size);
+  own_input = may_repeat && way.across == team.size && team.size > 1 ? space.own_input(team.rank) : nullptr;
+}
+
+template <class T>
+Region Run<T>::part_of(const Slice& parameter) const {
+  if (parameter.rows == 1) return {{}, Cut(way.size(), 1, kLine<T>)};
+  const int64_t grain = products() ? kGrain16 : kernels.tile_rows;
+  if (way.across == 1) return grid(way.size(), parameter.rows, parameter.cols, grain, kLine<T>);
+  // Few columns: those inputs that are this thread's columns of the layer before.
+  if (!Way::is_wide(parameter.cols, way.across, kLine<T>)) return {Cut(way.size(), 1, std::max(grain, kLine<T>)), {}};
+  return {Cut(way.down, way.across, grain), Cut(way.across, 1, kLine<T>)};
+}
+
+template <class T>
+int64_t Run<T>::value_thing(int v) const {
+  if (!training) v = plan.inference[v];
+  const int made = plan.producer[v];
+  return space.things.value(made >= 0 && program.operations[made].kind == OperationKind::columns ? 0 : v);
 }
 
 template <class T>
 void Run<T>::gather(Team& team) {
   int64_t width = program.widths[0];
   for (const Targets& t : sources->heads) width += t.y && !t.labels ? t.y->cols : 1;
-  slabs(team, rows_of(team), width, true, [&](Range r) { gather_rows(r); });
-  settle(team);
+  if (own_input) {
+    slabs(team, {0, n}, program.widths[0], true, [&](Range r) { gather_rows(r, true, false); });
+  } else {
+    hazards->writes(space.things.value(0), own_rows());
+  }
+  hazards->writes(space.things.common(Things::targets), own_rows());
+  hazards->settle(team);
+  slabs(team, rows_of(team), width, true, [&](Range r) { gather_rows(r, !own_input, true); });
 }
 
 template <class T>
-void Run<T>::gather_rows(Range r) {
-  if (!sources->index) return gather_part(r, nullptr, begin + r.begin);
+void Run<T>::gather_rows(Range r, bool inputs, bool targets) {
+  const auto part = [&](Range rows, const int64_t* index, int64_t from) {
+    if (inputs) gather_inputs(rows, index, from);
+    if (targets) gather_targets(rows, index, from);
+  };
+  if (!sources->index) return part(r, nullptr, begin + r.begin);
   // Row numbers lie in memory that others can write to: each is read once, and the copy is checked and used.
   constexpr int64_t most = 512;
   int64_t numbers[most];
   const volatile int64_t* given = sources->index + begin;
   for (int64_t at = r.begin; at < r.end; at += most) {
-    const Range part{at, std::min(at + most, r.end)};
-    for (int64_t i = 0; i < part.size(); ++i) {
+    const Range rows{at, std::min(at + most, r.end)};
+    for (int64_t i = 0; i < rows.size(); ++i) {
       numbers[i] = given[at + i];
       if (numbers[i] < 0 || numbers[i] >= sources->x->rows) return interrupt.report_bad(begin + at + i);
     }
-    gather_part(part, numbers, 0);
+    part(rows, numbers, 0);
   }
 }
 
 // Rows r of the batch from index[from], ..., or from, ... when index is nullptr.
 template <class T>
-void Run<T>::gather_part(Range r, const int64_t* index, int64_t from) {
+void Run<T>::gather_inputs(Range r, const int64_t* index, int64_t from) {
   const View x = value(0);
   sources->x->gather(index, from, r.size(), x.data + r.begin * x.row, x.row);
+}
+
+template <class T>
+void Run<T>::gather_targets(Range r, const int64_t* index, int64_t from) {
   for (std::size_t h = 0; h < sources->heads.size(); ++h) {
     const Targets& given = sources->heads[h];
     auto& to = space.heads[h];
@@ -110,18 +148,27 @@ void Run<T>::forward_operation(Team& team, int i) {
   const View x = value(op.input()), y = value(op.output);
   const int64_t width = program.widths[op.output];
   const T alpha = static_cast<T>(op.alpha);
-  const Range r = rows_of(team);
+  const bool dense = op.kind == OperationKind::dense;
+  if (op.kind == OperationKind::columns || op.kind == OperationKind::python) return;
+  if (op.kind == OperationKind::dropout && !training) return;
+  const Region part = dense ? part_of(width) : own_rows();
+  const Range r = part.rows.of(team.rank, n), c = part.cols.of(team.rank, width);
+  for (int v : op.inputs) reads_value(v, {part.rows, {}});
+  if (dense) {
+    hazards->reads(space.things.parameter(op.weights), {{}, part.cols});
+    if (op.bias >= 0) hazards->reads(space.things.parameter(op.bias), {{}, part.cols});
+  }
+  hazards->writes(value_thing(op.output), part);
+  hazards->settle(team);
   switch (op.kind) {
     case OperationKind::dense: {
       const int64_t in = program.widths[op.input()];
-      Grid g{r, {0, width}};
-      if (!by_rows) g = grid(team, n, width, row_grain(), kLine<T>);
       T* z = training ? space.pre[i].data : nullptr;
       if constexpr (std::is_same_v<T, float>) {
         if (products()) {
           void* left = space.packed.slab(team.rank);
           packed_pieces(
-              team, g.rows, g.cols, in, true,
+              team, r, c, in, true,
               [&](Range slab) { ops::pack_slab16(*products(), {x.data, n, in, x.row}, slab, left); },
               [&](Range slab, Range rows, Range cols) {
                 ops::dense_forward16(*products(), left, slab, in, instance.packed.forward(op.weights),
@@ -131,10 +178,12 @@ void Run<T>::forward_operation(Team& team, int i) {
           break;
         }
       }
-      pieces(team, g.rows, g.cols, in, true, [&](Range rows, Range cols) {
-        ops::dense_forward<T>(kernels, {x.data, n, in, x.row}, instance.weights(op.weights), instance.vector(op.bias),
-                              op.activation, alpha, z, space.pre[i].row, {y.data, n, width, y.row}, rows, cols,
-                              space.thread_scratch(team.rank));
+      pieces(team, r, c, in, true, [&](Range rows, Range cols) {
+        instance.each_weights(op.weights, cols, [&](Range some, ops::Matrix<const T> w) {
+          ops::dense_forward<T>(kernels, {x.data, n, in, x.row}, w, instance.vector(op.bias), op.activation, alpha, z,
+                                space.pre[i].row, {y.data, n, width, y.row}, rows, some,
+                                space.thread_scratch(team.rank));
+        });
       });
       break;
     }
@@ -149,7 +198,6 @@ void Run<T>::forward_operation(Team& team, int i) {
       });
       break;
     case OperationKind::dropout:
-      if (!training) break;
       slabs(team, r, width, true, [&](Range s) {
         kernels.dropout({s.size(), width, s.begin, x.data + s.begin * x.row, x.row, y.data + s.begin * y.row, y.row,
                          static_cast<uint32_t>(op.rate * 4294967296.0), static_cast<T>(1.0 / (1.0 - op.rate)), key,
@@ -165,7 +213,6 @@ void Run<T>::forward_operation(Team& team, int i) {
     case OperationKind::python:
       break;
   }
-  settle(team);
 }
 
 template <class T>
@@ -191,14 +238,20 @@ void Run<T>::judge(Team& team, const std::vector<Head>& heads, const std::vector
     sums |= heads[h].normaliser == Normaliser::weights && space.heads[h].weighted;
   }
   if (sums) {  // the weights of the whole batch, before the first gradient
-    if (team.size > 1) team.barrier();
+    hazards->meet(team);
     if (team.rank == 0)
       for (auto& j : space.heads)
         if (j.weighted) j.total = weighted_sum(j.weights.data(), static_cast<const double*>(nullptr), n);
-    if (team.size > 1) team.barrier();
+    hazards->meet(team);
   }
+  for (int v : program.outputs) {
+    reads_value(v, own_rows());
+    if (gradients) writes_gradient(v, own_rows());
+  }
+  hazards->reads(space.things.common(Things::targets), own_rows());
+  hazards->writes(space.things.common(Things::losses), own_rows());
+  hazards->settle(team);
   slabs(team, rows_of(team), width, true, [&](Range r) { judge_rows(team, r, heads, metrics, gradients); });
-  settle(team);
 }
 
 template <class T>

@@ -1,17 +1,16 @@
 // One run of a program over a batch, as the members of a team execute it. Every function is called by all threads of
-// the team with the same arguments; each does its part.
-//
-// A team works in one of two ways. By rows: each thread takes its rows through all operations, and no thread waits
-// before the weights' gradients. By grid: with few rows and large layers each product is cut over rows and columns,
-// with a barrier after every operation. The bits are the same either way.
+// the team with the same arguments; each does its part, and waits for the others where it needs what they have made
+// (hazards.hpp). How the work is cut (way.hpp) changes no bits.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 
+#include "network/hazards.hpp"
 #include "network/heads.hpp"
 #include "network/instance.hpp"
 #include "network/plan.hpp"
+#include "network/way.hpp"
 #include "network/workspace.hpp"
 
 namespace fp {
@@ -20,8 +19,6 @@ namespace fp {
 // gains a fifth at 0.6 MFLOP each; where its cache is far away, it makes the step three times as long: training
 // measures it, see pace.hpp.)
 inline constexpr double kFlopPerThread = 1.5e6;
-// With fewer rows than this per thread, packing the weights anew on each thread is no longer cheap.
-inline constexpr int64_t kRowsPerThread = 96;
 
 // What ends a run early: the outside, asked at most every 20 ms and only on the calling thread, or a row that cannot be
 // used. Shared by the threads of a team.
@@ -78,9 +75,13 @@ struct Run {
   const Sources* sources = nullptr;
   int64_t begin = 0;  // position of the batch's first row
   int64_t n = 0;      // its rows
-  bool by_rows = true;
-  bool by_blocks = false;  // weight gradients too, see backward_blocks
+  Way way{};
+  int64_t way_rows = -1;   // for which it was chosen
   bool all_fused = false;  // every trained parameter is updated right after its gradient, and used once
+
+  // Of this thread, from join() on.
+  Hazards* hazards = nullptr;
+  T* own_input = nullptr;  // where it gathers all rows for itself
 
   struct View {
     T* data;
@@ -92,12 +93,32 @@ struct Run {
 
   // How many threads the arithmetic of a batch is worth, and which of the two ways suits.
   static int useful_threads(const Program& program, int64_t rows, bool training, int most);
-  void choose_way(int size);
+  // The beginning of a thread's part in the run.
+  void join(const Team& team) {
+    hazards = &space.hazards[static_cast<std::size_t>(team.rank)];
+    hazards->forget();
+  }
+  Way way_for(int64_t rows, int size) const;
+  // For the batch's n rows. may_repeat: threads may gather the same rows, each for itself.
+  void choose_way(Team& team, bool may_repeat);
 
   // The path of a mixed network's products; nullptr: products are of T.
   const Products16* products() const { return instance.packed.products; }
-  int64_t row_grain() const { return by_blocks ? kRowBlock : products() ? products()->row_grain : kernels.tile_rows; }
-  Range rows_of(const Team& team) const { return split(n, team.rank, team.size, by_rows ? row_grain() : 1); }
+  int64_t row_grain() const { return way.blocks ? kRowBlock : products() ? products()->row_grain : kernels.tile_rows; }
+  // What each thread has of a batch's matrix: its share of the rows; or of what dense products make, a part as the way
+  // says, where there are columns enough.
+  Region own_rows() const { return {Cut(way.size(), 1, row_grain()), {}}; }
+  Region part_of(int64_t width) const {
+    if (way.across == 1 || !Way::is_wide(width, way.across, kLine<T>)) return own_rows();
+    return {Cut(way.down, way.across, row_grain()), Cut(way.across, 1, kLine<T>)};
+  }
+  // And of a parameter and its gradient.
+  Region part_of(const Slice& parameter) const;
+  Range rows_of(const Team& team) const { return own_rows().rows.of(team.rank, n); }
+
+  // The number under which threads keep books of a value: columns of the input are a view of it.
+  int64_t value_thing(int v) const;
+
   void gather(Team& team);
   void forward(Team& team, int first, int last);
   // Row losses, the outputs' gradients when asked for, and the metrics' row values.
@@ -114,10 +135,9 @@ struct Run {
   // epilogue. may_stop: nothing is updated yet. This and what follows is in backward.cpp.
   void backward(Team& team, int first, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
                 const std::vector<char>& begun, bool may_stop);
-  // Where every value's gradient has memory of its own and each thread keeps to its rows, the gradients of all values
-  // come first, without a word between the threads, and those of the weights after one barrier. Otherwise each
-  // operation's weights follow its input's gradient at once.
-  bool values_first() const { return by_rows && !space.gradients_shared; }
+  // Where every value's gradient has memory of its own, the gradients of all values come first, and then those of the
+  // weights. Otherwise each operation's weights follow its input's gradient at once.
+  bool values_first() const { return !space.gradients_shared; }
   void backward_values(Team& team, int first, int last, const BackwardPlan& pass, bool may_stop);
   void backward_weights(Team& team, int first, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
                         const std::vector<char>& begun, bool may_stop);
@@ -129,11 +149,22 @@ struct Run {
   void update(Team& team, const std::vector<char>& which);
 
  private:
-  void settle(Team& team) {  // after an operation
-    if (!by_rows) team.barrier();
+  void reads_value(int v, Region r) {
+    if (const int64_t thing = value_thing(v); thing != 0 || !own_input) hazards->reads(thing, r);
   }
-  void gather_rows(Range r);
-  void gather_part(Range r, const int64_t* index, int64_t from);
+  // Two memories may serve a chain's gradients in turn, and one the packed operands of its products.
+  void reads_gradient(int v, Region r) { hazards->reads(gradient_thing(v), r, v); }
+  void writes_gradient(int v, Region r) { hazards->writes(gradient_thing(v), r, v); }
+  int64_t gradient_thing(int v) const {
+    return space.things.gradient(space.gradients_shared ? (plan.producer[v] + 2) % 2 : v);
+  }
+  void reads_operands(int i, Region r) { hazards->reads(operands_thing(i), r, i); }
+  void writes_operands(int i, Region r) { hazards->writes(operands_thing(i), r, i); }
+  int64_t operands_thing(int i) const { return space.things.operands(space.gradients_shared ? 0 : i); }
+  // Rows of the batch: the inputs, and what they are judged by.
+  void gather_rows(Range r, bool inputs, bool targets);
+  void gather_inputs(Range r, const int64_t* index, int64_t from);
+  void gather_targets(Range r, const int64_t* index, int64_t from);
   void judge_rows(Team& team, Range r, const std::vector<Head>& heads, const std::vector<Metric>& metrics,
                   bool gradients);
   // Calls f on parts of a product, or of a range of rows of `width` elements, with a look at the interrupt in between;

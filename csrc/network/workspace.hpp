@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "network/hazards.hpp"
 #include "network/heads.hpp"
 #include "network/instance.hpp"
 #include "network/mixed.hpp"
@@ -64,10 +65,22 @@ struct Workspace {
 
   PackedBatch packed;  // of mixed precision
 
+  // Of each thread: its books, and room for rows of inputs that it gathers for itself.
+  Things things;
+  std::vector<Hazards> hazards;
+  T* own_input(int rank) {
+    return inputs.empty() ? nullptr : rank == 0 ? values[0].data : inputs[static_cast<std::size_t>(rank) - 1].data();
+  }
+
   // products: the path of a mixed network, else nullptr.
   Workspace(const Program& program, const Kernels<T>& kernels, const Products16* products, int64_t rows, int threads_,
             bool training_)
-      : capacity(rows), threads(threads_), training(training_), made_for(&kernels) {
+      : capacity(rows),
+        threads(threads_),
+        training(training_),
+        made_for(&kernels),
+        things{static_cast<int64_t>(program.widths.size()), static_cast<int64_t>(program.parameters.size()),
+               static_cast<int64_t>(program.operations.size())} {
     values.resize(program.widths.size());
     gradients.resize(program.widths.size());
     pre.resize(program.operations.size());
@@ -122,7 +135,14 @@ struct Workspace {
     if (training) {
       spare_row = batch_row<T>(widest);
       spare = Buffer<T>(spare_row * threads);
+      const double own = static_cast<double>(rows * values[0].row) * sizeof(T) * (threads - 1);
+      if (own <= kOwnInputs)
+        for (int rank = 1; rank < threads; ++rank) inputs.emplace_back(rows * values[0].row);
     }
+    std::size_t inputs_of_one = 0;
+    for (const Operation& op : program.operations) inputs_of_one = std::max(inputs_of_one, op.inputs.size());
+    const std::size_t together = 2 * (program.operations.size() + program.outputs.size() + inputs_of_one) + 8;
+    for (int rank = 0; rank < threads; ++rank) hazards.emplace_back(things.count(), static_cast<int64_t>(together));
   }
 
   bool fits(int64_t rows, int team, const Kernels<T>& kernels, const Products16* products) const {
@@ -152,7 +172,8 @@ struct Workspace {
   }
 
  private:
-  static constexpr double kSharedFrom = 8 << 20;  // bytes
+  static constexpr double kSharedFrom = 8 << 20, kOwnInputs = 1 << 20;  // bytes
+  std::vector<Buffer<T>> inputs;
   Block turns[2];
   void allocate(Block& b, int64_t width) {
     b.row = batch_row<T>(width);

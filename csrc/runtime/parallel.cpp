@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
+#include <mutex>
 #include <string>
 #include <thread>
 
@@ -202,7 +203,9 @@ void parallel_run(int threads, void (*fn)(Team&, void*), void* context) {
 }
 
 const char* openmp_runtime() { return "none (std::thread, for ThreadSanitizer)"; }
-void install_fork_handlers() { ensure_default(); }
+namespace {
+[[maybe_unused]] void dissolve_pool() {}
+}  // namespace
 
 #elif defined(_OPENMP)
 
@@ -246,44 +249,58 @@ const char* openmp_runtime() {
   return llvm ? "libomp (OpenMP " FP_OPENMP_VERSION ")" : "libgomp (OpenMP " FP_OPENMP_VERSION ")";
 }
 
-#if defined(_WIN32)
-
-void install_fork_handlers() { ensure_default(); }
-
-#else
-
 namespace {
 
 // libgomp keeps one pool of threads per user thread. A child inherits the pool of the thread that forked without
 // its threads and would wait for them for ever, so that pool is dissolved first; pools of other threads,
 // busy or not, are neither touched here nor reachable in the child. LLVM's runtime handles fork itself, and its
 // pause would stop the whole process's threads.
-void before_fork() {
+[[maybe_unused]] void dissolve_pool() {
 #if defined(__ELF__)
   if (omp_pause_resource_all && !kmp_get_blocktime && !omp_in_parallel()) omp_pause_resource_all(omp_pause_hard);
 #endif
 }
 
-// A worker process may have an affinity or an OMP_NUM_THREADS of its own.
-void in_child() { default_threads.store(0, std::memory_order_relaxed); }
-
 }  // namespace
-
-void install_fork_handlers() {
-  static std::atomic<bool> installed{false};
-  if (!installed.exchange(true)) pthread_atfork(before_fork, nullptr, in_child);
-  ensure_default();
-}
-
-#endif
 
 #else
 
 void parallel_run(int, void (*fn)(Team&, void*), void* context) { run_alone(fn, context); }
 const char* openmp_runtime() { return "none"; }
-void install_fork_handlers() { ensure_default(); }
+namespace {
+[[maybe_unused]] void dissolve_pool() {}
+}  // namespace
 
 #endif
+
+namespace {
+
+std::mutex whole;
+
+}  // namespace
+
+Unforked::Unforked() { whole.lock(); }
+Unforked::~Unforked() { whole.unlock(); }
+
+void install_fork_handlers() {
+#if !defined(_WIN32)
+  static std::atomic<bool> installed{false};
+  if (!installed.exchange(true)) {
+    const auto before = [] {
+      dissolve_pool();
+      whole.lock();
+    };
+    const auto in_parent = [] { whole.unlock(); };
+    // A worker process may have an affinity or an OMP_NUM_THREADS of its own.
+    const auto in_child = [] {
+      whole.unlock();
+      default_threads.store(0, std::memory_order_relaxed);
+    };
+    pthread_atfork(before, in_parent, in_child);
+  }
+#endif
+  ensure_default();
+}
 
 int thread_count() {
   int chosen = chosen_threads.load(std::memory_order_relaxed);

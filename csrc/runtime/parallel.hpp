@@ -33,6 +33,13 @@ void set_thread_count(int threads);  // 0: back to the default
 const char* thread_count_reason();   // "set_num_threads", "OMP_NUM_THREADS", "cgroup quota", "CPU affinity"
 const char* openmp_runtime();        // "libgomp", "libomp", ... or "none"; with version when known
 
+// While one exists, the process does not fork: for what a child must not see half done. Short work only.
+struct Unforked {
+  Unforked();
+  ~Unforked();
+  Unforked(const Unforked&) = delete;
+};
+
 // Registers the fork handlers once; called when the extension module loads.
 void install_fork_handlers();
 

@@ -1,5 +1,5 @@
 // network/pace.hpp over machines that only exist as formulas: how long a step takes on so many threads, at each moment.
-// A header alone: tests/test_pace.py compiles and runs this file.
+// A header alone: tests/test_network_rules.py compiles and runs this file.
 #include "network/pace.hpp"
 
 #include <cmath>

@@ -1,4 +1,5 @@
-"""On how many threads small steps run: the rule that decides, over simulated machines, and what the network says."""
+"""What decides how threads share a step: on how many small ones run, and when threads wait for each other. Programs of
+their own try the rules on simulated machines and against every element; and what the network says."""
 
 from __future__ import annotations
 
@@ -18,9 +19,10 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a Unix compiler")
-def test_the_pace_follows_simulated_machines(tmp_path: Path) -> None:
-    program = tmp_path / "pace_test"
-    source = REPOSITORY / "tests" / "native" / "pace_test.cpp"
+@pytest.mark.parametrize("name", ["pace_test", "hazards_test"])
+def test_a_rule_by_itself(name: str, tmp_path: Path) -> None:
+    program = tmp_path / name
+    source = REPOSITORY / "tests" / "native" / f"{name}.cpp"
     command = [*compiler("CXX"), "-std=c++20", "-O1", f"-I{REPOSITORY / 'csrc'}", f"-I{source.parent}", str(source)]
     built = subprocess.run([*command, "-o", str(program)], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
