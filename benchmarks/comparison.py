@@ -114,6 +114,13 @@ class Comparison:
             self.result["limits"][str(threads)] = {key: max(value, before[key]) for key, value in found.items()}
         self.result["limits"] = dict(sorted(self.result["limits"].items(), key=lambda item: int(item[0])))
 
+    def _note_distance(self) -> None:
+        """How far apart the threads' CPUs are at this moment."""
+        if self.options.threads > 1 and "native" in self._workers:
+            found = self._workers["native"].ask("round_trip")
+            if found is not None:
+                self.result.setdefault("round_trips", []).append(found)
+
     def workload(self, workload: Workload) -> None:
         """Training steps, after a look whether all compute the same ones; then predictions."""
         options = self.options
@@ -137,7 +144,9 @@ class Comparison:
             workers[name] = worker
             if reason:
                 say(f"  {name} does not compute the same step: {reason}")
+        self._note_distance()
         timings = time_side_by_side(list(workers.values()), options.seconds, options.rounds)
+        self._note_distance()
         for name, timing in zip(workers, timings, strict=True):
             trained[name]["rounds"] = timing.rounds
             if (threads := workers[name].ask("threads")) is not None:

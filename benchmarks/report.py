@@ -70,6 +70,11 @@ def _introduction(result: Result) -> str:
     head = ("threads", "float32 GFLOP/s", "float64 GFLOP/s", "bfloat16 GFLOP/s", "memory read GB/s", "update GB/s")
     if limits:
         lines.append("Limits of the machine, measured in the same run:\n\n" + _table(head, limits, left=0))
+    if trips := [1e9 * seconds for seconds in result.get("round_trips", [])]:
+        lines.append(
+            "A cache line from one thread to another and back, before and after the training steps of each workload: "
+            f"{', '.join(f'{trip:.0f}' for trip in trips)} ns."
+        )
     return "\n\n".join(lines)
 
 

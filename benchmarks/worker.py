@@ -21,6 +21,7 @@ An error is answered as {"error": what}.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -108,6 +109,12 @@ class _Service:
         from fastperceptron.peak import memory_bandwidth
 
         return memory_bandwidth(self._threads)
+
+    def round_trip(self, argument: str) -> float | None:
+        from fastperceptron import peak
+
+        seconds = peak.cache_round_trip() if hasattr(peak, "cache_round_trip") else math.nan
+        return seconds if math.isfinite(seconds) else None
 
     def fit(self, argument: str) -> dict[str, float]:
         from time_to_result import FITTERS, load

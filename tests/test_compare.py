@@ -185,7 +185,9 @@ def test_every_wanted_figure_has_a_line() -> None:
 
 
 def test_tables(result: dict[str, Any]) -> None:
+    result["round_trips"] = [1.04e-7, 4.9e-7]
     text = module("report").tables(result)
+    assert "before and after the training steps of each workload: 104, 490 ns." in text
     assert "| **fastperceptron** | 1.0 | 1.00 | 1000.0 | 50% | same step |" in text
     assert "cost of step 1: expected 2; received 3" in text
     assert "- keras, A: ImportError: no keras" in text
@@ -294,6 +296,7 @@ def test_tiny_run(tmp_path: Path) -> None:
     assert set(result["prediction"]["A"]) == {"1", "9"}
     assert all(found["reason"] is None for rows in result["prediction"]["A"].values() for found in rows.values())
     assert result["limits"]["1"]["float32"] > 1e9
+    assert "round_trips" not in result  # with one thread
     assert {name: found.get("threads") for name, found in contestants.items()} == {
         "numpy": None,
         "native": 1,

@@ -75,6 +75,16 @@ def test_bandwidth() -> None:
 
 
 @native_only
+def test_round_trip() -> None:
+    seconds = peak.cache_round_trip()
+    assert math.isnan(seconds) or 1e-9 < seconds < 1
+    from fastperceptron import _core
+
+    with pytest.raises(ValueError, match="measure_round_trip: seconds"):
+        _core.measure_round_trip(float("nan"))
+
+
+@native_only
 @pytest.mark.parametrize("dtype", ["float16", "int32", "no such type"])
 def test_bad_dtype(dtype: str) -> None:
     with pytest.raises(fp.DTypeError, match="must be one of float32, float64, bfloat16"):
@@ -117,3 +127,5 @@ def test_pure() -> None:
         peak.peak_flops()
     with pytest.raises(fp.BackendUnavailableError, match="native extension"):
         peak.memory_bandwidth()
+    with pytest.raises(fp.BackendUnavailableError, match="native extension"):
+        peak.cache_round_trip()

@@ -120,6 +120,12 @@ py::dict bandwidth_of(int threads, double bytes, double seconds) {
   return d;
 }
 
+double round_trip_of(double seconds) {
+  check_measurement("measure_round_trip", 2, seconds);
+  py::gil_scoped_release release;  // nothing of Python's is used
+  return measure_round_trip(seconds);
+}
+
 }  // namespace
 
 void register_config(py::module_& m) {
@@ -158,6 +164,7 @@ void register_config(py::module_& m) {
 
   m.def("measure_peak", &peak_of, py::arg("dtype"), py::arg("threads"), py::arg("seconds"));
   m.def("measure_bandwidth", &bandwidth_of, py::arg("threads"), py::arg("bytes"), py::arg("seconds"));
+  m.def("measure_round_trip", &round_trip_of, py::arg("seconds"));
 }
 
 }  // namespace fp::bindings

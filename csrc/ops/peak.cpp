@@ -1,5 +1,7 @@
 #include "ops/peak.hpp"
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 
 #include "runtime/dispatch.hpp"
@@ -87,6 +89,52 @@ Bandwidth measure_bandwidth(int threads, double bytes, double seconds) {
     return double(mine.size() * kWidth) * 2 * sizeof(float);
   });
   return result;
+}
+
+double measure_round_trip(double seconds) {
+  constexpr int64_t kTrips = 100, kSamples = 1000, kDone = -1;
+  struct Call {
+    double seconds;
+    alignas(256) std::atomic<int64_t> there{0};
+    alignas(256) std::atomic<int64_t> back{0};
+    alignas(256) double samples[kSamples] = {};
+    int64_t count = 0;
+  } call{seconds};
+  parallel_run(
+      2,
+      [](Team& team, void* context) {
+        Call& c = *static_cast<Call*>(context);
+        if (team.size < 2 || team.rank > 1) return;
+        team.barrier();
+        if (team.rank == 1) {
+          int64_t seen = 0;
+          while (seen != kDone) {
+            const int64_t now = c.there.load(std::memory_order_acquire);
+            if (now == seen) continue;
+            seen = now;
+            c.back.store(seen, std::memory_order_release);
+          }
+          return;
+        }
+        const Clock::time_point begin = Clock::now();
+        Clock::time_point now = begin;
+        int64_t trip = 0;
+        while (c.count < kSamples && std::chrono::duration<double>(now - begin).count() < c.seconds) {
+          const Clock::time_point start = now;
+          for (int64_t i = 0; i < kTrips; ++i) {
+            c.there.store(++trip, std::memory_order_release);
+            while (c.back.load(std::memory_order_acquire) != trip) {
+            }
+          }
+          now = Clock::now();
+          c.samples[c.count++] = std::chrono::duration<double>(now - start).count() / kTrips;
+        }
+        c.there.store(kDone, std::memory_order_release);
+      },
+      &call);
+  if (call.count == 0) return 0;
+  std::nth_element(call.samples, call.samples + call.count / 2, call.samples + call.count);
+  return call.samples[call.count / 2];
 }
 
 }  // namespace fp

@@ -19,4 +19,8 @@ struct Bandwidth {
 // way. Throws std::bad_alloc.
 Bandwidth measure_bandwidth(int threads, double bytes, double seconds);
 
+// Seconds that a cache line takes from one thread to another and back, as both wait for each other: how far apart two
+// CPUs are. The median over about `seconds`; 0 where there is no second thread.
+double measure_round_trip(double seconds);
+
 }  // namespace fp

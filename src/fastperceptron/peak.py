@@ -10,7 +10,7 @@ import numpy as np
 from . import config
 from .errors import BackendUnavailableError, DTypeError
 
-__all__ = ["memory_bandwidth", "peak_flops"]
+__all__ = ["cache_round_trip", "memory_bandwidth", "peak_flops"]
 
 #: Number formats that the kernels have a measure for.
 _DTYPES = ("float32", "float64", "bfloat16")
@@ -94,6 +94,37 @@ def memory_bandwidth(threads: int | None = None) -> dict[str, float]:
     if core is None:
         raise BackendUnavailableError("memory_bandwidth: expected the native extension; this installation has none")
     return dict(_bandwidth(_count("memory_bandwidth", threads), str(core.instruction_set())))
+
+
+def cache_round_trip() -> float:
+    """Seconds that a cache line takes from one thread to another and back, while both wait for each other.
+
+    About 5e-8 to 1e-7 where the CPUs of both share a cache, several times as much where they do not: then threads that
+    read what others have written, as in every training step, cost more. Measured anew at each call, in 10 ms, since
+    the system and, on virtual machines, the machine below it may move threads about.
+
+    Returns
+    -------
+    float
+        Seconds; NaN where no second thread can be had.
+
+    Raises
+    ------
+    BackendUnavailableError
+        The native extension is missing.
+
+    Examples
+    --------
+    >>> from fastperceptron.peak import cache_round_trip
+    >>> cache_round_trip() > 1  # or NaN, without a second thread
+    False
+    """
+    core = config._core()
+    if core is None:
+        raise BackendUnavailableError("cache_round_trip: expected the native extension; this installation has none")
+    if core.affinity_cpus() < 2:
+        return float("nan")  # two threads that wait for each other on one CPU measure the system's time slices
+    return float(core.measure_round_trip(0.01)) or float("nan")
 
 
 def _count(operation: str, threads: int | None) -> int:
