@@ -122,13 +122,6 @@ FP_INLINE Half<T> lower(Vec<T> a) {
   __builtin_memcpy(&r.v, &a.v, sizeof r.v);
   return r;
 }
-// The other half is zero.
-template <class T>
-FP_INLINE Vec<T> widened(Half<T> a) {
-  Vec<T> r = zero<T>();
-  __builtin_memcpy(&r.v, &a.v, sizeof a.v);
-  return r;
-}
 
 template <class T>
 FP_INLINE Vec<T> add(Vec<T> a, Vec<T> b) {

@@ -42,6 +42,9 @@ FP_INLINE void store_part(float* p, int64_t n, Vec<float> a) { _mm512_mask_store
 
 FP_INLINE Half<float> fma(Half<float> a, Half<float> b, Half<float> c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 FP_INLINE Half<double> fma(Half<double> a, Half<double> b, Half<double> c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
+// The other half is zero.
+FP_INLINE Vec<float> widened(Half<float> a) { return {_mm512_maskz_broadcast_f32x8(0x00ff, a.v)}; }
+FP_INLINE Vec<double> widened(Half<double> a) { return {_mm512_maskz_broadcast_f64x4(0x0f, a.v)}; }
 
 FP_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
 FP_INLINE Vec<double> fms(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm512_fmsub_pd(a.v, b.v, c.v)}; }
