@@ -118,9 +118,9 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
               const int64_t wide = share ? kColumnsTogether : cols.size();
               for (int64_t at = cols.begin; at < cols.end; at += wide) {
                 const Range together{at, std::min(at + wide, cols.end)};
-                ops::dense_backward_input16(*products(), left, slab, width, instance.packed.backward(op.weights), saved,
-                                            saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, together,
-                                            space.thread_scratch(team.rank));
+                ops::dense_backward_input16(*products(), left, slab, width, instance->packed.backward(op.weights),
+                                            saved, saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows,
+                                            together, space.thread_scratch(team.rank));
                 if (share) pack_input(i, rows, together);
               }
             });
@@ -128,7 +128,7 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
       }
     }
     pieces(team, r, c, width, may_stop, [&](Range rows, Range cols) {
-      ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, instance.transposed(op.weights), saved,
+      ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, instance->transposed(op.weights), saved,
                                    saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, cols,
                                    space.thread_scratch(team.rank));
     });
@@ -225,7 +225,7 @@ template <class T>
 void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop) {
   const Operation& op = program.operations[i];
   const int p = op.weights;
-  const auto& s = instance.slice(p);
+  const auto& s = instance->slice(p);
   const View x = value(op.input()), dz = gradient(op.output);
   const Region part = part_of(s);
   if (products()) {
@@ -240,29 +240,29 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
   if (fuse) {
     e.kind = EpilogueKind::sgd;
     e.learning_rate = learning_rate(p);
-    e.momentum = static_cast<T>(instance.sgd.momentum);
-    e.nesterov = instance.sgd.nesterov;
+    e.momentum = static_cast<T>(instance->sgd.momentum);
+    e.nesterov = instance->sgd.nesterov;
   }
-  T* const block = (fuse ? instance.parameters : instance.gradients).data();
+  T* const block = (fuse ? instance->parameters : instance->gradients).data();
   pieces(team, part.rows.of(team.rank, s.rows), part.cols.of(team.rank, s.cols), n, may_stop,
          [&](Range inputs, Range outputs) {
-           instance.each_part(p, outputs, [&](Range some, int64_t origin, int64_t row) {
+           instance->each_part(p, outputs, [&](Range some, int64_t origin, int64_t row) {
              const ops::Matrix<T> dw{block + origin, s.rows, s.cols, row};
-             if (fuse) e.velocity = instance.velocity_at(origin);
+             if (fuse) e.velocity = instance->velocity_at(origin);
              if constexpr (std::is_same_v<T, float>) {
                if (products()) {
                  auto& packed = space.packed.operands(i);
                  return ops::in_parts16(*products(), inputs, some, [&](Range rows, Range cols) {
                    ops::dense_backward_weights16(*products(), n, packed.x.data(), packed.dz.data(), dw, accumulate, e,
                                                  rows, cols, space.thread_scratch(team.rank));
-                   if (fuse) instance.pack_part(p, rows, cols);
+                   if (fuse) instance->pack_part(p, rows, cols);
                  });
                }
              }
              ops::dense_backward_weights<T>(kernels, {x.data, n, s.rows, x.row}, {dz.data, n, s.cols, dz.row}, dw,
                                             accumulate, e, inputs, some, space.thread_scratch(team.rank));
            });
-           if (fuse && instance.has_transposed(p)) instance.transpose_part(kernels, p, inputs, outputs);
+           if (fuse && instance->has_transposed(p)) instance->transpose_part(kernels, p, inputs, outputs);
          });
 }
 
@@ -270,44 +270,44 @@ template <class T>
 void Run<T>::bias_of(Team& team, int i, bool accumulate, bool fuse) {
   const Operation& op = program.operations[i];
   const View dz = gradient(op.output);
-  const Region part = part_of(instance.slice(op.bias));
+  const Region part = part_of(instance->slice(op.bias));
   const Range c = part.cols.of(team.rank, program.widths[op.output]);
   reads_gradient(op.output, {{}, part.cols});
   hazards->writes(space.things.sum(op.bias), part);
   if (fuse) hazards->writes(space.things.parameter(op.bias), part);
   hazards->settle(team);
   if (c.size() <= 0) return;
-  T* db = instance.at(instance.gradients, op.bias) + c.begin;
+  T* db = instance->at(instance->gradients, op.bias) + c.begin;
   kernels.column_sums(n, c.size(), dz.data + c.begin, dz.row, db, accumulate);
   if (!fuse) return;
-  const Sgd& sgd = instance.sgd;
-  T* velocity = instance.velocity(op.bias);
-  kernels.sgd_update(c.size(), instance.at(instance.parameters, op.bias) + c.begin, db,
+  const Sgd& sgd = instance->sgd;
+  T* velocity = instance->velocity(op.bias);
+  kernels.sgd_update(c.size(), instance->at(instance->parameters, op.bias) + c.begin, db,
                      velocity ? velocity + c.begin : nullptr, learning_rate(op.bias), static_cast<T>(sgd.momentum),
                      sgd.nesterov);
 }
 
 template <class T>
 void Run<T>::update(Team& team, const std::vector<char>& which) {
-  const Sgd& sgd = instance.sgd;
-  for (int p = 0; p < instance.count(); ++p) {
+  const Sgd& sgd = instance->sgd;
+  for (int p = 0; p < instance->count(); ++p) {
     if (!which[p]) continue;
-    const auto& s = instance.slice(p);
+    const auto& s = instance->slice(p);
     if (s.rows == 0 || s.cols == 0) continue;
     const Region part = part_of(s);
     const Range rows = part.rows.of(team.rank, s.rows), cols = part.cols.of(team.rank, s.cols);
     hazards->reads(space.things.sum(p), part);
     hazards->writes(space.things.parameter(p), part);
     hazards->settle(team);
-    instance.each_part(p, cols, [&](Range some, int64_t origin, int64_t row) {
+    instance->each_part(p, cols, [&](Range some, int64_t origin, int64_t row) {
       for (int64_t r = rows.begin; r < rows.end; ++r) {
         const int64_t at = origin + r * row + some.begin;
-        kernels.sgd_update(some.size(), instance.parameters.data() + at, instance.gradients.data() + at,
-                           instance.velocity_at(at), learning_rate(p), static_cast<T>(sgd.momentum), sgd.nesterov);
+        kernels.sgd_update(some.size(), instance->parameters.data() + at, instance->gradients.data() + at,
+                           instance->velocity_at(at), learning_rate(p), static_cast<T>(sgd.momentum), sgd.nesterov);
       }
     });
-    if (instance.has_transposed(p)) instance.transpose_part(kernels, p, rows, cols);
-    instance.pack_part(p, rows, cols);
+    if (instance->has_transposed(p)) instance->transpose_part(kernels, p, rows, cols);
+    instance->pack_part(p, rows, cols);
   }
 }
 

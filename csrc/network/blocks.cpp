@@ -1,6 +1,7 @@
 // Weight gradients by blocks of rows: with small weights and many rows each thread sums whole blocks of its own rows
 // for all weights, so that threads read each other's block sums instead of each other's rows.
 #include <algorithm>
+#include <cstring>
 
 #include "network/run.hpp"
 
@@ -14,19 +15,19 @@ void Run<T>::backward_blocks(Team& team, int first, int last, const BackwardPlan
     reads_value(op.input(), own_rows());
     reads_gradient(op.output, own_rows());
   }
-  hazards->writes(space.things.common(Things::block_sums), own_rows());
+  hazards->writes(space.things.common(Things::block_sums, turn), own_rows());
   hazards->settle(team);
   const Range mine = rows_of(team);
   for (int64_t r = mine.begin; r < mine.end; r += kRowBlock) {
     const Range rows{r, std::min(r + kRowBlock, mine.end)};
-    T* sums = space.block_sums.data() + r / kRowBlock * space.block_size;
+    T* sums = block_sums(r / kRowBlock);
     for (int i = last - 1; i >= first; --i) {
       const Operation& op = program.operations[i];
       if (!pass.active[i] || op.kind != OperationKind::dense) continue;
       const View x = value(op.input()), dz = gradient(op.output);
       if (plan.trainable[op.weights]) {
-        const auto& s = instance.slice(op.weights);
-        instance.each_part(op.weights, {0, s.cols}, [&](Range cols, int64_t origin, int64_t row) {
+        const auto& s = instance->slice(op.weights);
+        instance->each_part(op.weights, {0, s.cols}, [&](Range cols, int64_t origin, int64_t row) {
           ops::dense_backward_weights<T>(kernels, {x.data + r * x.row, rows.size(), s.rows, x.row},
                                          {dz.data + r * dz.row, rows.size(), s.cols, dz.row},
                                          {sums + origin, s.rows, s.cols, row}, false, Epilogue<T>{}, {0, s.rows}, cols,
@@ -35,37 +36,44 @@ void Run<T>::backward_blocks(Team& team, int first, int last, const BackwardPlan
       }
       if (op.bias >= 0 && plan.trainable[op.bias])
         kernels.column_sums(rows.size(), program.widths[op.output], dz.data + r * dz.row, dz.row,
-                            sums + instance.slice(op.bias).offset, false);
+                            sums + instance->slice(op.bias).offset, false);
     }
   }
 }
 
 template <class T>
 void Run<T>::update_blocks(Team& team, const std::vector<Destination>& to) {
-  const Sgd& sgd = instance.sgd;
+  const Sgd& sgd = instance->sgd;
   const int64_t count = (n + kRowBlock - 1) / kRowBlock;
-  hazards->reads(space.things.common(Things::block_sums), Region::all());
+  hazards->reads(space.things.common(Things::block_sums, turn), Region::all());
   hazards->settle(team);
-  for (int p = 0; p < instance.count(); ++p) {
+  for (int p = 0; p < instance->count(); ++p) {
     if (to[p] != Destination::parameters) continue;
-    const auto& s = instance.slice(p);
+    const auto& s = instance->slice(p);
     // Whole rows with their pads, which stay zero.
     const bool is_vector = s.rows == 1;
-    const Region part = is_vector ? part_of(s) : Region{Cut(team.size, 1, kernels.tile_rows), {}};
-    hazards->writes(space.things.parameter(p), part);
-    hazards->settle(team);
+    Region part = Region::all();
+    if (!way.copies) {
+      part = is_vector ? part_of(s) : Region{Cut(team.size, 1, kernels.tile_rows), {}};
+      hazards->writes(space.things.parameter(p), part);
+      hazards->settle(team);
+    }
     const Range rows = part.rows.of(team.rank, s.rows);
     if (rows.size() <= 0) continue;
-    instance.each_part(p, is_vector ? part.cols.of(team.rank, s.row) : Range{0, s.row},
-                       [&](Range cols, int64_t origin, int64_t row) {
-                         const int64_t at = origin + rows.begin * row + cols.begin;
-                         const int64_t size = (rows.size() - 1) * row + cols.size();
-                         T* sum = space.block_sums.data() + at;
-                         for (int64_t b = 1; b < count; ++b) kernels.add(size, sum + b * space.block_size, sum);
-                         kernels.sgd_update(size, instance.parameters.data() + at, sum, instance.velocity_at(at),
-                                            learning_rate(p), static_cast<T>(sgd.momentum), sgd.nesterov);
-                       });
-    if (instance.has_transposed(p)) instance.transpose_part(kernels, p, rows, {0, s.cols});
+    instance->each_part(p, is_vector ? part.cols.of(team.rank, s.row) : Range{0, s.row},
+                        [&](Range cols, int64_t origin, int64_t row) {
+                          const int64_t at = origin + rows.begin * row + cols.begin;
+                          const int64_t size = (rows.size() - 1) * row + cols.size();
+                          T* sum = block_sums(0) + at;
+                          if (way.copies) {  // others read the blocks too
+                            sum = instance->gradients.data() + at;
+                            std::memcpy(sum, block_sums(0) + at, sizeof(T) * static_cast<std::size_t>(size));
+                          }
+                          for (int64_t b = 1; b < count; ++b) kernels.add(size, block_sums(b) + at, sum);
+                          kernels.sgd_update(size, instance->parameters.data() + at, sum, instance->velocity_at(at),
+                                             learning_rate(p), static_cast<T>(sgd.momentum), sgd.nesterov);
+                        });
+    if (instance->has_transposed(p)) instance->transpose_part(kernels, p, rows, {0, s.cols});
   }
 }
 

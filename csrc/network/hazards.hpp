@@ -55,8 +55,9 @@ struct Things {
   int64_t parameter(int p) const { return 2 * values + p; }
   int64_t sum(int p) const { return 2 * values + parameters + p; }  // a parameter's gradient
   int64_t operands(int i) const { return 2 * values + 2 * parameters + i; }
+  // Some of these have two places, for every other step.
   enum Common { targets, losses, block_sums, verdict, second_verdict, count_of_common };
-  int64_t common(Common c) const { return operands(0) + operations + c; }
+  int64_t common(Common c, int turn = 0) const { return operands(0) + operations + 2 * c + turn; }
   int64_t count() const { return common(count_of_common); }
 };
 

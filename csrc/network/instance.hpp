@@ -171,6 +171,26 @@ class Instance {
       }
   }
 
+  // Becomes what `other`, an instance of the same program, is. Memory is there once it has been made for it.
+  void make_room(const Instance& other) {
+    need(gradients);
+    std::vector<std::string> names;
+    for (const Slot& slot : other.slots) names.push_back(slot.name);
+    set_slots(names);
+  }
+  void copy(const Instance& other) {
+    const auto take = [](const Buffer<T>& from, Buffer<T>& to) {
+      std::memcpy(to.data(), from.data(), sizeof(T) * static_cast<std::size_t>(from.size()));
+    };
+    take(other.parameters, parameters);
+    for (std::size_t i = 0; i < slots.size(); ++i) take(other.slots[i].block, slots[i].block);
+    for (std::size_t p = 0; p < transposed_.size(); ++p)
+      if (transposed_[p].size() > 0) take(other.transposed_[p], transposed_[p]);
+    stale_ = other.stale_;
+    sgd = other.sgd;
+    parts_ = other.parts_;
+  }
+
   // Unpadded arrays out of a block and into it: of a parameter, and of state, which is never in parts.
   void copy_out(const Buffer<T>& block, int p, T* to) const { copy_out(block, slice(p), parts_, to); }
   void copy_in(Buffer<T>& block, int p, const T* from) { copy_in(block, slice(p), parts_, from); }

@@ -195,7 +195,9 @@ Workspace<T>& Network<T>::workspace(int64_t rows) {
 
 template <class T>
 Run<T> Network<T>::run(Workspace<T>& space, Interrupt& interrupt, bool training) {
-  return {program, instance_, space, kernels<T>(), plan_, interrupt, training, key, step};
+  Run<T> run{program, &instance_, space, kernels<T>(), plan_, interrupt, training, key, step};
+  run.master = &instance_;
+  return run;
 }
 
 // Adds one batch to the logs; returns its cost.
@@ -208,13 +210,13 @@ double Network<T>::log_batch(const Run<T>& run) {
     const double divisor = run.normaliser(head, h);
     head.sums[1] += divisor;
     if (!head.loss) continue;
-    const double sum = weighted_sum(j.weighted ? j.weights.data() : nullptr, j.losses.data(), run.n);
+    const double sum = weighted_sum(j.weighted ? j.weights.data() : nullptr, run.losses(h), run.n);
     head.sums[0] += sum;
     if (divisor != 0) cost += head.weight * (sum / divisor);
   }
   for (std::size_t m = 0; m < metrics_.size(); ++m) {
     const std::size_t h = static_cast<std::size_t>(metrics_[m].head);
-    metric_add(metrics_[m], run.judged(heads_[h], h), run.n, run.space.metric_values[m].data());
+    metric_add(metrics_[m], run.judged(heads_[h], h), run.n, run.metric_values(m));
   }
   return cost;
 }
@@ -258,20 +260,26 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
   struct Context {
     Network* net;
     Run<T> run;
-    int64_t batch_size, end, reached;
+    int64_t batch_size, end;
     bool training;
-    // Rank 0 writes before a barrier, all read after it: nobody may decide otherwise. stop: give this step up; last:
-    // return after it.
-    bool stop = false, last = false, stop_before_update = false;
     double budget;
     Interrupt::Clock::time_point start;
-    // Until when this stretch goes on, what it has done, and when its first step was over.
-    Pace::Stretch stretch{1};
-    int64_t taken = 0;
-    Interrupt::Clock::time_point first{};
     bool quick;  // a backward pass is over soon: it updates as it goes and is not stopped
     UpdatePlan updates;
     std::vector<char> none;
+    // Until when this stretch goes on.
+    Pace::Stretch stretch{1};
+    // What it has done, and when its first step was over: on lines of its own, as rank 0 writes it in every step.
+    alignas(256) int64_t reached = 0;
+    int64_t taken = 0;
+    Interrupt::Clock::time_point first{};
+    // It writes these before a barrier, and all read them after it: nobody may decide otherwise. stop: give this step
+    // up; last: return after it.
+    struct Verdict {
+      bool stop = false, last = false;
+    };
+    alignas(256) Verdict verdict[2] = {};
+    bool stop_before_update = false;
   };
   const int team_size = useful_threads(batch_size, training);
   // Which updates are epilogues: those whose whole gradient nobody needs, and that are over soon.
@@ -286,22 +294,24 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
               run(space, interrupt, training),
               batch_size,
               end,
-              begin,
               training,
-              false,
-              false,
-              false,
               limits.budget,
               Interrupt::Clock::now(),
-              {1},
-              0,
-              {},
               quick,
               UpdatePlan(program, plan_, quick),
               std::vector<char>(program.parameters.size(), 0)};
+  job.reached = begin;
   job.run.sources = &sources;
   job.run.begin = begin;
   job.run.all_fused = training && !job.updates.any_apart;
+  if (job.run.all_fused && threads() > 1 && space.block_sums.size() > 0) {
+    copies_.resize(std::max(copies_.size(), static_cast<std::size_t>(threads()) - 1));
+    for (auto& copy : copies_) {
+      if (!copy) copy = std::make_unique<Instance<T>>(program);
+      copy->make_room(instance_);
+    }
+    job.run.copies = copies_.data();
+  }
   if (training)
     for (int p = 0; p < instance_.count(); ++p)
       if (job.updates.without[p]) instance_.clear(instance_.gradients, p);
@@ -313,22 +323,22 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     Run<T> run = c.run;
     run.join(team);
     Hazards& hazards = *run.hazards;
-    const int64_t verdict = run.space.things.common(Things::verdict),
-                  second_verdict = run.space.things.common(Things::second_verdict);
+    const Things& things = run.space.things;
     const int ops = static_cast<int>(run.program.operations.size());
     const BackwardPlan& pass = net.plan_.backward;
     bool reads_targets = !net.metrics_.empty();  // log_batch
     for (const Targets& t : run.sources->heads) reads_targets |= t.weights != nullptr;
     auto begun = c.start;  // this step
     const auto decide = [&] {
-      hazards.writes(verdict, Region::one_member());
+      hazards.writes(things.common(Things::verdict, run.turn), Region::one_member());
       hazards.settle(team);
       if (team.rank != 0) return;
       const auto now = Interrupt::Clock::now();
       // What is left of the step takes about as long again.
       const double spent = std::chrono::duration<double>((now - c.start) + (now - begun)).count();
-      c.stop = run.interrupt.stopped();
-      c.last =
+      auto& verdict = c.verdict[run.turn];
+      verdict.stop = run.interrupt.stopped();
+      verdict.last =
           run.begin + run.n >= c.end || spent >= c.budget || c.taken + 1 >= c.stretch.steps || now >= c.stretch.end;
     };
     for (;;) {
@@ -344,11 +354,11 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
       if (values_first) run.backward_values(team, 0, ops, pass, !c.quick);
       if (run.way.blocks) run.backward_blocks(team, 0, ops, pass);
       if (!c.quick) decide();
-      hazards.reads(verdict, Region::all());
+      hazards.reads(things.common(Things::verdict, run.turn), Region::all());
       hazards.settle(team);
       // Who is ahead may have found something in the next batch already.
-      bool give_up = c.stop || run.interrupt.bad_position() < run.begin + run.n;
-      const bool last = c.last;
+      const auto [stop, last] = c.verdict[run.turn];
+      bool give_up = stop || run.interrupt.bad_position() < run.begin + run.n;
       if (c.training && !give_up) {
         if (run.way.blocks)
           run.update_blocks(team, c.updates.to);
@@ -357,19 +367,19 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
         else
           run.backward(team, 0, ops, pass, c.updates.to, c.none, !c.quick);
         if (c.updates.any_apart) {
-          hazards.writes(second_verdict, Region::one_member());
+          hazards.writes(things.common(Things::second_verdict), Region::one_member());
           hazards.settle(team);
           if (team.rank == 0) c.stop_before_update = !c.quick && run.interrupt.stopped();
-          hazards.reads(second_verdict, Region::all());
+          hazards.reads(things.common(Things::second_verdict), Region::all());
           hazards.settle(team);
           give_up = c.stop_before_update;
           if (!give_up) run.update(team, c.updates.apart);
         }
       }
       if (!give_up) {
-        hazards.reads(run.space.things.common(Things::losses), Region::one_member());
+        hazards.reads(things.common(Things::losses, run.turn), Region::one_member());
         if (reads_targets) {
-          hazards.reads(run.space.things.common(Things::targets), Region::one_member());
+          hazards.reads(things.common(Things::targets), Region::one_member());
           for (int v : run.program.outputs) hazards.reads(run.value_thing(v), Region::one_member());
         }
         hazards.settle(team);
@@ -385,6 +395,7 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
         if (++c.taken == 1) c.first = begun;
       }
       if (give_up || last) return;
+      run.turn ^= 1;
       run.begin += run.n;
       if (c.training) ++run.step;
     }

@@ -119,6 +119,7 @@ class Network {
   [[noreturn]] void reject(const Sources& sources, int64_t position) const;
 
   Instance<T> instance_;
+  std::vector<std::unique_ptr<Instance<T>>> copies_;  // that threads other than the first train, see Way::copies
   Plan plan_;
   std::optional<Sgd> optimizer_;
   std::vector<Head> heads_;

@@ -34,13 +34,16 @@ int Run<T>::useful_threads(const Program& program, int64_t rows, bool training, 
   return static_cast<int>(std::clamp(flop / kFlopPerThread, 1.0, static_cast<double>(std::max(most, 1))));
 }
 
+// With more blocks it takes longer to read all of them than others' weights.
+constexpr int64_t kMostCopied = 8;
+
 template <class T>
 Way Run<T>::way_for(int64_t rows, int size) const {
   if (size == 1) return {};
   const int64_t count = (rows + kRowBlock - 1) / kRowBlock, most = (count + size - 1) / size * kRowBlock;
   // Whoever has a block more than others must not have much more to do.
   if (all_fused && space.block_sums.size() > 0 && static_cast<double>(most * size) <= 1.2 * static_cast<double>(rows))
-    return {size, 1, true};
+    return {size, 1, true, copies != nullptr && count <= kMostCopied};
   return Way::best(program, rows, size, training, kLine<T>, products() ? products()->row_grain : kernels.tile_rows);
 }
 
@@ -53,6 +56,8 @@ void Run<T>::choose_way(Team& team, bool may_repeat) {
   }
   way_rows = n;
   way = way_for(n, team.size);
+  instance = way.copies && team.rank > 0 ? copies[team.rank - 1].get() : master;
+  if (instance != master) instance->copy(*master);  // which nobody changes before all have met again
   own_input = may_repeat && way.across == team.size && team.size > 1 ? space.own_input(team.rank) : nullptr;
 }
 
@@ -171,16 +176,16 @@ void Run<T>::forward_operation(Team& team, int i) {
               team, r, c, in, true,
               [&](Range slab) { ops::pack_slab16(*products(), {x.data, n, in, x.row}, slab, left); },
               [&](Range slab, Range rows, Range cols) {
-                ops::dense_forward16(*products(), left, slab, in, instance.packed.forward(op.weights),
-                                     instance.vector(op.bias), op.activation, alpha, z, space.pre[i].row,
+                ops::dense_forward16(*products(), left, slab, in, instance->packed.forward(op.weights),
+                                     instance->vector(op.bias), op.activation, alpha, z, space.pre[i].row,
                                      {y.data, n, width, y.row}, rows, cols, space.thread_scratch(team.rank));
               });
           break;
         }
       }
       pieces(team, r, c, in, true, [&](Range rows, Range cols) {
-        instance.each_weights(op.weights, cols, [&](Range some, ops::Matrix<const T> w) {
-          ops::dense_forward<T>(kernels, {x.data, n, in, x.row}, w, instance.vector(op.bias), op.activation, alpha, z,
+        instance->each_weights(op.weights, cols, [&](Range some, ops::Matrix<const T> w) {
+          ops::dense_forward<T>(kernels, {x.data, n, in, x.row}, w, instance->vector(op.bias), op.activation, alpha, z,
                                 space.pre[i].row, {y.data, n, width, y.row}, rows, some,
                                 space.thread_scratch(team.rank));
         });
@@ -249,7 +254,7 @@ void Run<T>::judge(Team& team, const std::vector<Head>& heads, const std::vector
     if (gradients) writes_gradient(v, own_rows());
   }
   hazards->reads(space.things.common(Things::targets), own_rows());
-  hazards->writes(space.things.common(Things::losses), own_rows());
+  hazards->writes(space.things.common(Things::losses, turn), own_rows());
   hazards->settle(team);
   slabs(team, rows_of(team), width, true, [&](Range r) { judge_rows(team, r, heads, metrics, gradients); });
 }
@@ -274,7 +279,7 @@ void Run<T>::judge_rows(Team& team, Range r, const std::vector<Head>& heads, con
     a.label = j.label ? j.label + r.begin : nullptr;
     a.weights = j.weights ? j.weights + r.begin : nullptr;
     a.scale = divisor != 0 ? static_cast<T>(head.weight / divisor) : T(0);
-    a.losses = space.heads[h].losses.data() + r.begin;
+    a.losses = losses(h) + r.begin;
     if (!gradients) {
       kernels.loss(a);
       continue;
@@ -303,7 +308,7 @@ void Run<T>::judge_rows(Team& team, Range r, const std::vector<Head>& heads, con
   }
   for (std::size_t m = 0; m < metrics.size(); ++m) {
     const std::size_t h = static_cast<std::size_t>(metrics[m].head);
-    metric_rows(metrics[m], judged(heads[h], h), r.begin, r.end, space.metric_values[m].data());
+    metric_rows(metrics[m], judged(heads[h], h), r.begin, r.end, metric_values(m));
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <memory>
 
 #include "network/hazards.hpp"
 #include "network/heads.hpp"
@@ -63,7 +64,7 @@ struct Sources {
 template <class T>
 struct Run {
   const Program& program;
-  Instance<T>& instance;
+  Instance<T>* instance;  // the network's, or this thread's copy
   Workspace<T>& space;
   const Kernels<T>& kernels;
   const Plan& plan;
@@ -78,6 +79,10 @@ struct Run {
   Way way{};
   int64_t way_rows = -1;   // for which it was chosen
   bool all_fused = false;  // every trained parameter is updated right after its gradient, and used once
+  Instance<T>* master = nullptr;
+  std::unique_ptr<Instance<T>>* copies = nullptr;  // of all threads but the first
+  // 0 and 1 from step to step: what one thread writes before all have read what it wrote a step before has two places.
+  int turn = 0;
 
   // Of this thread, from join() on.
   Hazards* hazards = nullptr;
@@ -103,7 +108,7 @@ struct Run {
   void choose_way(Team& team, bool may_repeat);
 
   // The path of a mixed network's products; nullptr: products are of T.
-  const Products16* products() const { return instance.packed.products; }
+  const Products16* products() const { return instance->packed.products; }
   int64_t row_grain() const { return way.blocks ? kRowBlock : products() ? products()->row_grain : kernels.tile_rows; }
   // What each thread has of a batch's matrix: its share of the rows; or of what dense products make, a part as the way
   // says, where there are columns enough.
@@ -125,6 +130,12 @@ struct Run {
   void judge(Team& team, const std::vector<Head>& heads, const std::vector<Metric>& metrics, bool gradients);
   // A head's predictions and targets, as its metrics see them.
   Judged<T> judged(const Head& head, std::size_t number) const;
+  // The batch's row losses by a head, and row values of a metric.
+  double* losses(std::size_t head) const { return space.heads[head].losses.data() + turn * space.capacity; }
+  double* metric_values(std::size_t metric) const { return space.metric_values[metric].data() + turn * space.capacity; }
+  T* block_sums(int64_t block) const {
+    return space.block_sums.data() + (turn * space.most_blocks + block) * space.block_size;
+  }
   // What divides a head's sum of losses.
   double normaliser(const Head& head, std::size_t number) const {
     return head.normaliser == Normaliser::weights && space.heads[number].weighted ? space.heads[number].total
@@ -182,7 +193,7 @@ struct Run {
   // add, multiply and concatenate, in joins.cpp; spare has room for one row.
   void join_forward(const Operation& op, Range rows);
   void join_backward(const Operation& op, Range rows, const std::vector<char>& accumulate, T* spare);
-  T learning_rate(int parameter) const { return static_cast<T>(instance.sgd.learning_rate * plan.rates[parameter]); }
+  T learning_rate(int parameter) const { return static_cast<T>(instance->sgd.learning_rate * plan.rates[parameter]); }
   // The gradients of operation i's parameters.
   void parameters_of(Team& team, int i, const BackwardPlan& pass, const std::vector<Destination>& to,
                      const std::vector<char>& begun, bool may_stop);

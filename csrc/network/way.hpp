@@ -14,6 +14,7 @@ namespace fp {
 struct Way {
   int down = 1, across = 1;
   bool blocks = false;  // weight gradients by blocks of a thread's own rows: see Run::backward_blocks
+  bool copies = false;  // every thread has weights of its own, and updates them all
   int size() const { return down * across; }
 
   // Columns enough that each of `across` threads fills some registers.

@@ -44,10 +44,10 @@ struct Workspace {
   int64_t spare_row = 0;
   Buffer<T> scratch;  // per thread
   int64_t scratch_size = 0;
-  // The weight gradients' block sums, one layout of the parameters per block of the batch: where they are less than
-  // what threads would otherwise read of each other's rows.
+  // The weight gradients' block sums, one layout of the parameters per block of the batch, in two places by turns:
+  // where they are less than what threads would otherwise read of each other's rows.
   Buffer<T> block_sums;
-  int64_t block_size = 0;
+  int64_t block_size = 0, most_blocks = 0;
 
   // Of each head: the batch's targets and sample weights as gathered, and its row losses.
   struct Judgement {
@@ -127,7 +127,8 @@ struct Workspace {
       const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock, size = layout_of<T>(program.parameters).size;
       if (blocks > 1 && blocks * size <= read / 2) {
         block_size = size;
-        block_sums = Buffer<T>(blocks * size);
+        most_blocks = blocks;
+        block_sums = Buffer<T>(2 * blocks * size);
       }
     }
     scratch_size = (scratch_size + 15) / 16 * 16 + 16;
@@ -162,13 +163,13 @@ struct Workspace {
       if (j.labels && j.label.size() < capacity) j.label = Buffer<int64_t>(capacity);
       if (j.given && !j.labels && (j.target.row < widths[h] || !j.target.data)) allocate(j.target, widths[h]);
       if (j.weighted && j.weights.size() < capacity) j.weights = Buffer<T>(capacity);
-      if (j.losses.size() < capacity) j.losses = Buffer<double>(capacity);
+      if (j.losses.size() < 2 * capacity) j.losses = Buffer<double>(2 * capacity);
     }
   }
   void need_metrics(std::size_t metrics) {
     if (metric_values.size() < metrics) metric_values.resize(metrics);
     for (Buffer<double>& m : metric_values)
-      if (m.size() < capacity) m = Buffer<double>(capacity);
+      if (m.size() < 2 * capacity) m = Buffer<double>(2 * capacity);
   }
 
  private:
