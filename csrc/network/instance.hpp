@@ -107,30 +107,25 @@ class Instance {
       f(c, ops::Matrix<const T>{parameters.data() + origin, s.rows, s.cols, row});
     });
   }
-  // Kernels that are wide enough are stored in so many parts from now on.
-  int parts() const { return parts_; }
+  // Kernels that are wide enough are stored in so many parts from now on. Gradients are lost: their memory serves as
+  // the space in between.
   void arrange(int parts) {
     if (parts == parts_) return;
-    int64_t most = 0;
-    for (const Slice& s : layout_.slices) most = std::max(most, s.rows > 1 ? s.rows * s.cols : 0);
-    Buffer<T> buffer = std::move(moved_);
-    if (buffer.size() < most) buffer = Buffer<T>(most);
-    std::vector<Buffer<T>*> blocks{&parameters, &gradients};
+    need(gradients);
     const Unforked guard;
-    for (Slot& slot : slots) blocks.push_back(&slot.block);
     for (int p = 0; p < count(); ++p) {
       const Slice& s = slice(p);
       if (parts_of(s, parts) == parts_of(s, parts_)) continue;
-      for (Buffer<T>* block : blocks) {
-        if (block->size() == 0) continue;
-        copy_out(*block, s, parts_, buffer.data());
-        clear(*block, p);
-        copy_in(*block, s, parts, buffer.data());
-      }
+      const auto move = [&](Buffer<T>& block) {
+        copy_out(block, s, parts_, at(gradients, p));
+        clear(block, p);
+        copy_in(block, s, parts, at(gradients, p));
+      };
+      move(parameters);
+      for (Slot& slot : slots) move(slot.block);
+      clear(gradients, p);
     }
     parts_ = parts;
-    // Small networks may change their minds often.
-    if (static_cast<std::size_t>(most) * sizeof(T) <= kKept) moved_ = std::move(buffer);
   }
 
   const T* vector(int p) const { return p < 0 ? nullptr : parameters.data() + slice(p).offset; }
@@ -240,8 +235,6 @@ class Instance {
   PackedWeights packed;  // of mixed precision; otherwise empty
 
  private:
-  static constexpr std::size_t kKept = 1 << 20;  // bytes
-
   static int parts_of(const Slice& s, int parts) {
     return s.rows > 1 && Way::is_wide(s.cols, parts, kLine<T>) ? parts : 1;
   }
@@ -257,7 +250,6 @@ class Instance {
 
   Layout layout_, state_layout_;
   int parts_ = 1;
-  Buffer<T> moved_;
   std::vector<Buffer<T>> transposed_;
   std::vector<char> stale_;
 };
