@@ -40,6 +40,9 @@ RUNS: dict[str, tuple[tuple[int, ...], int, int, str, str, float]] = {
     "more than a block of inputs": ((600, 80, 10), 260, 130, "float32", "relu", 0.0),
     "whole blocks are shared": ((40, 64, 48, 10), 1280, 512, "float32", "relu", 0.1),
     "whole blocks are shared, float64": ((40, 64, 17, 10), 1024, 384, "float64", "gelu", 0.0),
+    "blocks are shared, weights are copied": ((32, 64, 48, 10), 900, 256, "float32", "relu", 0.0),
+    "columns are owned, inputs are copied": ((784, 128, 10), 200, 64, "float32", "relu", 0.0),
+    "columns are owned, of all layers": ((300, 256, 192, 10), 320, 128, "float32", "tanh", 0.0),
     "layers are shared": ((100, 640, 512, 10), 72, 40, "float32", "relu", 0.2),
     "fewer rows than threads": ((300, 672, 320, 7), 25, 10, "float64", "silu", 0.0),
 }
