@@ -350,12 +350,14 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
       run.judge(team, net.heads_, net.metrics_, c.training);
       // A quick step is not stopped from here on, so that all may hear of it along with the losses' gradients.
       if (c.quick) decide();
+      run.interrupt.hold(team, c.quick);
       const bool values_first = c.training && run.values_first();
       if (values_first) run.backward_values(team, 0, ops, pass, !c.quick);
       if (run.way.blocks) run.backward_blocks(team, 0, ops, pass);
       if (!c.quick) decide();
       hazards.reads(things.common(Things::verdict, run.turn), Region::all());
       hazards.settle(team);
+      run.interrupt.hold(team, false);
       // Who is ahead may have found something in the next batch already.
       const auto [stop, last] = c.verdict[run.turn];
       bool give_up = stop || run.interrupt.bad_position() < run.begin + run.n;

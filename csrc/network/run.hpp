@@ -28,13 +28,18 @@ class Interrupt {
   using Clock = std::chrono::steady_clock;
   Interrupt(bool (*poll)(void*), void* context) : poll_(poll), context_(context), next_(Clock::now() + kEvery) {}
   void check(const Team& team) {
-    if (team.rank != 0 || !poll_ || stopped()) return;
+    if (team.rank != 0 || held_ || !poll_ || stopped()) return;
     const auto now = Clock::now();
     if (now < next_) return;
     next_ = now + kEvery;
     if (poll_(context_)) stop_.store(true, std::memory_order_relaxed);
   }
   bool stopped() const { return stop_.load(std::memory_order_relaxed); }
+  // For rank 0: no looks for the time being. Others leave work out as soon as they see that the run is stopped, which
+  // must not be before it was decided whether this step counts, and after that only if it does not.
+  void hold(const Team& team, bool held) {
+    if (team.rank == 0) held_ = held;
+  }
 
   // The first position whose row number or label is out of range; INT64_MAX when there is none.
   int64_t bad_position() const { return bad_position_.load(); }
@@ -48,6 +53,7 @@ class Interrupt {
   static constexpr std::chrono::milliseconds kEvery{20};
   bool (*poll_)(void*);
   void* context_;
+  bool held_ = false;
   Clock::time_point next_;
   std::atomic<bool> stop_{false};
   std::atomic<int64_t> bad_position_{INT64_MAX};
