@@ -102,8 +102,9 @@ class alignas(256) Hazards {
     ++epoch_;
   }
 
-  // Another round begins of the same pieces of work as the last one. What has happened since all last met is the same
-  // after two rounds in which they met at the same places, and so are all rounds from then on, without any books.
+  // Another round begins of the same pieces of work as the last one, or with things exchanged by turns. All meet at
+  // least once in a round, so that what has happened since then is the same after two rounds in which they met at the
+  // same places, and so are all rounds from then on, without any books.
   void repeat() {
     repeating_ = repeating_ || (rounds_ >= 2 && settled_ <= kMostSettled && waits_ == before_);
     if (!repeating_) {

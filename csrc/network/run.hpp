@@ -102,15 +102,16 @@ struct Run {
   View value(int v) const;
   View gradient(int v) const { return {space.gradients[v].data, space.gradients[v].row}; }
 
-  // How many threads the arithmetic of a batch is worth, and which of the two ways suits.
+  // How many threads the arithmetic of a batch is worth.
   static int useful_threads(const Program& program, int64_t rows, bool training, int most);
   // The beginning of a thread's part in the run.
   void join(const Team& team) {
     hazards = &space.hazards[static_cast<std::size_t>(team.rank)];
     hazards->forget();
   }
+  // How so many threads cut a batch of so many rows.
   Way way_for(int64_t rows, int size) const;
-  // For the batch's n rows. may_repeat: threads may gather the same rows, each for itself.
+  // The same for this batch. may_repeat: threads may gather the same rows, each for itself.
   void choose_way(Team& team, bool may_repeat);
 
   // The path of a mixed network's products; nullptr: products are of T.
