@@ -9,6 +9,9 @@ namespace fp {
 
 namespace {
 
+// With more blocks it takes longer to read all of them than others' weights.
+constexpr int64_t kMostCopied = 8;
+
 double product_flop(const Program& program, const Operation& op) {
   return 2.0 * static_cast<double>(program.widths[op.input()]) * static_cast<double>(program.widths[op.output]);
 }
@@ -33,9 +36,6 @@ int Run<T>::useful_threads(const Program& program, int64_t rows, bool training, 
   flop *= static_cast<double>(rows) * (training ? 3 : 1);
   return static_cast<int>(std::clamp(flop / kFlopPerThread, 1.0, static_cast<double>(std::max(most, 1))));
 }
-
-// With more blocks it takes longer to read all of them than others' weights.
-constexpr int64_t kMostCopied = 8;
 
 template <class T>
 Way Run<T>::way_for(int64_t rows, int size) const {

@@ -1,6 +1,6 @@
 // Many steps in one call, of training or of evaluation.
 #include <algorithm>
-#include <utility>
+#include <memory>
 
 #include "network/network.hpp"
 #include "runtime/dispatch.hpp"
