@@ -69,24 +69,27 @@ def test_every_size_has_the_bits_of_predict(backend: str, widths: tuple[int, ...
 
 @native_only
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_do_not_change_the_bits(threads: int) -> None:
-    model = chain((900, 1300, 1100, 10))
+@pytest.mark.parametrize("widths", [(900, 1300, 1100, 10), (900, 700, 15)], ids=str)
+def test_threads_do_not_change_the_bits(widths: tuple[int, ...], threads: int) -> None:
+    model = chain(widths)
     x = rows(700, 900)
     p = model.predictor()
     expected = p(x[:1]), p(x[:40]), p(x)
     with fp.threads(threads):
         for n, y in zip((1, 40, 700), expected, strict=True):
-            np.testing.assert_array_equal(p(x[:n]), y)
+            for _ in range(3):  # calls that follow each other at once may share what one alone does by itself
+                np.testing.assert_array_equal(p(x[:n]), y)
     np.testing.assert_array_equal(expected[0][0], expected[2][0])
     np.testing.assert_array_equal(expected[1], expected[2][:40])
 
 
 @native_only
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_instruction_sets_agree(dtype: str) -> None:
+@pytest.mark.parametrize("widths", [(600, 70, 10), (600, 530, 10)], ids=str)
+def test_instruction_sets_agree(widths: tuple[int, ...], dtype: str) -> None:
     core = pytest.importorskip("fastperceptron._core")
     usable = [name for name in core.instruction_sets_usable() if name != "generic"]
-    model, x = chain((600, 70, 10), "tanh", dtype), rows(3, 600, dtype)
+    model, x = chain(widths, "tanh", dtype), rows(3, 600, dtype)
     p = model.predictor()
     results = []
     try:

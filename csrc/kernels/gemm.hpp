@@ -48,7 +48,9 @@ FP_INLINE void gemm_step(Vec<T> (&acc)[rows][vectors], [[maybe_unused]] Half<T> 
   FP_UNROLL for (int i = 0; i < rows; ++i) {
     Vec<T> x = broadcast(a[i * a_row]);
     FP_UNROLL for (int v = 0; v < whole; ++v) acc[i][v] = fma(x, bv[v], acc[i][v]);
-    if constexpr (reading == Reading::halved) half[i] = fma(lower(x), last, half[i]);
+    // Beside one whole register each multiplication reads its own broadcast element: cheaper than one in a register.
+    if constexpr (reading == Reading::halved)
+      half[i] = fma(whole == 1 ? half_broadcast(a[i * a_row]) : lower(x), last, half[i]);
   }
 }
 

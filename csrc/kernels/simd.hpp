@@ -117,6 +117,10 @@ FP_INLINE Vec<T> broadcast(T x) {
 }
 
 template <class T>
+FP_INLINE Half<T> half_broadcast(T x) {
+  return {x - typename Half<T>::F{}};
+}
+template <class T>
 FP_INLINE Half<T> lower(Vec<T> a) {
   Half<T> r;
   __builtin_memcpy(&r.v, &a.v, sizeof r.v);

@@ -8,7 +8,7 @@ namespace fp::FP_ISA_NAMESPACE {
 
 // Columns of `vectors` registers, the last of them holding `last` columns.
 template <class T, int vectors>
-FP_INLINE void column_sums_panel(int64_t n, const T* a, int64_t a_row, int64_t last, T* out, bool accumulate) {
+void column_sums_panel(int64_t n, const T* a, int64_t a_row, int64_t last, T* out, bool accumulate) {
   constexpr int lanes = Vec<T>::lanes;
   Vec<T> total[vectors], sum[vectors];
   for (int64_t i = 0; i < n || i == 0; i += kRowBlock) {
@@ -35,13 +35,15 @@ FP_INLINE void column_sums_panel(int64_t n, const T* a, int64_t a_row, int64_t l
 
 template <class T>
 void column_sums(int64_t n, int64_t width, const T* a, int64_t a_row, T* out, bool accumulate) {
-  constexpr int lanes = Vec<T>::lanes, wide = 4;
+  constexpr int lanes = Vec<T>::lanes, most = 4;
+  constexpr decltype(&column_sums_panel<T, most>) panels[most] = {column_sums_panel<T, 1>, column_sums_panel<T, 2>,
+                                                                  column_sums_panel<T, 3>, column_sums_panel<T, most>};
   if (n <= 0 && accumulate) return;
-  int64_t j = 0;
-  for (; j + wide * lanes <= width; j += wide * lanes)
-    column_sums_panel<T, wide>(n, a + j, a_row, lanes, out + j, accumulate);
-  for (; j < width; j += lanes)
-    column_sums_panel<T, 1>(n, a + j, a_row, width - j < lanes ? width - j : lanes, out + j, accumulate);
+  for (int64_t j = 0; j < width; j += most * lanes) {
+    const int64_t left = width - j, vectors = left < most * lanes ? (left + lanes - 1) / lanes : most;
+    const int64_t last = left - (vectors - 1) * lanes;
+    panels[vectors - 1](n, a + j, a_row, last < lanes ? last : lanes, out + j, accumulate);
+  }
 }
 
 // Squares of 16 bytes by 16 bytes, by pairwise interleaving.

@@ -1,7 +1,9 @@
 // Who of a team reads and writes what, so that its members wait for each other where one needs what another made, and
-// nowhere else. All of them keep the same books, each its own, and so come to the same barriers.
+// nowhere else. All of them keep the same books, each its own, and so wait for each other at the same places.
 #pragma once
 
+#include <algorithm>
+#include <bitset>
 #include <cstdint>
 #include <utility>
 
@@ -61,7 +63,9 @@ struct Things {
   int64_t count() const { return common(count_of_common); }
 };
 
-// Each on lines of its own, and away from what is fetched along with another's.
+// Pieces of work are numbered, alike by all members. What one member does in a piece must not begin before the others
+// have finished the last piece in which they did what it conflicts with: it waits for that and no more, so that members
+// may be several pieces apart. Each on lines of its own, and away from what is fetched along with another's.
 class alignas(256) Hazards {
  public:
   // things: how many there are to keep books of; together: of how many accesses a piece of work may consist.
@@ -76,48 +80,64 @@ class alignas(256) Hazards {
     if (!repeating_) pending_[count_++] = {static_cast<int32_t>(thing), form, region, true};
   }
 
-  // Before that piece of work: waits for the others if it needs what they have done since all last met.
+  // Before that piece of work: waits for what it needs of the others.
   template <class Members>  // a Team, but for tests
   void settle(Members& team) {
     if (team.size == 1) {
       count_ = 0;
       return;
     }
-    const bool known = settled_ < kMostSettled;
-    bool wait = false;
+    ++piece_;
+    ++untold_;
+    if (!repeating_ || awaited_[settled_]) team.mark(std::exchange(untold_, 0));
+    int behind = kNoWait;  // how many pieces the others may be behind
     if (repeating_) {
-      wait = waits_.has(settled_);
+      behind = waits_.behind[settled_];
     } else {
-      for (int64_t i = 0; i < count_; ++i) wait |= conflicts(pending_[i]);
-      if (wait && known) waits_.add(settled_);
+      int64_t last = finished_;
+      for (int64_t i = 0; i < count_; ++i) last = std::max(last, last_conflict(pending_[i]));
+      if (last > finished_) behind = static_cast<int>(piece_ - 1 - last);
+      if (settled_ < kMostSettled) waits_.behind[settled_] = static_cast<int16_t>(std::min<int>(behind, INT16_MAX));
+      finished_ = last;
     }
     ++settled_;
-    if (wait) meet(team);
+    if (behind != kNoWait) team.await(behind - untold_);
     for (int64_t i = 0; i < count_; ++i) note(pending_[i]);
     count_ = 0;
   }
+  // All wait for all.
   template <class Members>
   void meet(Members& team) {
-    if (team.size > 1) team.barrier();
-    ++epoch_;
+    ++piece_;
+    if (team.size > 1) {
+      team.mark(std::exchange(untold_, 0) + 1);
+      team.await(0);
+    }
+    finished_ = piece_ - 1;
   }
 
-  // Another round begins of the same pieces of work as the last one, or with things exchanged by turns. All meet at
-  // least once in a round, so that what has happened since then is the same after two rounds in which they met at the
-  // same places, and so are all rounds from then on, without any books.
+  // Another round begins of the same pieces of work as the last one, or with things exchanged by turns. What a member
+  // waits for follows from what was done in pieces that others may not have finished. When these are of the last two
+  // rounds at most, and members have waited alike in three rounds, then so they do in all rounds from then on, without
+  // any books.
   void repeat() {
-    repeating_ = repeating_ || (rounds_ >= 2 && settled_ <= kMostSettled && waits_ == before_);
     if (!repeating_) {
-      before_ = std::exchange(waits_, {});
-      ++rounds_;
+      waits_.places = settled_;
+      const bool regular = ++rounds_ > 3 && settled_ <= kMostSettled && finished_ >= previous_ && waits_ == before_;
+      regular_ = regular ? regular_ + 1 : 0;
+      previous_ = std::exchange(begun_, piece_);
+      if (regular_ < 2)
+        before_ = std::exchange(waits_, {});
+      else
+        start_repeating();
     }
     settled_ = 0;
   }
   // Something else begins. All members have met, or meet before they go on.
   void forget() {
-    ++epoch_;
+    finished_ = begun_ = previous_ = piece_;
     repeating_ = false;
-    rounds_ = settled_ = 0;
+    rounds_ = regular_ = settled_ = untold_ = 0;
     count_ = 0;
     waits_ = {};
   }
@@ -129,50 +149,67 @@ class alignas(256) Hazards {
     bool writes;
   };
   struct Record {
-    uint32_t epoch = 0;  // of what stands here; nothing does when it is another one
+    int64_t written = 0, read = 0;  // in which piece, last
     int32_t form = 0;
-    bool written = false;
-    enum Readers : char { nobody, alike, differently } read = nobody;
+    bool alike = false;  // all reads that count were within `reader`
     Region writer, reader;
   };
 
-  bool conflicts(const Access& a) const {
-    const Record& r = records_[a.thing];
-    if (r.epoch != epoch_) return false;
-    if (r.form != a.form) return true;
-    if (r.written && !(a.region.within(r.writer) && (!a.writes || r.writer.within(a.region)))) return true;
-    return a.writes && (r.read == Record::differently || (r.read == Record::alike && !r.reader.within(a.region)));
-  }
-  void note(const Access& a) {
-    Record& r = records_[a.thing];
-    if (r.epoch != epoch_) r = {epoch_, a.form, false, Record::nobody, {}, {}};
-    if (a.writes) {
-      r.written = true;
-      r.writer = a.region;
-    } else if (r.read == Record::nobody || (r.read == Record::alike && r.reader.within(a.region))) {
-      r.read = Record::alike;
-      r.reader = a.region;
-    } else if (!a.region.within(r.reader)) {
-      r.read = Record::differently;
-    }
+  // Others are told only of the places that they wait for: they read it from a line that has to come back each time.
+  void start_repeating() {
+    repeating_ = true;
+    awaited_ = {};
+    for (int i = 0; i < waits_.places; ++i)
+      if (const int behind = waits_.behind[i]; behind != kNoWait)
+        awaited_.set(static_cast<std::size_t>(((i - behind) % waits_.places + waits_.places) % waits_.places));
   }
 
-  // At which of a round's places all have met.
-  static constexpr int kMostSettled = 256;
-  struct Places {
-    uint64_t bits[kMostSettled / 64] = {};
-    bool operator==(const Places&) const = default;
-    bool has(int i) const { return bits[i / 64] >> i % 64 & 1; }
-    void add(int i) { bits[i / 64] |= uint64_t(1) << i % 64; }
+  // The last piece that this access must not overtake; 0: none.
+  int64_t last_conflict(const Access& a) const {
+    const Record& r = records_[a.thing];
+    if (r.form != a.form) return std::max(r.written, r.read);
+    int64_t last = 0;
+    if (!(a.region.within(r.writer) && (!a.writes || r.writer.within(a.region)))) last = r.written;
+    if (a.writes && !(r.alike && r.reader.within(a.region))) last = std::max(last, r.read);
+    return last;
+  }
+  // After the wait for all that it conflicts with.
+  void note(const Access& a) {
+    Record& r = records_[a.thing];
+    r.form = a.form;
+    if (a.writes) {
+      r.written = piece_;
+      r.writer = a.region;
+      return;
+    }
+    if (r.read <= finished_ || (r.alike && r.reader.within(a.region))) {
+      r.alike = true;
+      r.reader = a.region;
+    } else if (!a.region.within(r.reader)) {
+      r.alike = false;
+    }
+    r.read = piece_;
+  }
+
+  static constexpr int kNoWait = -1, kMostSettled = 256;
+  // At a round's places.
+  struct Waits {
+    int16_t behind[kMostSettled] = {};
+    int places = 0;
+    bool operator==(const Waits&) const = default;
   };
-  Places waits_, before_;
-  int rounds_ = 0, settled_ = 0;
+  Waits waits_, before_;
+  std::bitset<kMostSettled> awaited_;
+  int rounds_ = 0, regular_ = 0, settled_ = 0;
+  int untold_ = 0;  // pieces begun that the others do not know of
   bool repeating_ = false;
 
   Buffer<Record> records_;
   Buffer<Access> pending_;
   int64_t count_ = 0;
-  uint32_t epoch_ = 1;
+  // The piece at hand, and the last one that all others are known to have finished; where this round and the one before
+  // began.
+  int64_t piece_ = 0, finished_ = 0, begun_ = 0, previous_ = 0;
 };
 
 }  // namespace fp

@@ -1,6 +1,7 @@
 #include "network/predictor.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <memory>
 
@@ -15,13 +16,15 @@ namespace {
 // With fewer rows than this per thread, packing the weights anew on each thread is no longer cheap.
 constexpr int64_t kRowsPerThread = 96;
 
-constexpr int64_t kSmallBytes = 512 * 1024;
-constexpr int64_t kPad = 16;  // columns, see RowArgs
-// Weights of so many bytes come from memory, and reading them takes as long as the arithmetic of so many rows.
-constexpr double kFarBytes = 8 << 20;
+// Weights that leave the inner caches are stored in parts of so many columns, whole panels of the product for every
+// instruction set.
+constexpr int64_t kSmallBytes = 512 * 1024, kPartColumns = 48;
+// Weights of so many bytes come from memory, or from the outer cache, and reading them takes as long as the arithmetic
+// of so many rows: a team shares it, unless other callers keep the CPUs busy. From the outer cache that is soon over,
+// and worth a team only while its threads are awake: where calls follow each other within kAwake.
+constexpr double kFarBytes = 8 << 20, kOuterBytes = 2 << 20;
 constexpr int64_t kRowsRead = 8;
-
-int64_t padded(int64_t cols) { return (cols + kPad - 1) / kPad * kPad; }
+constexpr std::chrono::milliseconds kAwake{1};
 
 }  // namespace
 
@@ -45,11 +48,15 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
   T* at = block_.data();
   for (int p = 0; p < static_cast<int>(program.parameters.size()); ++p) {
     const auto& s = instance.slice(p);
-    copies_.push_back({at, s.rows, s.cols, padded(s.cols)});
-    instance.each_weights(p, {0, s.cols}, [&](Range cols, ops::Matrix<const T> w) {
-      for (int64_t i = 0; i < s.rows; ++i)
-        std::memcpy(at + i * padded(s.cols) + cols.begin, w.data + i * w.row + cols.begin,
-                    sizeof(T) * static_cast<std::size_t>(cols.size()));
+    const int64_t row = padded(s.cols), parts = (row + kPartColumns - 1) / kPartColumns;
+    const bool whole = program.mixed || s.rows * row < kSmallBytes / static_cast<int64_t>(sizeof(T));
+    copies_.push_back({at, s.rows, s.cols, whole ? row : padded((row + parts - 1) / parts)});
+    instance.each_weights(p, {0, s.cols}, [&](Range some, ops::Matrix<const T> w) {
+      copies_.back().each_part(some, [&](Range cols, int64_t origin, int64_t to_row) {
+        for (int64_t i = 0; i < s.rows; ++i)
+          std::memcpy(at + origin + i * to_row + cols.begin, w.data + i * w.row + cols.begin,
+                      sizeof(T) * static_cast<std::size_t>(cols.size()));
+      });
     });
     at += s.rows * padded(s.cols);
   }
@@ -63,7 +70,7 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
         if (op.kind != OperationKind::dense || packed_[op.weights].size() > 0) continue;
         const Copy& w = copies_[op.weights];
         packed_[op.weights] = Buffer<char>(products_->right_bytes(w.rows, w.cols));
-        products_->pack_right({w.data, w.row, w.rows, w.cols, 0, w.rows, 0, w.cols, packed_[op.weights].data()});
+        products_->pack_right({w.data, w.width, w.rows, w.cols, 0, w.rows, 0, w.cols, packed_[op.weights].data()});
       }
     }
   }
@@ -178,8 +185,11 @@ void Predictor<T>::leave(Buffer<T>* buffer) const {
 template <class T>
 void Predictor<T>::read(int parameter, T* to) const {
   const Copy& c = copies_[static_cast<std::size_t>(parameter)];
-  for (int64_t i = 0; i < c.rows; ++i)
-    std::memcpy(to + i * c.cols, c.data + i * c.row, sizeof(T) * static_cast<std::size_t>(c.cols));
+  c.each_part({0, c.cols}, [&](Range cols, int64_t origin, int64_t row) {
+    for (int64_t i = 0; i < c.rows; ++i)
+      std::memcpy(to + i * c.cols + cols.begin, c.data + origin + i * row + cols.begin,
+                  sizeof(T) * static_cast<std::size_t>(cols.size()));
+  });
 }
 
 template <class T>
@@ -199,7 +209,7 @@ typename Predictor<T>::Need Predictor<T>::need(int64_t rows) const {
       most.scratch = std::max(most.scratch, lines(products_->scratch(rows, s.out, s.in)));
       most.room = std::max(most.room, lines((products_->left_bytes(rows, s.in) + item - 1) / item));
     } else {
-      most.scratch = std::max(most.scratch, lines(kernels<T>().gemm_scratch(rows, s.out, s.in)));
+      most.scratch = std::max(most.scratch, lines(kernels<T>().gemm_scratch(rows, copies_[s.weights].width, s.in)));
     }
   }
   return most;
@@ -214,7 +224,7 @@ void Predictor<T>::run_row(const T* x, T* y, T* slots, T* products) const {
     if (s.kind == OperationKind::dense && products_) {
       dense16(s, 1, {from, s.in}, to, s.out, {0, s.out}, products, row_need_);
     } else if (s.kind == OperationKind::dense) {
-      k.dense_row({s.in, s.out, from, copies_[s.weights].data, copies_[s.weights].row,
+      k.dense_row({s.in, s.out, from, copies_[s.weights].data, copies_[s.weights].width,
                    s.bias < 0 ? nullptr : copies_[s.bias].data, s.activation, s.alpha, to});
     } else {
       elementwise(k, s, 1, {from, s.in}, to, s.to_row);
@@ -264,9 +274,15 @@ void Predictor<T>::step(const Step& s, const Batch& batch, Range cols, T* scratc
   if (s.kind != OperationKind::dense) return elementwise(k, s, batch.n, from, to, to_row);
   if (products_) return dense16(s, batch.n, from, to, to_row, cols, scratch, need);
   const Copy& w = copies_[s.weights];
-  ops::dense_forward<T>(k, {from.data, batch.n, s.in, from.row}, {w.data, w.rows, w.cols, w.row},
-                        s.bias < 0 ? nullptr : copies_[s.bias].data, s.activation, s.alpha, nullptr, 0,
-                        {to, batch.n, s.out, to_row}, {0, batch.n}, cols, scratch);
+  const T* b = s.bias < 0 ? nullptr : copies_[s.bias].data;
+  w.each_part(cols, [&](Range some, int64_t origin, int64_t row) {
+    // Into whole registers of a slot, or of the caller's.
+    if (batch.n == 1 && (s.to != kOutput || some.size() % kPad == 0))
+      return k.dense_row({s.in, some.size(), from.data, w.data + origin + some.begin, row, b ? b + some.begin : nullptr,
+                          s.activation, s.alpha, to + some.begin});
+    ops::dense_forward<T>(k, {from.data, batch.n, s.in, from.row}, {w.data + origin, s.in, s.out, row}, b, s.activation,
+                          s.alpha, nullptr, 0, {to, batch.n, s.out, to_row}, {0, batch.n}, some, scratch);
+  });
 }
 
 template <class T>
@@ -278,7 +294,7 @@ template <class T>
 void Predictor<T>::run_columns(Team& team, const Batch& batch, T* scratch, Need need) const {
   for (const Step& s : steps_) {
     if (s.kind == OperationKind::dense)
-      step(s, batch, split(s.out, team.rank, team.size, 64), scratch, need);
+      step(s, batch, split(s.out, team.rank, team.size, products_ ? 64 : copies_[s.weights].width), scratch, need);
     else if (team.rank == 0)
       step(s, batch, {0, s.out}, scratch, need);
     team.barrier();
@@ -293,12 +309,35 @@ void Predictor<T>::run_small(const T* x, T* y) const {
   run_row(x, y, slots, products);
 }
 
+// Tells the predictor of a run, which may want others to read weights along with it.
+template <class T>
+class Predictor<T>::Reader {
+ public:
+  Reader(const Predictor& self, double bytes) : running_(bytes >= kOuterBytes ? &self.running_ : nullptr) {
+    if (!running_) return;
+    const bool alone = running_->fetch_add(1, std::memory_order_relaxed) == 0;
+    const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
+    const auto last = self.last_.exchange(now, std::memory_order_relaxed);
+    shares_ = alone && (bytes >= kFarBytes || std::chrono::steady_clock::duration(now - last) < kAwake);
+  }
+  ~Reader() {
+    if (running_) running_->fetch_sub(1, std::memory_order_relaxed);
+  }
+  Reader(const Reader&) = delete;
+  bool shares() const { return shares_; }
+
+ private:
+  std::atomic<int>* running_;
+  bool shares_ = false;
+};
+
 template <class T>
 void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
   if (rows <= 0) return;
   if (rows == 1 && row_is_small_) return products_ ? run_small<kStackRoom>(x, y) : run_small<1>(x, y);
   const double bytes = flop_ / 2 * (products_ ? 2 : static_cast<double>(sizeof(T)));
-  const double worth = static_cast<double>(bytes < kFarBytes ? rows : std::max(rows, kRowsRead));
+  const Reader reader(*this, bytes);
+  const double worth = static_cast<double>(reader.shares() ? std::max(rows, kRowsRead) : rows);
   const double most = std::max(threads, 1);
   int team = static_cast<int>(std::clamp(flop_ * worth / kFlopPerThread, 1.0, most));
   // With few rows threads share columns where the layers are worth a barrier each.

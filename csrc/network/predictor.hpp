@@ -2,7 +2,9 @@
 // at once, without locks. Its outputs are those of Network::predict, bit for bit.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -45,9 +47,20 @@ class Predictor {
   void run(const T* x, int64_t rows, T* y, int threads) const;
 
  private:
+  // A parameter in parts of `width` columns, one after the other, the last one with what is left: each is read in
+  // memory order. Rows are padded to whole registers.
   struct Copy {
     const T* data;
-    int64_t rows, cols, row;
+    int64_t rows, cols, width;
+    // Calls f(columns, origin, row) for each part that has some of these columns: element (i, j) lies at data + origin
+    // + i * row + j.
+    template <class F>
+    void each_part(Range some, F&& f) const {
+      for (int64_t begin = some.begin / width * width; begin < some.end; begin += width) {
+        const int64_t row = std::min(width, padded(cols) - begin);
+        f(Range{std::max(begin, some.begin), std::min(begin + width, some.end)}, (rows - 1) * begin, row);
+      }
+    }
   };
   // One operation, or what one of its inputs contributes where it brings several together.
   struct Step {
@@ -61,6 +74,8 @@ class Predictor {
     bool small;                // weights that a row alone is best led through by dense_row
   };
   static constexpr int kInput = -1, kOutput = -2;
+  static constexpr int64_t kPad = 16;  // columns, see RowArgs
+  static int64_t padded(int64_t cols) { return (cols + kPad - 1) / kPad * kPad; }
   // Values of one row up to this size lie on the stack, and so does what the products of a row need in mixed precision.
   static constexpr int64_t kStack = 2048, kStackRoom = 2048;
   // Rows that mixed precision packs at once, for a product that follows while they are in cache.
@@ -119,6 +134,10 @@ class Predictor {
   Buffer<T>* take(int64_t count) const;
   void leave(Buffer<T>* buffer) const;
   mutable std::atomic<Buffer<T>*> spare_[kSpare] = {};
+  // Of large weights: the runs going on, and when the last one began.
+  class Reader;
+  mutable std::atomic<int> running_{0};
+  mutable std::atomic<std::chrono::steady_clock::rep> last_{0};
 };
 
 extern template class Predictor<float>;

@@ -64,7 +64,9 @@ void Run<T>::choose_way(Team& team, bool may_repeat) {
 template <class T>
 Region Run<T>::part_of(const Slice& parameter) const {
   if (parameter.rows == 1) return {{}, Cut(way.size(), 1, kLine<T>)};
-  const int64_t grain = products() ? kGrain16 : kernels.tile_rows;
+  // Few rows are shared evenly rather than in whole tiles.
+  const int64_t grain =
+      products() ? kGrain16 : std::clamp<int64_t>(parameter.rows / (8 * way.size()), 1, kernels.tile_rows);
   if (way.across == 1) return grid(way.size(), parameter.rows, parameter.cols, grain, kLine<T>);
   // Few columns: those inputs that are this thread's columns of the layer before.
   if (!Way::is_wide(parameter.cols, way.across, kLine<T>)) return {Cut(way.size(), 1, std::max(grain, kLine<T>)), {}};
@@ -143,7 +145,7 @@ void Run<T>::gather_targets(Range r, const int64_t* index, int64_t from) {
 
 template <class T>
 void Run<T>::forward(Team& team, int first, int last) {
-  // A stop only empties the products: every thread still meets the others at every barrier.
+  // A stop only empties the products: every thread still tells the others how far it is.
   for (int i = first; i < last; ++i) forward_operation(team, i);
 }
 

@@ -159,7 +159,7 @@ struct Run {
   void backward_values(Team& team, int first, int last, const BackwardPlan& pass, bool may_stop);
   void backward_weights(Team& team, int first, int last, const BackwardPlan& pass, const std::vector<Destination>& to,
                         const std::vector<char>& begun, bool may_stop);
-  // The weight gradients' block sums of this thread's rows and, after a barrier, their sums and the update; in
+  // The weight gradients' block sums of this thread's rows and, when others have theirs, their sums and the update; in
   // blocks.cpp. The bits are the same as those of backward_weights.
   void backward_blocks(Team& team, int first, int last, const BackwardPlan& pass);
   void update_blocks(Team& team, const std::vector<Destination>& to);

@@ -7,8 +7,8 @@ namespace fp {
 namespace {
 
 // Nanoseconds, roughly: of a multiply-add; of writing a number that others hold in their caches, which they have to
-// give up first; of reading one that another has written; of a barrier.
-constexpr double kMultiplyAdd = 0.017, kWrite = 0.6, kRead = 0.15, kBarrier = 300;
+// give up first; of reading one that another has written; of a wait.
+constexpr double kMultiplyAdd = 0.017, kWrite = 0.6, kRead = 0.15, kWait = 300;
 
 double largest_share(int64_t n, int parts, int64_t grain) {
   const int64_t units = (n + grain - 1) / grain;
@@ -24,7 +24,7 @@ double cost(const Program& program, int64_t n, int down, int across, bool traini
     const int64_t width = program.widths[op.output];
     if (op.kind != OperationKind::dense) {
       // By rows, which others have to have finished.
-      if (across > 1) sum += (training ? 2 : 1) * (kBarrier + kRead * rows * static_cast<double>(width) / size);
+      if (across > 1) sum += (training ? 2 : 1) * (kWait + kRead * rows * static_cast<double>(width) / size);
       continue;
     }
     const double in = static_cast<double>(program.widths[op.input()]), out = static_cast<double>(width);
@@ -33,7 +33,7 @@ double cost(const Program& program, int64_t n, int down, int across, bool traini
     const double tall = largest_share(n, r, row_grain), broad = largest_share(width, c, line);
     sum += kMultiplyAdd * tall * broad * in * (training ? (inner ? 3 : 2) : 1);
     // Forward: rows of x and columns of w, which others have made.
-    if (across > 1) sum += kBarrier + kRead * tall * in;
+    if (across > 1) sum += kWait + kRead * tall * in;
     if (training && r > 1) sum += kRead * in * broad;
     if (!training) {
       sum += kRead * in * broad;  // from memory
@@ -49,7 +49,7 @@ double cost(const Program& program, int64_t n, int down, int across, bool traini
       sum += (kWrite + kRead) * in * broad / c;
     }
   }
-  return sum + kBarrier;
+  return sum + kWait;
 }
 
 }  // namespace

@@ -86,7 +86,7 @@ struct Workspace {
     pre.resize(program.operations.size());
     int64_t widest = 0, total = 0;
     for (int64_t width : program.widths) total += width;
-    // In a large chain two memories serve all gradients in turn; small ones save barriers instead.
+    // In a large chain two memories serve all gradients in turn; small ones save waits instead.
     gradients_shared = training && program.is_native() && program.is_chain() &&
                        static_cast<double>(total) * static_cast<double>(rows) * sizeof(T) > kSharedFrom;
     for (std::size_t v = 0; v < values.size(); ++v) {

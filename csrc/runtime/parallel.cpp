@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <mutex>
+#include <new>
 #include <string>
 #include <thread>
 
@@ -103,25 +104,44 @@ int this_place() {
 
 }  // namespace
 
-struct alignas(64) Team::Shared {
-  alignas(64) std::atomic<int> arrived{0};
-  alignas(64) std::atomic<unsigned> phase{0};
-  int spins = 0;
-  // Where each of the first members was when it began, or last came to a barrier.
-  static constexpr int kPlaces = 64;
-  alignas(64) std::atomic<int> place[kPlaces] = {};
+// What the members of a team tell each other: a line for each, which only it writes.
+struct alignas(128) Team::Shared {
+  struct Member {
+    std::atomic<uint32_t> marks;
+    std::atomic<int> place;  // where it was when it began, or last waited
+  };
+
+  explicit Shared(int members)
+      : size(members),
+        stride(static_cast<std::size_t>(members) <= sizeof room / kApart ? kApart : sizeof(Member)),
+        // Spinning pays only while every thread of the team can have a CPU of its own.
+        spins(members <= usable_cpus.load(std::memory_order_relaxed) ? 4000 : 16) {
+    for (int i = 0; i < members; ++i) new (room + static_cast<std::size_t>(i) * stride) Member{{0}, {0}};
+    note_place(0);
+  }
+  Member& member(int rank) {
+    return *std::launder(reinterpret_cast<Member*>(room + static_cast<std::size_t>(rank) * stride));
+  }
 
   int note_place(int rank) {
     const int here = this_place();
-    if (rank < kPlaces) place[rank].store(here, std::memory_order_relaxed);
+    std::atomic<int>& place = member(rank).place;
+    if (place.load(std::memory_order_relaxed) != here) place.store(here, std::memory_order_relaxed);
     return here;
   }
   // Whether another member was last seen on that CPU.
-  bool is_shared(int here, int rank, int size) const {
-    for (int i = 0; here && i < std::min(size, kPlaces); ++i)
-      if (i != rank && place[i].load(std::memory_order_relaxed) == here) return true;
+  bool is_shared(int here, int rank) {
+    for (int i = 0; here && i < size; ++i)
+      if (i != rank && member(i).place.load(std::memory_order_relaxed) == here) return true;
     return false;
   }
+
+  // Lines are fetched in pairs; more members than there is room for in this way lie together.
+  static constexpr std::size_t kApart = 128;
+  alignas(kApart) char room[kMostThreads * sizeof(Member)];
+  int size;
+  std::size_t stride;
+  int spins;
 };
 
 // Woken threads often begin on one CPU while another idles, and as long as they wait for each other there the system
@@ -130,13 +150,13 @@ struct alignas(64) Team::Shared {
 void Team::part() {
 #if defined(__linux__)
   Shared& s = *shared;
-  if (rank == 0 || parted || !s.is_shared(s.note_place(rank), rank, size)) return;
+  if (rank == 0 || parted || !s.is_shared(s.note_place(rank), rank)) return;
   parted = true;
   cpu_set_t own;
   if (sched_getaffinity(0, sizeof own, &own) != 0) return;
   cpu_set_t free = own;
-  for (int i = 0; i < std::min(size, Shared::kPlaces); ++i) {
-    const int place = s.place[i].load(std::memory_order_relaxed);
+  for (int i = 0; i < size; ++i) {
+    const int place = s.member(i).place.load(std::memory_order_relaxed);
     if (place > 0 && place <= CPU_SETSIZE) CPU_CLR(place - 1, &free);
   }
   if (CPU_COUNT(&free) == 0 || sched_setaffinity(0, sizeof free, &free) != 0) return;
@@ -145,39 +165,40 @@ void Team::part() {
 #endif
 }
 
-void Team::barrier() {
+void Team::mark(int further) {
+  marks += static_cast<uint32_t>(further);
+  if (size > 1) shared->member(rank).marks.store(marks, std::memory_order_release);
+}
+
+void Team::await(int behind) {
   if (size <= 1) return;
   Shared& s = *shared;
-  unsigned phase = s.phase.load(std::memory_order_relaxed);  // cannot change before this thread arrives
+  const uint32_t count = marks - static_cast<uint32_t>(behind);
   const int here = s.note_place(rank);
-  if (s.arrived.fetch_add(1, std::memory_order_acq_rel) == size - 1) {
-    s.arrived.store(0, std::memory_order_relaxed);
-    s.phase.store(phase + 1, std::memory_order_release);
-    return;
-  }
-  for (int i = 0; i < s.spins; ++i) {
-    if (s.phase.load(std::memory_order_acquire) != phase) return;
-    if (i == kFirstSpins && s.is_shared(here, rank, size)) {
-      part();
-      break;  // whoever is waited for needs this CPU
+  int spins = 0;
+  for (int other = 0; other < size; ++other) {
+    const std::atomic<uint32_t>& theirs = s.member(other).marks;
+    while (other != rank && static_cast<int32_t>(theirs.load(std::memory_order_acquire) - count) < 0) {
+      if (spins == kFirstSpins && s.is_shared(here, rank)) {
+        part();
+        spins = s.spins;  // whoever is waited for needs this CPU
+      }
+      if (spins < s.spins) {
+        ++spins;
+        relax();
+      } else {
+        give_way();
+      }
     }
-    relax();
   }
-  while (s.phase.load(std::memory_order_acquire) == phase) give_way();
 }
 
 namespace {
 
 void run_alone(void (*fn)(Team&, void*), void* context) {
   FpState state;
-  Team::Shared shared;
-  Team team{0, 1, &shared};
+  Team team{0, 1, nullptr};
   fn(team, context);
-}
-
-// Spinning pays only while every thread of the team can have a CPU of its own.
-[[maybe_unused]] int spins_for(int threads) {
-  return threads <= usable_cpus.load(std::memory_order_relaxed) ? 4000 : 16;
 }
 
 }  // namespace
@@ -187,9 +208,7 @@ void run_alone(void (*fn)(Team&, void*), void* context) {
 void parallel_run(int threads, void (*fn)(Team&, void*), void* context) {
   ensure_default();
   if (threads <= 1) return run_alone(fn, context);
-  Team::Shared shared;
-  shared.spins = spins_for(threads);
-  shared.note_place(0);
+  Team::Shared shared(threads);
   auto run = [&](int rank) {
     FpState state;
     Team team{rank, threads, &shared};
@@ -213,10 +232,9 @@ void parallel_run(int threads, void (*fn)(Team&, void*), void* context) {
   ensure_default();
   // Inside somebody else's region the cores are already busy, and the runtime may give one thread anyway.
   if (threads <= 1 || omp_in_parallel()) return run_alone(fn, context);
-  Team::Shared shared;
-  shared.spins = spins_for(threads);
-  shared.note_place(0);
-#pragma omp parallel num_threads(std::min(threads, kMostThreads))
+  threads = std::min(threads, kMostThreads);
+  Team::Shared shared(threads);
+#pragma omp parallel num_threads(threads)
   {
     FpState state;
     Team team{omp_get_thread_num(), omp_get_num_threads(), &shared};

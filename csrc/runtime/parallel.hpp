@@ -11,11 +11,19 @@ class Team {
  public:
   int rank;
   int size;
-  // Waits for every thread of the team: spins a bounded time, then yields. Acts as a full fence.
-  void barrier();
+  // Tells the others that this thread has come so many marks further.
+  void mark(int further = 1);
+  // Waits until every other thread has told of all but the last `behind` of the marks that this one has told of, and
+  // sees what they wrote before: spins a bounded time, then yields.
+  void await(int behind);
+  void barrier() {
+    mark();
+    await(0);
+  }
 
   struct Shared;
   Shared* shared;
+  uint32_t marks = 0;
   // Called when the team begins: leaves a CPU that another member runs on.
   void part();
   bool parted = false;

@@ -1,6 +1,6 @@
 // network/hazards.hpp against every element: members of a team do random pieces of work on matrices that they share,
-// and the books must ask for a barrier whenever one member touches what another has written, or writes what another has
-// touched, since all last met. Headers alone: tests/test_network_rules.py compiles and runs this file.
+// and the books must ask to wait for every piece in which another member has written what one touches now, or touched
+// what it writes. Headers alone: tests/test_network_rules.py compiles and runs this file.
 #include "network/hazards.hpp"
 
 #include <random>
@@ -16,39 +16,53 @@ using fp::Hazards;
 using fp::Range;
 using fp::Region;
 
+// What the books ask for, instead of threads that wait.
 struct Members {
   int size;
-  int barriers = 0;
-  void barrier() { ++barriers; }
+  int64_t marks = 0;
+  int waits = 0;
+  int64_t finished = -1;  // by all, of the pieces numbered from 0
+  void mark(int further = 1) { marks += further; }
+  void await(int behind) {
+    ++waits;
+    finished = std::max(finished, marks - 2 - behind);
+  }
+  void barrier() {
+    mark();
+    await(0);
+  }
 };
 
-// Who has read and written each element since all last met: a bit for each member.
+// The last piece in which each member has read and written each element, -1: none.
 struct Elements {
   int64_t rows, cols;
-  std::vector<unsigned> read, written;
-  Elements(int64_t r, int64_t c) : rows(r), cols(c), read(r * c), written(r * c) {}
-  void forget() {
-    std::fill(read.begin(), read.end(), 0);
-    std::fill(written.begin(), written.end(), 0);
-  }
+  int size;
+  std::vector<int64_t> read, written;
+  Elements(int64_t r, int64_t c, int s) : rows(r), cols(c), size(s), read(r * c * s, -1), written(r * c * s, -1) {}
   template <class F>
-  void each(const Region& region, int size, F&& f) {
+  void each(const Region& region, F&& f) {
     const bool by_one = region == Region::one_member();
     for (int rank = 0; rank < (by_one ? 1 : size); ++rank) {
       const Range r = by_one ? Range{0, rows} : region.rows.of(rank, rows);
       const Range c = by_one ? Range{0, cols} : region.cols.of(rank, cols);
       for (int64_t i = r.begin; i < r.end; ++i)
-        for (int64_t j = c.begin; j < c.end; ++j) f(i * cols + j, 1u << rank);
+        for (int64_t j = c.begin; j < c.end; ++j) f((i * cols + j) * size, rank);
     }
   }
-  bool clashes(const Region& region, bool writes, int size) {
-    bool found = false;
-    each(region, size,
-         [&](int64_t at, unsigned who) { found |= (written[at] & ~who) || (writes && (read[at] & ~who)); });
-    return found;
+  // The last piece that another member must have finished.
+  int64_t clash(const Region& region, bool writes) {
+    int64_t last = -1;
+    each(region, [&](int64_t at, int who) {
+      for (int other = 0; other < size; ++other) {
+        if (other == who) continue;
+        last = std::max(last, written[at + other]);
+        if (writes) last = std::max(last, read[at + other]);
+      }
+    });
+    return last;
   }
-  void note(const Region& region, bool writes, int size) {
-    each(region, size, [&](int64_t at, unsigned who) { (writes ? written : read)[at] |= who; });
+  void note(const Region& region, bool writes, int64_t piece) {
+    each(region, [&](int64_t at, int who) { (writes ? written : read)[at + who] = piece; });
   }
 };
 
@@ -74,14 +88,14 @@ std::vector<Choice> choices(int size) {
 
 void test_random_work() {
   std::mt19937 random(1);
-  int64_t needed = 0, spared = 0;
+  int64_t needed = 0, spared = 0, apart = 0;
   for (int trial = 0; trial < 400; ++trial) {
     const int size = 2 + static_cast<int>(random() % 7), things = 1 + static_cast<int>(random() % 4);
     const std::vector<Choice> all = choices(size);
     Hazards books(things, 4);
     Members members{size};
     std::vector<Elements> elements;
-    for (int t = 0; t < things; ++t) elements.emplace_back(5 + random() % 30, 5 + random() % 30);
+    for (int t = 0; t < things; ++t) elements.emplace_back(5 + random() % 30, 5 + random() % 30, size);
     for (int piece = 0; piece < 60; ++piece) {
       struct Access {
         int thing;
@@ -98,28 +112,27 @@ void test_random_work() {
         if (!writes || random() % 2 == 0) accesses.push_back({thing, c.region, false});
         if (writes) accesses.push_back({thing, c.region, true});
       }
-      bool clash = false;
+      int64_t clash = -1;
       for (const Access& a : accesses) {
-        clash |= elements[a.thing].clashes(a.region, a.writes, size);
+        clash = std::max(clash, elements[a.thing].clash(a.region, a.writes));
         if (a.writes)
           books.writes(a.thing, a.region);
         else
           books.reads(a.thing, a.region);
       }
-      const int before = members.barriers;
+      const int64_t known = members.finished;
+      const int before = members.waits;
       books.settle(members);
-      const bool met = members.barriers > before;
-      if (clash && !met) return fail("trial %d, piece %d: no barrier", trial, piece);
-      needed += clash;
-      spared += !met;
-      if (met)
-        for (Elements& e : elements) e.forget();
-      for (const Access& a : accesses) elements[a.thing].note(a.region, a.writes, size);
+      if (members.finished < clash) return fail("trial %d, piece %d: does not wait for %d", trial, piece, int(clash));
+      needed += clash > known;
+      spared += members.waits == before;
+      apart += members.waits > before && members.finished < piece - 1;
+      for (const Access& a : accesses) elements[a.thing].note(a.region, a.writes, piece);
     }
   }
-  if (needed < 1000 || spared < 1000)
-    fail("one-sided: %lld barriers needed, %lld spared", static_cast<long long>(needed),
-         static_cast<long long>(spared));
+  if (needed < 1000 || spared < 1000 || apart < 1000)
+    fail("one-sided: %lld waits needed, %lld spared, %lld for earlier pieces", static_cast<long long>(needed),
+         static_cast<long long>(spared), static_cast<long long>(apart));
 }
 
 // Memory that holds another value next: its parts are not those of the value before.
@@ -131,10 +144,10 @@ void test_forms() {
   books.settle(members);
   books.reads(0, mine, 5);
   books.settle(members);
-  if (members.barriers != 0) fail("forms: a barrier for one's own rows");
+  if (members.waits != 0) fail("forms: a wait for one's own rows");
   books.writes(0, mine, 7);
   books.settle(members);
-  if (members.barriers != 1) fail("forms: %d barriers for another value", members.barriers);
+  if (members.waits != 1) fail("forms: %d waits for another value", members.waits);
 }
 
 // A member alone never waits.
@@ -147,20 +160,23 @@ void test_alone() {
     books.reads(0, Region::all());
     books.settle(members);
   }
-  if (members.barriers != 0) fail("alone: %d barriers", members.barriers);
+  if (members.waits != 0) fail("alone: %d waits", members.waits);
 }
 
-// Rounds of the same work come to the same barriers when they are repeated without books, also where the first round
+// Rounds of the same work are waited in alike when they are repeated without books, also where the first round
 // differs from the next ones; and books are kept again after something else.
 void test_rounds() {
   const Region rows{Cut(2, 1, 1), {}}, cols{{}, Cut(2, 1, 1)};
-  Hazards books(3, 2);
+  Hazards books(4, 2);
   Members members{2};
+  int turn = 0;
   const auto round = [&](bool other) {
-    const int before = members.barriers;
+    const int before = members.waits;
     books.repeat();
     books.reads(0, Region::all());  // what the round before has written at its end
     books.writes(1, rows);
+    books.settle(members);
+    books.writes(2 + turn, rows);  // in two places: no wait for those who read it a round ago
     books.settle(members);
     books.reads(1, rows);
     books.settle(members);
@@ -169,16 +185,59 @@ void test_rounds() {
       books.settle(members);
     }
     books.writes(0, cols);
+    books.reads(2 + turn, cols);
     books.settle(members);
-    return members.barriers - before;
+    turn ^= 1;
+    return members.waits - before;
   };
   std::vector<int> counts;
-  for (int i = 0; i < 6; ++i) counts.push_back(round(true));
-  if (counts != std::vector<int>{1, 2, 2, 2, 2, 2}) fail("rounds: %d and %d barriers", counts[0], counts[5]);
+  for (int i = 0; i < 12; ++i) counts.push_back(round(true));
+  for (int i = 0; i < 12; ++i)
+    if (counts[i] != 2 + (i > 0)) fail("rounds: %d waits in round %d", counts[i], i);
+  members.barrier();
   books.forget();
-  for (int i = 0; i < 6; ++i) {
+  for (int i = 0; i < 12; ++i) {
     const int count = round(false);
-    if (count != 1 + (i > 0)) fail("other rounds: %d barriers in round %d", count, i);
+    if (count != 1 + (i > 0)) fail("other rounds: %d waits in round %d", count, i);
+  }
+}
+
+// Long random rounds, with things exchanged by turns: members who repeat what they know wait for the same pieces as
+// members who keep their books for ever.
+void test_repeated_rounds() {
+  std::mt19937 random(2);
+  for (int trial = 0; trial < 200; ++trial) {
+    const int size = 2 + static_cast<int>(random() % 3), pieces = 2 + static_cast<int>(random() % 8);
+    const std::vector<Choice> all = choices(size);
+    struct Access {
+      int thing;
+      bool by_turns;
+      Region region;
+      bool writes;
+    };
+    std::vector<std::vector<Access>> work(pieces);
+    for (auto& piece : work)
+      for (int thing = 0; thing < 4; ++thing) {
+        if (random() % 2) continue;
+        const Choice& c = all[random() % all.size()];
+        piece.push_back({thing, thing >= 2, c.region, c.may_write && random() % 2 == 0});
+      }
+    Hazards quick(6, 4), slow(6, 4);
+    Members ours{size}, theirs{size};
+    for (int round = 0; round < 20; ++round) {
+      quick.repeat();
+      for (const auto& piece : work) {
+        for (Hazards* books : {&quick, &slow})
+          for (const Access& a : piece) {
+            const int thing = a.thing + (a.by_turns && round % 2 ? 2 : 0);
+            a.writes ? books->writes(thing, a.region) : books->reads(thing, a.region);
+          }
+        quick.settle(ours);
+        slow.settle(theirs);
+        if (ours.finished != theirs.finished || ours.waits != theirs.waits)
+          return fail("trial %d: another wait in round %d", trial, round);
+      }
+    }
   }
 }
 
@@ -189,6 +248,7 @@ int main() {
   test_forms();
   test_alone();
   test_rounds();
+  test_repeated_rounds();
   std::printf("%d failures\n", checks::failures);
   return checks::failures ? 1 : 0;
 }
