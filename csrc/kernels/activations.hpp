@@ -38,7 +38,7 @@ FP_INLINE Vec<T> activation_forward_vector(Vec<T> z, [[maybe_unused]] T alpha) {
   const Vec<T> one = broadcast(T(1));
   [[maybe_unused]] const Mask<T> negative = lt(z, zero<T>());
   if constexpr (activation == Activation::relu) {
-    return select(negative, zero<T>(), z);
+    return max(zero<T>(), z);  // NaN and -0 stay
   } else if constexpr (activation == Activation::leaky_relu) {
     return select(negative, mul(z, broadcast(alpha)), z);
   } else if constexpr (activation == Activation::elu) {

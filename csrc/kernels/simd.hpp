@@ -234,6 +234,7 @@ template <class T>
 FP_INLINE bool all(Mask<T> m) {
   return !any(mask_not(m));
 }
+#if !defined(FP_ISA_AVX512) && !defined(FP_ISA_AVX2)  // which have them as one instruction
 template <class T>
 FP_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
   return select(gt(a, b), a, b);
@@ -242,6 +243,7 @@ template <class T>
 FP_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
   return select(lt(a, b), a, b);
 }
+#endif
 
 // The 16 virtual lanes of every reduction that is not a dense product: lane j takes elements j, j + 16, ...
 template <class T>

@@ -20,6 +20,8 @@ struct Mask<double> {
 FP_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 FP_INLINE Vec<float> fms(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm512_fmsub_ps(a.v, b.v, c.v)}; }
 FP_INLINE Vec<float> fnma(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
+FP_INLINE Vec<float> max(Vec<float> a, Vec<float> b) { return {_mm512_maskz_max_ps(0xffff, a.v, b.v)}; }
+FP_INLINE Vec<float> min(Vec<float> a, Vec<float> b) { return {_mm512_maskz_min_ps(0xffff, a.v, b.v)}; }
 FP_INLINE Vec<float> sqrt(Vec<float> a) { return {_mm512_mask_sqrt_ps(a.v, 0xffff, a.v)}; }
 FP_INLINE Vec<float> round_nearest(Vec<float> a) {
   return {_mm512_mask_roundscale_ps(a.v, 0xffff, a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
@@ -49,6 +51,8 @@ FP_INLINE Vec<double> widened(Half<double> a) { return {_mm512_maskz_broadcast_f
 FP_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
 FP_INLINE Vec<double> fms(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm512_fmsub_pd(a.v, b.v, c.v)}; }
 FP_INLINE Vec<double> fnma(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm512_fnmadd_pd(a.v, b.v, c.v)}; }
+FP_INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return {_mm512_maskz_max_pd(0xff, a.v, b.v)}; }
+FP_INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return {_mm512_maskz_min_pd(0xff, a.v, b.v)}; }
 FP_INLINE Vec<double> sqrt(Vec<double> a) { return {_mm512_mask_sqrt_pd(a.v, 0xff, a.v)}; }
 FP_INLINE Vec<double> round_nearest(Vec<double> a) {
   return {_mm512_mask_roundscale_pd(a.v, 0xff, a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
