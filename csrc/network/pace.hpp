@@ -13,25 +13,30 @@ class Pace {
  public:
   using Clock = std::chrono::steady_clock;
 
+  static constexpr Clock::time_point kNever = Clock::time_point::max();
+
   // What comes next: on how many threads, and for how long at most.
   struct Stretch {
     int threads;
     int64_t steps = INT64_MAX;
-    Clock::time_point end = Clock::time_point::max();
+    Clock::time_point end = kNever;
     bool trial = false, noted = false;
+    int64_t left_out = 1;  // of its first steps, which wake threads and move what caches hold, when it is timed
   };
 
   // rows: of a step; flop: its arithmetic; worth: the threads it is worth where all is well; allowed: the most it may
-  // have.
-  Stretch next(int64_t rows, double flop, int worth, int allowed, Clock::time_point now) {
+  // have; steps: how many follow.
+  Stretch next(int64_t rows, double flop, int worth, int allowed, int64_t steps, Clock::time_point now) {
     const int most = std::max(worth, static_cast<int>(std::min<double>(allowed, flop / kLeastFlop)));
     if (most == 1 || flop > kMostFlop) return {worth};
     if (rows != rows_ || worth != worth_ || most != most_) *this = Pace(rows, worth, most, now);
-    if (now >= trial_) return {other(), trial_steps(), Clock::time_point::max(), true, true};
-    return {best_, INT64_MAX, trial_, false, true};
+    // A call of fewer steps tells nothing; the next one may.
+    const bool due = now >= trial_, can_tell = steps >= kTrialLeftOut + kTrialSteps;
+    if (due && can_tell) return {other(), kTrialLeftOut + trial_steps(), kNever, true, true, kTrialLeftOut};
+    return {best_, INT64_MAX, due ? kNever : trial_, false, true};
   }
 
-  // After a stretch of so many steps, the first one left out, which moves what the caches hold.
+  // After a stretch of so many steps, but for those left out.
   void note(const Stretch& stretch, int64_t steps, double seconds, Clock::time_point now) {
     if (!stretch.noted) return;
     const double each = steps > 0 ? seconds / static_cast<double>(steps) : 0;
@@ -58,7 +63,7 @@ class Pace {
   // Larger steps always gain by a team, and threads with less than kLeastFlop never do. A trial costs a hundredth of
   // the time at most, unless a team takes far longer.
   static constexpr double kMostFlop = 2e8, kLeastFlop = 5e5, kBetter = 0.95, kTrialSeconds = 2e-4;
-  static constexpr int64_t kTrialSteps = 5, kMostTrialSteps = 50;
+  static constexpr int64_t kTrialSteps = 5, kMostTrialSteps = 50, kTrialLeftOut = 3;
   static constexpr std::chrono::milliseconds kFirst{5}, kEvery{100};
 
   Pace(int64_t rows, int worth, int most, Clock::time_point now)

@@ -104,6 +104,9 @@ template <class T>
 void DenseSource::gather_as(const int64_t* index, int64_t begin, int64_t count, T* out, int64_t out_row) const {
   const RowCopy<T> copy = row_copy<T>(element);
   // Rows in any order are out of reach of hardware prefetchers: some KiB of those to come are fetched ahead.
+  // Consecutive rows without gaps on either side are one long row.
+  if (!index && out_row == cols && row_bytes == col_bytes * cols)
+    return copy(data + begin * row_bytes, col_bytes, cols * count, out);
   const int64_t extent = std::abs(col_bytes) * cols, ahead = std::clamp<int64_t>(kFetchedAhead / (extent + 1), 1, 32);
   for (int64_t i = 0; i < count; ++i) {
     if (index && extent <= kFetchedAhead && i + ahead < count) {

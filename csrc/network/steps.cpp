@@ -84,9 +84,10 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     bool quick;  // a backward pass is over soon: it updates as it goes and is not stopped
     UpdatePlan updates;
     std::vector<char> none;
-    // Until when this stretch goes on.
-    Pace::Stretch stretch{1};
-    // What it has done, and when its first step was over: on lines of its own, as rank 0 writes it in every step.
+    // Until when this stretch goes on, and since when.
+    Pace::Stretch stretch;
+    Interrupt::Clock::time_point stretch_begun{};
+    // What it has done, and when the first steps were over: on lines of its own, as rank 0 writes it in every step.
     alignas(256) int64_t reached = 0;
     int64_t taken = 0;
     Interrupt::Clock::time_point first{};
@@ -116,7 +117,8 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
               Interrupt::Clock::now(),
               quick,
               UpdatePlan(program, plan_, quick),
-              std::vector<char>(program.parameters.size(), 0)};
+              std::vector<char>(program.parameters.size(), 0),
+              Pace::Stretch{team_size}};
   job.reached = begin;
   job.run.sources = &sources;
   job.run.begin = begin;
@@ -145,7 +147,7 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     const BackwardPlan& pass = net.plan_.backward;
     bool reads_targets = !net.metrics_.empty();  // log_batch
     for (const Targets& t : run.sources->heads) reads_targets |= t.weights != nullptr;
-    auto begun = c.start;  // this step
+    auto begun = c.stretch_begun;  // this step
     const auto decide = [&] {
       hazards.writes(things.common(Things::verdict, run.turn), Region::one_member());
       hazards.settle(team);
@@ -211,7 +213,7 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
         }
         run.interrupt.check(team);
         begun = Interrupt::Clock::now();
-        if (++c.taken == 1) c.first = begun;
+        if (++c.taken == c.stretch.left_out) c.first = begun;
       }
       if (give_up || last) return;
       run.turn ^= 1;
@@ -220,9 +222,10 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     }
   };
   for (bool done = false; !done;) {
-    job.stretch = training ? pace_.next(batch_size, 3 * flop, team_size, threads(), Interrupt::Clock::now())
-                           : Pace::Stretch{team_size};
+    job.stretch_begun = Interrupt::Clock::now();
     if (training) {
+      const int64_t left = (end - job.reached + batch_size - 1) / batch_size;
+      job.stretch = pace_.next(batch_size, 3 * flop, team_size, threads(), left, job.stretch_begun);
       const Way way = job.run.way_for(batch_size, job.stretch.threads);
       if (way.across > 1) instance_.arrange(way.across);
     }
@@ -232,7 +235,7 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     parallel_run(job.stretch.threads, work, &job);
     const auto now = Interrupt::Clock::now();
     const double seconds = std::chrono::duration<double>(now - job.first).count();
-    pace_.note(job.stretch, job.taken - 1, seconds, now);
+    pace_.note(job.stretch, job.taken - job.stretch.left_out, seconds, now);
     done = job.reached >= end || interrupt.stopped() || interrupt.bad_position() != INT64_MAX ||
            std::chrono::duration<double>(now - job.start).count() >= limits.budget;
   }

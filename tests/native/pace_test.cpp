@@ -16,6 +16,7 @@ using Clock = Pace::Clock;
 
 struct Machine {
   std::function<double(int threads, double at)> step;  // seconds
+  double wake = 0;  // what a team's first step takes longer when its threads sleep, and in part the next two
   int64_t rows = 32;
   double flop = 1e6;
   int worth = 1, allowed = 8;
@@ -25,6 +26,7 @@ struct Machine {
   double spent[65] = {};          // seconds on each number of threads
   int64_t trials = 0, steps = 0;  // of all stretches
   int last = 0;                   // threads of the last stretch that was no trial
+  double team_until = -1;         // when a team last ran
 
   Clock::time_point now() const {
     return Clock::time_point(std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(time)));
@@ -32,7 +34,8 @@ struct Machine {
   void run(double seconds) {
     const double end = time + seconds;
     while (time < end) {
-      const Pace::Stretch stretch = pace.next(rows, flop, worth, allowed, now());
+      const auto left = static_cast<int64_t>((end - time) / step(1, time)) + 1;
+      const Pace::Stretch stretch = pace.next(rows, flop, worth, allowed, left, now());
       if (stretch.threads < 1 || stretch.threads > std::max(worth, allowed)) {
         fail("%d threads, of %d allowed", stretch.threads, allowed);
         return;
@@ -40,11 +43,13 @@ struct Machine {
       const double begin = time;
       double first = time;
       int64_t taken = 0;
+      const bool asleep = stretch.threads > 1 && time - team_until > 1e-3;
       while (taken < stretch.steps && now() < stretch.end && (time < end || stretch.trial)) {
-        time += step(stretch.threads, time);
-        if (++taken == 1) first = time;
+        time += step(stretch.threads, time) + (asleep && taken < 3 ? wake / static_cast<double>(1 + 9 * taken) : 0);
+        if (++taken == stretch.left_out) first = time;
       }
-      pace.note(stretch, taken - 1, time - first, now());
+      if (stretch.threads > 1) team_until = time;
+      pace.note(stretch, taken - stretch.left_out, time - first, now());
       spent[stretch.threads] += time - begin;
       steps += taken;
       trials += stretch.trial;
@@ -63,6 +68,28 @@ void test_finds_a_useful_thread() {
   if (m.last != 2 || m.spent[1] > 0.02) fail("useful thread: back to %d, %g s on one", m.last, m.spent[1]);
   if (m.spent[3] + m.spent[4] > 0) fail("useful thread: tried more than its arithmetic may have");
   if (m.pace.threads(32) != 2 || m.pace.threads(33) != 0) fail("useful thread: says %d", m.pace.threads(32));
+}
+
+// Calls of some milliseconds with pauses between them, in which threads fall asleep.
+void test_finds_it_between_pauses() {
+  Machine m{[](int threads, double) { return threads == 1 ? 15e-6 : 12e-6; }, 300e-6};
+  m.flop = 1.2e6;
+  m.run(0.002);
+  for (int call = 0; call < 20; ++call) {
+    m.time += 0.1;
+    m.run(1e-6);  // one step, which cannot be a trial
+    m.run(0.05);
+    if (call > 1 && m.last != 2) return fail("pauses: %d threads in call %d", m.last, call);
+  }
+  // Calls too short to wait for a better moment have their trials all the same.
+  Machine brief{[](int threads, double) { return threads == 1 ? 15e-6 : 40e-6; }};
+  brief.flop = 9e6;
+  brief.worth = 2;
+  for (int call = 0; call < 200; ++call) {
+    brief.time += 0.01;
+    brief.run(0.003);
+  }
+  if (brief.last != 1) fail("pauses: %d threads in short calls", brief.last);
 }
 
 // Where a team takes three times as long for a while, hardly more than the trials is lost, and the team comes back.
@@ -137,7 +164,7 @@ void test_forgets() {
   m.worth = m.allowed = 2;
   m.run(1);
   m.rows = 64;
-  const Pace::Stretch stretch = m.pace.next(m.rows, m.flop, 2, 2, m.now());
+  const Pace::Stretch stretch = m.pace.next(m.rows, m.flop, 2, 2, 1000, m.now());
   if (m.last != 1 || stretch.threads != 2) fail("another size: %d threads", stretch.threads);
 }
 
@@ -145,6 +172,7 @@ void test_forgets() {
 
 int main() {
   test_finds_a_useful_thread();
+  test_finds_it_between_pauses();
   test_leaves_a_slow_team();
   test_climbs();
   test_follows();
