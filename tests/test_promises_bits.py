@@ -42,6 +42,7 @@ RUNS: dict[str, tuple[tuple[int, ...], int, int, str, str, float]] = {
     "whole blocks are shared, float64": ((40, 64, 17, 10), 1024, 384, "float64", "gelu", 0.0),
     "blocks are shared, weights are copied": ((32, 64, 48, 10), 900, 256, "float32", "relu", 0.0),
     "columns are owned, inputs are copied": ((784, 128, 10), 200, 64, "float32", "relu", 0.0),
+    "columns are owned, without weights": ((32, 64, 64, 10), 640, 32, "float32", "relu", 0.0),
     "columns are owned, of all layers": ((300, 256, 192, 10), 320, 128, "float32", "tanh", 0.0),
     "layers are shared": ((100, 640, 512, 10), 72, 40, "float32", "relu", 0.2),
     "fewer rows than threads": ((300, 672, 320, 7), 25, 10, "float64", "silu", 0.0),
@@ -51,7 +52,7 @@ RUNS: dict[str, tuple[tuple[int, ...], int, int, str, str, float]] = {
 def _trained(run: str, threads: int, *callbacks: fp.Callback) -> tuple[str, dict[str, list[float]]]:
     units, rows, batch, dtype, kind, dropout = RUNS[run]
     x, y = labelled(rows, units[0], units[-1])
-    weights = np.random.default_rng(1).random(rows)
+    weights = None if "without weights" in run else np.random.default_rng(1).random(rows)
     model = classifier(units[1:], kind, dtype, dropout)
     fp.set_num_threads(threads)
     steps_per_epoch = -(-rows // batch)

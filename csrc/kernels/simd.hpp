@@ -11,7 +11,8 @@
 //   broadcast(x), zero<T>()
 //   fma(a,b,c) = a b + c, fms = a b - c, fnma = c - a b      one rounding (generic: two)
 //   add sub mul div sqrt neg abs copysign(magnitude, sign)
-//   max(a,b) = a > b ? a : b       so b when either is NaN or both are zeros; min(a,b) = a < b ? a : b likewise
+//   max(a,b) = a > b ? a : b       so b when either is NaN or both are zeros; min(a,b) = a < b ? a : b likewise; where
+//                                  subnormals count as zeros, they may become zeros
 //   lt le gt ge eq                 false when either is NaN;  is_nan, is_negative (sign bit, -0 included)
 //   select(m, a, b)                m ? a : b;  mask_and, mask_or, mask_not, mask_first<T>(n), any, all
 //   round_nearest(v)               to the nearest integer, ties to even, as T; keeps the sign of zero

@@ -45,8 +45,11 @@ template <class T>
 void Run<T>::update_blocks(Team& team, const std::vector<Destination>& to) {
   const Sgd& sgd = instance->sgd;
   const int64_t count = (n + kRowBlock - 1) / kRowBlock;
-  hazards->reads(space.things.common(Things::block_sums, turn), Region::all());
-  hazards->settle(team);
+  const auto need_blocks = [&] {
+    hazards->reads(space.things.common(Things::block_sums, turn), Region::all());
+    hazards->settle(team);
+  };
+  if (way.copies) need_blocks();
   for (int p = 0; p < instance->count(); ++p) {
     if (to[p] != Destination::parameters) continue;
     const auto& s = instance->slice(p);
@@ -56,7 +59,7 @@ void Run<T>::update_blocks(Team& team, const std::vector<Destination>& to) {
     if (!way.copies) {
       part = is_vector ? part_of(s) : Region{Cut(team.size, 1, kernels.tile_rows), {}};
       hazards->writes(space.things.parameter(p), part);
-      hazards->settle(team);
+      need_blocks();
     }
     const Range rows = part.rows.of(team.rank, s.rows);
     if (rows.size() <= 0) continue;

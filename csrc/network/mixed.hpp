@@ -60,7 +60,7 @@ class PackedBatch {
   const Products16* made_for = nullptr;
   int64_t scratch = 0;  // floats that any product needs
 
-  // in_turn: an operation's weight gradient is finished everywhere before anybody comes to the next operation.
+  // in_turn: an operation's weight gradient is finished everywhere before anybody packs for the next operation.
   void make(const Products16& p, const Program& program, int64_t rows, int threads, bool training, bool in_turn) {
     made_for = &p;
     in_turn_ = in_turn;

@@ -16,15 +16,16 @@ namespace {
 // With fewer rows than this per thread, packing the weights anew on each thread is no longer cheap.
 constexpr int64_t kRowsPerThread = 96;
 
-// Weights that leave the inner caches are stored in parts of so many columns, whole panels of the product for every
-// instruction set.
+// Weights that leave the inner caches are stored in parts of so many columns at most, whole panels of the product for
+// every instruction set.
 constexpr int64_t kSmallBytes = 512 * 1024, kPartColumns = 48;
 // Weights of so many bytes come from memory, or from the outer cache, and reading them takes as long as the arithmetic
 // of so many rows: a team shares it, unless other callers keep the CPUs busy. From the outer cache that is soon over,
-// and worth a team only while its threads are awake: where calls follow each other within kAwake.
+// and worth a team only while its threads are awake: where calls follow each other within kAwake. After kForgotten
+// nobody is taken to be still at it.
 constexpr double kFarBytes = 8 << 20, kOuterBytes = 2 << 20;
 constexpr int64_t kRowsRead = 8;
-constexpr std::chrono::milliseconds kAwake{1};
+constexpr std::chrono::milliseconds kAwake{1}, kForgotten{100};
 
 }  // namespace
 
@@ -294,7 +295,8 @@ template <class T>
 void Predictor<T>::run_columns(Team& team, const Batch& batch, T* scratch, Need need) const {
   for (const Step& s : steps_) {
     if (s.kind == OperationKind::dense)
-      step(s, batch, split(s.out, team.rank, team.size, products_ ? 64 : copies_[s.weights].width), scratch, need);
+      step(s, batch, split(s.out, team.rank, team.size, std::min<int64_t>(64, copies_[s.weights].width)), scratch,
+           need);
     else if (team.rank == 0)
       step(s, batch, {0, s.out}, scratch, need);
     team.barrier();
@@ -309,25 +311,29 @@ void Predictor<T>::run_small(const T* x, T* y) const {
   run_row(x, y, slots, products);
 }
 
-// Tells the predictor of a run, which may want others to read weights along with it.
+// A run that reads large weights, and whether others may help with it. What it leaves behind is no more than a hint,
+// which a fork in the middle of a run may make wrong for a moment.
 template <class T>
 class Predictor<T>::Reader {
  public:
-  Reader(const Predictor& self, double bytes) : running_(bytes >= kOuterBytes ? &self.running_ : nullptr) {
-    if (!running_) return;
-    const bool alone = running_->fetch_add(1, std::memory_order_relaxed) == 0;
-    const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
-    const auto last = self.last_.exchange(now, std::memory_order_relaxed);
-    shares_ = alone && (bytes >= kFarBytes || std::chrono::steady_clock::duration(now - last) < kAwake);
+  Reader(const Predictor& self, double bytes) : self_(bytes >= kOuterBytes ? &self : nullptr) {
+    if (!self_) return;
+    const Clock::rep now = ticks(), before = self_->begun_.exchange(now, std::memory_order_relaxed);
+    const bool alone = before == 0 || Clock::duration(now - before) > kForgotten;
+    const bool awake = Clock::duration(now - self_->ended_.load(std::memory_order_relaxed)) < kAwake;
+    shares_ = alone && (awake || bytes >= kFarBytes);
   }
   ~Reader() {
-    if (running_) running_->fetch_sub(1, std::memory_order_relaxed);
+    if (!self_) return;
+    self_->ended_.store(ticks(), std::memory_order_relaxed);
+    self_->begun_.store(0, std::memory_order_relaxed);
   }
   Reader(const Reader&) = delete;
   bool shares() const { return shares_; }
 
  private:
-  std::atomic<int>* running_;
+  static Clock::rep ticks() { return Clock::now().time_since_epoch().count(); }
+  const Predictor* self_;
   bool shares_ = false;
 };
 

@@ -56,6 +56,7 @@ class Predictor {
     // + i * row + j.
     template <class F>
     void each_part(Range some, F&& f) const {
+      if (some.size() <= 0) return;
       for (int64_t begin = some.begin / width * width; begin < some.end; begin += width) {
         const int64_t row = std::min(width, padded(cols) - begin);
         f(Range{std::max(begin, some.begin), std::min(begin + width, some.end)}, (rows - 1) * begin, row);
@@ -134,10 +135,10 @@ class Predictor {
   Buffer<T>* take(int64_t count) const;
   void leave(Buffer<T>* buffer) const;
   mutable std::atomic<Buffer<T>*> spare_[kSpare] = {};
-  // Of large weights: the runs going on, and when the last one began.
+  // Of large weights: when the run in progress began, or 0, and when the last one was over.
   class Reader;
-  mutable std::atomic<int> running_{0};
-  mutable std::atomic<std::chrono::steady_clock::rep> last_{0};
+  using Clock = std::chrono::steady_clock;
+  mutable std::atomic<Clock::rep> begun_{0}, ended_{0};
 };
 
 extern template class Predictor<float>;

@@ -57,7 +57,7 @@ void Run<T>::choose_way(Team& team, bool may_repeat) {
   way_rows = n;
   way = way_for(n, team.size);
   instance = way.copies && team.rank > 0 ? copies[team.rank - 1].get() : master;
-  if (instance != master) instance->copy(*master);  // which nobody changes before all have met again
+  if (instance != master) instance->copy(*master);  // which is not changed before all have their block sums
   own_input = may_repeat && way.across == team.size && team.size > 1 ? space.own_input(team.rank) : nullptr;
 }
 

@@ -145,7 +145,8 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     const Things& things = run.space.things;
     const int ops = static_cast<int>(run.program.operations.size());
     const BackwardPlan& pass = net.plan_.backward;
-    bool reads_targets = !net.metrics_.empty();  // log_batch
+    bool reads_targets = false;  // log_batch
+    for (const Metric& m : net.metrics_) reads_targets |= m.kind == MetricKind::r2;
     for (const Targets& t : run.sources->heads) reads_targets |= t.weights != nullptr;
     auto begun = c.stretch_begun;  // this step
     const auto decide = [&] {

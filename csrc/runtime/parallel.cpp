@@ -208,6 +208,7 @@ void run_alone(void (*fn)(Team&, void*), void* context) {
 void parallel_run(int threads, void (*fn)(Team&, void*), void* context) {
   ensure_default();
   if (threads <= 1) return run_alone(fn, context);
+  threads = std::min(threads, kMostThreads);
   Team::Shared shared(threads);
   auto run = [&](int rank) {
     FpState state;

@@ -21,10 +21,14 @@ struct Members {
   int size;
   int64_t marks = 0;
   int waits = 0;
-  int64_t finished = -1;  // by all, of the pieces numbered from 0
-  void mark(int further = 1) { marks += further; }
+  int64_t finished = -1;         // by all, of the pieces numbered from 0
+  std::vector<int64_t> told{0};  // by this member, and so by every other one when it comes there
+  void mark(int further = 1) { told.push_back(marks += further); }
   void await(int behind) {
     ++waits;
+    // A count that nobody tells would be waited for until a later one, or for ever.
+    if (!std::binary_search(told.begin(), told.end(), marks - behind))
+      fail("waits for %d, which is not told", int(marks - behind));
     finished = std::max(finished, marks - 2 - behind);
   }
   void barrier() {
@@ -137,7 +141,7 @@ void test_random_work() {
 
 // Memory that holds another value next: its parts are not those of the value before.
 void test_forms() {
-  Hazards books(1, 1);
+  Hazards books(2, 1);
   Members members{2};
   const Region mine{Cut(2, 1, 1), {}};
   books.writes(0, mine, 5);
@@ -148,6 +152,14 @@ void test_forms() {
   books.writes(0, mine, 7);
   books.settle(members);
   if (members.waits != 1) fail("forms: %d waits for another value", members.waits);
+  books.reads(0, mine, 7);
+  books.settle(members);
+  const int64_t read = members.marks - 1;
+  books.reads(1, mine);
+  books.settle(members);
+  books.writes(0, mine, 5);
+  books.settle(members);
+  if (members.finished != read) fail("forms: another value overwrites one that is being read");
 }
 
 // A member alone never waits.
@@ -224,9 +236,14 @@ void test_repeated_rounds() {
       }
     Hazards quick(6, 4), slow(6, 4);
     Members ours{size}, theirs{size};
+    const bool meets = random() % 4 == 0;
     for (int round = 0; round < 20; ++round) {
       quick.repeat();
       for (const auto& piece : work) {
+        if (meets && &piece == &work[work.size() / 2]) {
+          quick.meet(ours);
+          slow.meet(theirs);
+        }
         for (Hazards* books : {&quick, &slow})
           for (const Access& a : piece) {
             const int thing = a.thing + (a.by_turns && round % 2 ? 2 : 0);
