@@ -103,30 +103,6 @@ def test_instruction_sets_agree(widths: tuple[int, ...], dtype: str) -> None:
         np.testing.assert_array_equal(result, results[0])
 
 
-@native_only
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "neon"])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_few_rows_have_the_bits_of_many(isa: str, dtype: str) -> None:
-    """Products of few rows with large weights take a way of their own."""
-    core = pytest.importorskip("fastperceptron._core")
-    if isa not in core.instruction_sets_usable():
-        pytest.skip(f"{isa} is not usable here")
-    core.set_instruction_set(isa)
-    try:
-        for inputs, outputs in ((530, 700), (2100, 1030), (20, 40000)):
-            x, w, b = rows(70, inputs, dtype), rows(inputs, outputs, dtype, 1), rows(1, outputs, dtype, 2)[0]
-            many = fp.kernels.dense_forward(x, w, b, activation="relu")
-            for n in (1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17):
-                few = fp.kernels.dense_forward(x[3 : 3 + n], w, b, activation="relu")
-                np.testing.assert_array_equal(few, many[3 : 3 + n])
-            odd = np.asfortranarray(x[:4])  # another layout of x, and columns of w that are no whole registers
-            np.testing.assert_array_equal(
-                fp.kernels.dense_forward(odd, w[:, 3:], None), fp.kernels.dense_forward(x, w[:, 3:], None)[:4]
-            )
-    finally:
-        core.set_instruction_set("auto")
-
-
 def test_is_a_predictor(backend: str) -> None:
     p = chain((4, 3)).predictor()
     assert isinstance(p, fp.Predictor)

@@ -179,6 +179,29 @@ def test_large_predictions_equal_single_rows() -> None:
         assert model.predict(x[i : i + 1]).tobytes() == whole[i : i + 1].tobytes(), i
 
 
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "neon"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_few_rows_have_the_bits_of_many(isa: str, dtype: str) -> None:
+    """Products of few rows with large weights take a way of their own."""
+    if isa not in instruction_sets():
+        pytest.skip(f"{isa} is not usable here")
+
+    def normal(seed: int, *shape: int) -> np.ndarray[Any, Any]:
+        return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+    with forced(isa):
+        for inputs, outputs in ((530, 700), (2100, 1030), (20, 40000)):
+            x, w, b = normal(0, 70, inputs), normal(1, inputs, outputs), normal(2, outputs)
+            many = fp.kernels.dense_forward(x, w, b, activation="relu")
+            for n in (1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17):
+                few = fp.kernels.dense_forward(x[3 : 3 + n], w, b, activation="relu")
+                np.testing.assert_array_equal(few, many[3 : 3 + n])
+            odd = np.asfortranarray(x[:4])  # another layout of x, and columns of w that are no whole registers
+            np.testing.assert_array_equal(
+                fp.kernels.dense_forward(odd, w[:, 3:], None), fp.kernels.dense_forward(x, w[:, 3:], None)[:4]
+            )
+
+
 # -- C: the instruction set ------------------------------------------------------------------------------------------
 
 PAIR = tuple(name for name in ("avx2", "avx512") if name in instruction_sets())

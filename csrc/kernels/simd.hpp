@@ -4,7 +4,8 @@
 //
 // Compile with exactly one of FP_ISA_GENERIC, FP_ISA_AVX2, FP_ISA_AVX512, FP_ISA_NEON, or with FP_ISA_AVX512_BF16 or
 // FP_ISA_AMX, which are AVX-512 in a namespace of their own. What GCC's and Clang's vector
-// types can express stands here; simd_<isa>.hpp supplies the rest: fma, masks, parts of a register, sqrt, round.
+// types can express stands here; simd_<isa>.hpp supplies the rest: fma, masks, parts of a register, sqrt, round,
+// and max and min where they are one instruction.
 //
 //   load(p) store(p, v)            unaligned
 //   load_part(p, n), store_part    the first n lanes (0 <= n <= lanes), others zero; touches nothing past n
@@ -235,7 +236,7 @@ template <class T>
 FP_INLINE bool all(Mask<T> m) {
   return !any(mask_not(m));
 }
-#if !defined(FP_ISA_AVX512) && !defined(FP_ISA_AVX2)  // which have them as one instruction
+#if !defined(FP_ISA_AVX512) && !defined(FP_ISA_AVX2)
 template <class T>
 FP_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
   return select(gt(a, b), a, b);

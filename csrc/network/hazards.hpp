@@ -101,7 +101,7 @@ class alignas(256) Hazards {
       finished_ = last;
     }
     ++settled_;
-    if (behind != kNoWait) team.await(behind - untold_);
+    if (behind != kNoWait) team.await(behind - untold_);  // the team counts from what this member has told
     for (int64_t i = 0; i < count_; ++i) note(pending_[i]);
     count_ = 0;
   }

@@ -118,7 +118,6 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
       if (op.kind == OperationKind::dense) {
         s.weights = op.weights;
         s.bias = op.bias;
-        s.small = s.in * padded(out) < kSmallBytes / static_cast<int64_t>(sizeof(T));
         const double flop = 2.0 * static_cast<double>(s.in) * static_cast<double>(out);
         widest_flop_ = std::max(widest_flop_, flop);
         flop_ += flop;
@@ -144,8 +143,8 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
   row_need_ = need(1);
   row_is_small_ =
       (slots_ + 1) * slot_row_ <= kStack &&
-      (products_ ? row_need_.size() <= kStackRoom : std::all_of(steps_.begin(), steps_.end(), [](const Step& s) {
-        return s.kind != OperationKind::dense || s.small;
+      (products_ ? row_need_.size() <= kStackRoom : std::all_of(steps_.begin(), steps_.end(), [&](const Step& s) {
+        return s.kind != OperationKind::dense || copies_[s.weights].is_whole();
       }));
   // The result may be a value that no step writes to the caller: the input itself, or one that others read too.
   if (steps_.empty() || steps_.back().to != kOutput) {

@@ -52,6 +52,7 @@ class Predictor {
   struct Copy {
     const T* data;
     int64_t rows, cols, width;
+    bool is_whole() const { return width == padded(cols); }
     // Calls f(columns, origin, row) for each part that has some of these columns: element (i, j) lies at data + origin
     // + i * row + j.
     template <class F>
@@ -72,7 +73,6 @@ class Predictor {
     int64_t in, out;           // widths
     int from, to;              // slots, kInput, kOutput
     int64_t to_begin, to_row;  // first column and width of the value that is written
-    bool small;                // weights that a row alone is best led through by dense_row
   };
   static constexpr int kInput = -1, kOutput = -2;
   static constexpr int64_t kPad = 16;  // columns, see RowArgs

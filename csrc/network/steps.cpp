@@ -91,8 +91,8 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     alignas(256) int64_t reached = 0;
     int64_t taken = 0;
     Interrupt::Clock::time_point first{};
-    // It writes these, and all read them when it has: nobody may decide otherwise. stop: give this step
-    // up; last: return after it.
+    // It writes these, and all read them when it has: nobody may decide otherwise. stop: give this step up; last:
+    // return after it.
     struct Verdict {
       bool stop = false, last = false;
     };
