@@ -44,6 +44,8 @@ RUNS: dict[str, tuple[tuple[int, ...], int, int, str, str, float]] = {
     "columns are owned, inputs are copied": ((784, 128, 10), 200, 64, "float32", "relu", 0.0),
     "columns are owned, without weights": ((32, 64, 64, 10), 640, 32, "float32", "relu", 0.0),
     "columns are owned, of all layers": ((300, 256, 192, 10), 320, 128, "float32", "tanh", 0.0),
+    "large kernels, in parts": ((40, 333, 517, 270, 10), 200, 72, "float32", "relu", 0.0),
+    "large kernels, in parts, columns are owned": ((784, 560, 420, 10), 320, 64, "float32", "tanh", 0.0),
     "layers are shared": ((100, 640, 512, 10), 72, 40, "float32", "relu", 0.2),
     "fewer rows than threads": ((300, 672, 320, 7), 25, 10, "float64", "silu", 0.0),
 }

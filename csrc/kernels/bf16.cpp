@@ -19,7 +19,6 @@ constexpr Products16 products() {
   Products16 p{};
   p.name = FP_NAME(FP_ISA_NAMESPACE);
   p.right_bytes = pairs_bytes;
-  p.pack_left = pack_rows;
   p.pack_right = pack_pairs;
   p.pack_right_transposed = pack_pairs_transposed;
 #if defined(FP_ISA_AVX512_BF16)
@@ -27,6 +26,7 @@ constexpr Products16 products() {
   p.slab_rows = 256;
   p.speed = 2;
   p.left_bytes = rows_bytes;
+  p.pack_left = pack_rows;
   p.left_transposed_bytes = pairs_transposed_bytes;
   p.pack_left_transposed = pack_pairs;
   p.scratch = dot_scratch;
@@ -36,9 +36,10 @@ constexpr Products16 products() {
   p.row_grain = 16;
   p.slab_rows = kTileGroup;
   p.speed = 10;
-  p.left_bytes = tile_rows_bytes;
+  p.left_bytes = squares_bytes;
+  p.pack_left = pack_squares;
   p.left_transposed_bytes = squares_bytes;
-  p.pack_left_transposed = pack_squares;
+  p.pack_left_transposed = pack_squares_transposed;
   p.scratch = tile_scratch;
   p.product = tile_product;
   p.peak = tile_peak;

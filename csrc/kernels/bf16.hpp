@@ -35,7 +35,7 @@ struct Pack16 {
 struct Product16 {
   int64_t m, n, k;  // of the part of c
   const void* left;
-  int64_t left_rows, i0;  // rows of the whole operand; where this part begins (a multiple of 16 if transposed)
+  int64_t left_rows, i0;  // rows of the whole operand; where this part begins (a multiple of 16)
   bool transposed;        // packed by pack_left_transposed
   const void* right;
   int64_t right_cols, j0;  // columns of the whole operand; where this part begins (a multiple of 16)

@@ -4,8 +4,8 @@
 //   pairs    (k, n): panels of 16 columns; a panel holds, for every pair of indices of the sum, 16 columns of two
 //   numbers,
 //            64 bytes; filled up with zero pairs to a multiple of 16 pairs, and with zero columns.
-//   squares  (m, k) from a transposed source: panels of 16 rows; a panel holds, for every 32 indices of the sum,
-//            16 rows of 32 numbers, 1 KiB. Tiles are loaded from there at once.
+//   squares  (m, k): panels of 16 rows; a panel holds, for every 32 indices of the sum, 16 rows of 32 numbers, 1 KiB,
+//            filled up with zeros along the sum. Tiles are loaded from there at once.
 //
 // Strides are never a multiple of 1 KiB (2 KiB for squares), where all would fall into the same few cache sets.
 #pragma once
@@ -97,6 +97,25 @@ inline void pack_rows(const Pack16& p) {
   }
 }
 
+// Source (m, k) to squares.
+inline void pack_squares(const Pack16& p) {
+  const int64_t stride = squares_stride(p.cols);
+  for (int64_t r = p.r0; r < p.r1;) {
+    const int64_t end = r / 16 * 16 + 16 < p.r1 ? r / 16 * 16 + 16 : p.r1;
+    char* to = static_cast<char*>(p.out) + r / 16 * stride + r % 16 * 64;
+    const float* from = p.x + r * p.x_row;
+    for (int64_t c = 0; c < p.cols; c += 32, to += 1024, from += 32) {
+      const int64_t n = p.cols - c;
+      for (int64_t i = 0; i < end - r; ++i) {
+        const float* x = from + i * p.x_row;
+        store_pairs(to + i * 64, n >= 32 ? convert(load(x), load(x + 16))
+                                         : convert(load_up_to(x, n), load_up_to(x + 16, n - 16)));
+      }
+    }
+    r = end;
+  }
+}
+
 // Source (k, n) to pairs.
 inline void pack_pairs(const Pack16& p) {
   const int64_t stride = pairs_stride(p.rows);
@@ -146,7 +165,7 @@ inline void pack_pairs_transposed(const Pack16& p) {
 }
 
 // Source (k, m) to squares.
-inline void pack_squares(const Pack16& p) {
+inline void pack_squares_transposed(const Pack16& p) {
   const int64_t stride = squares_stride(p.rows);
   const int64_t end = p.r1 < p.rows ? p.r1 : padded_sum(p.rows);
   for (int64_t block = p.r0 / 32 * 32; block < end; block += 32) {

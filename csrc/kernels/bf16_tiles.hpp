@@ -1,7 +1,6 @@
 // Products of bfloat16 operands by tiles: c is computed in squares of 32 by 32, four tiles of sums fed by two tiles of
-// left (rows, or squares when transposed) and two of right (pairs). Sums run through a panel of 32 columns block by
-// block, so that the panel's part stays in the first-level cache while the squares of a group of rows pass by, whose
-// part of left stays in the second-level cache. Between blocks the sums wait in scratch.
+// left (squares) and two of right (pairs). The squares of a group of rows, whose part of left stays in the second-level
+// cache, pass by a panel of 32 columns. Longer sums are cut into blocks, between which they wait in scratch.
 #pragma once
 
 #include "kernels/bf16_tile_ops.hpp"
@@ -10,15 +9,13 @@
 namespace fp::FP_ISA_NAMESPACE {
 
 inline constexpr int kSide = 32;  // of the square
-// Of one block, in tiles: 20 KiB of right and as much of left, which passes by.
-inline constexpr int64_t kTileBlock = 10;
+// Of one block, in tiles: 64 KiB of right. (Shorter blocks, whose right operand stays in the first-level cache, lose more
+// at their ends than they gain.)
+inline constexpr int64_t kTileBlock = 32;
 // Rows of a group: at most, and at least; between them as many as make up this many numbers of left (1 MiB).
 inline constexpr int64_t kTileGroup = 512, kTileGroupLeast = 128, kTileGroupNumbers = int64_t(1) << 19;
 // From so many tiles along a sum on, what the epilogue touches is fetched; shorter sums cannot hide the instructions.
 inline constexpr int64_t kTileFetch = 4;
-
-// Tiles are read whole: up to 15 rows after the last one.
-inline int64_t tile_rows_bytes(int64_t m, int64_t k) { return rows_bytes(m + 15, k); }
 
 // A single square leaves nothing in cache for others.
 inline int64_t tile_blocks(int64_t m, int64_t k) {
@@ -48,18 +45,17 @@ inline TileShape tile_shape(int64_t rows) {
   return s;
 }
 
-// Where the tiles of the operands lie, and how far it is to the next along the sum.
+// Where the tiles of the operands lie; the next along the sum follows at once.
 struct TileOperands {
-  const char *upper, *lower;
-  int64_t row, left_next;
-  const char *first, *second;
+  const char *upper, *lower;   // of left
+  const char *first, *second;  // of right
 };
 
 // What the epilogue of a square of two lines a row will touch besides c.
 enum class TileOther { nothing, read, written };
 
 // Fetched with every step along the sum: kFetchRows rows, none or all of them, since a branch would cost as much.
-inline constexpr int kFetchRows = 2;
+inline constexpr int kFetchRows = 1;
 struct TileFetch {
   const char *c, *other;
   int64_t c_row, other_row;
@@ -102,7 +98,7 @@ void tile_block(TileUnit& u, TileOperands o, int64_t count, const float* from, i
     if constexpr (high && wide) tile_clear<3>(u);
   }
   for (; count > 0; --count) {
-    tile_read<4>(u, o.upper, o.row);
+    tile_read<4>(u, o.upper, 64);
     tile_read<6>(u, o.first, 64);
     tile_multiply<0, 4, 6>(u);
     if constexpr (wide) {
@@ -110,12 +106,12 @@ void tile_block(TileUnit& u, TileOperands o, int64_t count, const float* from, i
       tile_multiply<1, 4, 7>(u);
     }
     if constexpr (high) {
-      tile_read<5>(u, o.lower, o.row);
+      tile_read<5>(u, o.lower, 64);
       tile_multiply<2, 5, 6>(u);
     }
     if constexpr (high && wide) tile_multiply<3, 5, 7>(u);
-    o.upper += o.left_next;
-    o.lower += o.left_next;
+    o.upper += 1024;
+    o.lower += 1024;
     o.first += 1024;
     o.second += 1024;
     if constexpr (fetch) tile_fetch<other>(f);
@@ -175,11 +171,9 @@ inline void tile_product(const Product16& g) {
   t.width = kSide;
   const int64_t c_row = g.c_row * static_cast<int64_t>(sizeof(float));
   const int64_t tiles = padded_sum(g.k) / 32, right_panel = pairs_stride(g.k);
-  const int64_t left_panel = g.transposed ? squares_stride(g.k) : 16 * rows_stride(g.k);
+  const int64_t left_panel = squares_stride(g.k);
   const int64_t group = tile_group(g.m, g.k), blocks = tile_blocks(g.m, g.k);
   TileOperands o{};
-  o.row = g.transposed ? 64 : rows_stride(g.k);
-  o.left_next = g.transposed ? 1024 : 64;
   const float* other = ends.saved ? ends.saved : ends.pre ? ends.pre : ends.velocity;
   const TileOther touched = ends.saved ? TileOther::read : other ? TileOther::written : TileOther::nothing;
   TileFetch f{};
@@ -197,9 +191,7 @@ inline void tile_product(const Product16& g) {
         float* totals = g.scratch;
         for (t.i = i0; t.i < i1; t.i += kSide, totals += square) {
           t.rows = i1 - t.i < kSide ? i1 - t.i : kSide;
-          const int64_t at = g.i0 + t.i;
-          o.upper = static_cast<const char*>(g.left) + p * o.left_next;
-          o.upper += g.transposed ? at / 16 * left_panel : at * o.row;
+          o.upper = static_cast<const char*>(g.left) + (g.i0 + t.i) / 16 * left_panel + p * 1024;
           o.lower = o.upper + left_panel;
           o.first = right + p * 1024;
           o.second = o.first + right_panel;

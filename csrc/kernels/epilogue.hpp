@@ -126,7 +126,7 @@ __attribute__((noinline)) void tile_finish_total(const Tiles<T>& t) {
     // Whole rows without padding: close up the total and update one range.
     for (int64_t i = 1; i < rows; ++i)
       for (int64_t j = 0; j < width; j += lanes) store(t.total + i * t.cols + j, load(t.total + i * width + j));
-    const int64_t at = t.i * t.cols;
+    const int64_t at = t.i * t.cols + t.j;
     return sgd_update(rows * t.cols, t.g->c + at, t.total, e.velocity ? e.velocity + at : nullptr, e.learning_rate,
                       e.momentum, e.nesterov);
   }

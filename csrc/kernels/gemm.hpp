@@ -222,6 +222,30 @@ __attribute__((noinline)) void gemm_rows(Tiles<T>& t, int64_t vectors, int64_t i
   }
 }
 
+// Rows [i0, i1) of one panel. packed: where the first tile copies b to, `chunk` indices at a time, or nullptr; tail: room
+// for the rows of b that are not read where they lie.
+template <class T>
+FP_INLINE void gemm_panel(Tiles<T>& t, int64_t vectors, int64_t i0, int64_t i1, int64_t chunk, T* packed,
+                          const T* packed_a, T* totals, T* tail) {
+  const GemmArgs<T>& g = *t.g;
+  // Whole registers are read past the end of a row where that stays within b; the last rows are copied.
+  const int64_t over = t.width - t.cols, unsafe = g.b_row > 0 ? (over + g.b_row - 1) / g.b_row : 1;
+  const int64_t safe = g.k > unsafe ? g.k - unsafe : 0;
+  if (g.k > safe) gemm_copy(g.b + safe * g.b_row + t.j, g.b_row, g.k - safe, t.cols, t.width, tail);
+  t.tail = tail;
+  int64_t p = 0;
+  do {
+    t.k = g.k - p < chunk ? g.k - p : chunk;
+    t.b = g.b + p * g.b_row + t.j;
+    t.b_row = g.b_row;
+    t.safe = safe - p < t.k ? safe - p : t.k;
+    t.packed = packed;
+    t.finish = p + t.k == g.k;
+    gemm_rows(t, vectors, i0, i1, p, packed_a, totals);
+    p += t.k;
+  } while (p < g.k);
+}
+
 // Both conditions hold for a larger product when they hold for a smaller one, so that scratch for the whole suffices
 // for any part.
 template <class T>
@@ -243,6 +267,20 @@ int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
   return elements;
 }
 
+// The end of the columns of c that lie in the same part as column j. g.c and velocity, from now on, point to where those
+// of the whole matrix would begin had all of it the part's row stride.
+template <class T>
+__attribute__((noinline)) int64_t gemm_part(GemmArgs<T>& g, T* matrix, T* velocity, int64_t j) {
+  const Parts& parts = g.parts;
+  const int64_t begin = (parts.first_j + j) / parts.size * parts.size;
+  g.c_row = parts.row - begin < parts.size ? parts.row - begin : parts.size;
+  const int64_t origin = (parts.rows - 1) * begin + parts.first_i * g.c_row + parts.first_j;
+  g.c = matrix + origin;
+  if (velocity) g.epilogue.velocity = velocity + origin;
+  const int64_t end = begin + g.c_row - parts.first_j;
+  return end < g.n ? end : g.n;
+}
+
 template <class T>
 void gemm(const GemmArgs<T>& given) {
   constexpr int lanes = Vec<T>::lanes;
@@ -262,7 +300,7 @@ void gemm(const GemmArgs<T>& given) {
     g.b = given.a;
     g.b_row = given.a_col;
   }
-  if (gemm_streams(g)) return gemm_stream(g);
+  if (g.parts.size == 0 && gemm_streams(g)) return gemm_stream(g);
   const bool pack = g.scratch && gemm_packs_b<T>(g.m, g.n, g.k);
   T* scratch = g.scratch;
   T* packed_a = nullptr;
@@ -276,35 +314,24 @@ void gemm(const GemmArgs<T>& given) {
     scratch += kPackedBytes / int64_t(sizeof(T));
   }
   T* totals = pack && g.k > kChunk ? scratch + kChunk * kPanel<T> : nullptr;
-  const int64_t registers = (g.n + lanes - 1) / lanes, most = g.m == 1 ? kRowVectors : kTileVectors;
-  const int64_t panels = (registers + most - 1) / most, chunk = pack ? kChunk : g.k;
+  const int64_t chunk = pack ? kChunk : g.k;
   Tiles<T> t;
   t.g = &g;
   t.total = total;
-  t.tail = tail;
   for (int64_t i = 0; i < g.m; i += group) {
     const int64_t end = g.m - i < group ? g.m : i + group;
     if (packed_a) gemm_pack_transposed(g, i, end - i, packed_a);
-    t.j = 0;
-    for (int64_t q = 0; q < panels; ++q, t.j += t.width) {
-      const int64_t vectors = registers / panels + (q < registers % panels);
-      t.width = vectors * lanes;
-      t.cols = g.n - t.j < t.width ? g.n - t.j : t.width;
-      // Whole registers are read past the end of a row where that stays within b; the last rows are copied.
-      const int64_t over = t.width - t.cols, unsafe = g.b_row > 0 ? (over + g.b_row - 1) / g.b_row : 1;
-      const int64_t safe = g.k > unsafe ? g.k - unsafe : 0;
-      if (g.k > safe) gemm_copy(g.b + safe * g.b_row + t.j, g.b_row, g.k - safe, t.cols, t.width, tail);
-      int64_t p = 0;
-      do {
-        t.k = g.k - p < chunk ? g.k - p : chunk;
-        t.b = g.b + p * g.b_row + t.j;
-        t.b_row = g.b_row;
-        t.safe = safe - p < t.k ? safe - p : t.k;
-        t.packed = pack ? scratch : nullptr;
-        t.finish = p + t.k == g.k;
-        gemm_rows(t, vectors, i, end, p, packed_a, totals);
-        p += t.k;
-      } while (p < g.k);
+    for (int64_t begin = 0, stop = g.n; begin < g.n; begin = stop) {
+      if (g.parts.size > 0) stop = gemm_part(g, given.c, given.epilogue.velocity, begin);
+      const int64_t registers = (stop - begin + lanes - 1) / lanes, most = g.m == 1 ? kRowVectors : kTileVectors;
+      const int64_t panels = (registers + most - 1) / most;
+      t.j = begin;
+      for (int64_t q = 0; q < panels; ++q, t.j += t.width) {
+        const int64_t vectors = registers / panels + (q < registers % panels);
+        t.width = vectors * lanes;
+        t.cols = stop - t.j < t.width ? stop - t.j : t.width;
+        gemm_panel(t, vectors, i, end, chunk, pack ? scratch : nullptr, packed_a, totals, tail);
+      }
     }
   }
 }

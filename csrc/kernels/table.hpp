@@ -80,6 +80,13 @@ struct Epilogue {
   bool nesterov = false;
 };
 
+// A matrix stored in parts of `size` columns (the last one may be narrower), one after the other. size 0: whole.
+struct Parts {
+  int64_t size = 0;
+  int64_t rows = 0, row = 0;         // of the whole matrix; row: columns with pads
+  int64_t first_i = 0, first_j = 0;  // the place of the product's c in it
+};
+
 // c[i, j] = sum over p of a[i, p] b[p, j], in ordered sums: p is cut into blocks of `block`, each block is a
 // chain of fused multiply-adds from +0 in index order, block sums are added in block order to +0.
 // (The first block sum is stored, not added, when accumulate is false.) Then the epilogue runs.
@@ -102,6 +109,7 @@ struct GemmArgs {
   Epilogue<T> epilogue;
   T* scratch;  // gemm_scratch(m, n, k) elements, 64-byte aligned; private to the caller
   int64_t block = kBlock;
+  Parts parts = {};  // of c and velocity, which then point to the whole matrix; c_row is not used
 };
 
 // y = act(x w + b) for one row, in the same ordered sums. Rows of w, b and y can be used to the next multiple of 16

@@ -128,9 +128,10 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
       }
     }
     pieces(team, r, c, width, may_stop, [&](Range rows, Range cols) {
-      ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, instance->transposed(op.weights), saved,
-                                   saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows, cols,
-                                   space.thread_scratch(team.rank));
+      instance->each_transposed(op.weights, cols, [&](Range some, ops::Matrix<const T> wt) {
+        ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, wt, saved, saved_row, act, act_alpha, add,
+                                     {dx.data, n, in, dx.row}, rows, some, space.thread_scratch(team.rank));
+      });
     });
     return;
   }
@@ -246,21 +247,27 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
   T* const block = (fuse ? instance->parameters : instance->gradients).data();
   pieces(team, part.rows.of(team.rank, s.rows), part.cols.of(team.rank, s.cols), n, may_stop,
          [&](Range inputs, Range outputs) {
-           instance->each_part(p, outputs, [&](Range some, int64_t origin, int64_t row) {
-             const ops::Matrix<T> dw{block + origin, s.rows, s.cols, row};
-             if (fuse) e.velocity = instance->velocity_at(origin);
-             if constexpr (std::is_same_v<T, float>) {
-               if (products()) {
-                 auto& packed = space.packed.operands(i);
-                 return ops::in_parts16(*products(), inputs, some, [&](Range rows, Range cols) {
-                   ops::dense_backward_weights16(*products(), n, packed.x.data(), packed.dz.data(), dw, accumulate, e,
-                                                 rows, cols, space.thread_scratch(team.rank));
-                   if (fuse) instance->pack_part(p, rows, cols);
+           if constexpr (std::is_same_v<T, float>) {
+             if (products()) {
+               auto& packed = space.packed.operands(i);
+               return ops::in_parts16(*products(), inputs, outputs, [&](Range rows, Range cols) {
+                 instance->each_part(p, cols, [&](Range some, int64_t origin, int64_t row) {
+                   if (fuse) e.velocity = instance->velocity_at(origin);
+                   ops::dense_backward_weights16(*products(), n, packed.x.data(), packed.dz.data(),
+                                                 {block + origin, s.rows, s.cols, row}, accumulate, e, rows, some,
+                                                 space.thread_scratch(team.rank));
                  });
-               }
+                 if (fuse) instance->pack_part(p, rows, cols);
+               });
              }
-             ops::dense_backward_weights<T>(kernels, {x.data, n, s.rows, x.row}, {dz.data, n, s.cols, dz.row}, dw,
-                                            accumulate, e, inputs, some, space.thread_scratch(team.rank));
+           }
+           instance->each_share(p, outputs, [&](Range some, Range share, int64_t origin) {
+             if (fuse) e.velocity = instance->velocity_at(origin);
+             ops::dense_backward_weights<T>(kernels, {x.data, n, s.rows, x.row},
+                                            {dz.data + share.begin, n, share.size(), dz.row},
+                                            {block + origin, s.rows, share.size(), share.size()}, accumulate, e, inputs,
+                                            {some.begin - share.begin, some.end - share.begin},
+                                            space.thread_scratch(team.rank), s.part);
            });
            if (fuse && instance->has_transposed(p)) instance->transpose_part(kernels, p, inputs, outputs);
          });

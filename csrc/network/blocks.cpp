@@ -27,11 +27,12 @@ void Run<T>::backward_blocks(Team& team, int first, int last, const BackwardPlan
       const View x = value(op.input()), dz = gradient(op.output);
       if (plan.trainable[op.weights]) {
         const auto& s = instance->slice(op.weights);
-        instance->each_part(op.weights, {0, s.cols}, [&](Range cols, int64_t origin, int64_t row) {
+        instance->each_share(op.weights, {0, s.cols}, [&](Range cols, Range share, int64_t origin) {
           ops::dense_backward_weights<T>(kernels, {x.data + r * x.row, rows.size(), s.rows, x.row},
-                                         {dz.data + r * dz.row, rows.size(), s.cols, dz.row},
-                                         {sums + origin, s.rows, s.cols, row}, false, Epilogue<T>{}, {0, s.rows}, cols,
-                                         space.thread_scratch(team.rank));
+                                         {dz.data + r * dz.row + share.begin, rows.size(), share.size(), dz.row},
+                                         {sums + origin, s.rows, share.size(), share.size()}, false, Epilogue<T>{},
+                                         {0, s.rows}, {cols.begin - share.begin, cols.end - share.begin},
+                                         space.thread_scratch(team.rank), s.part);
         });
       }
       if (op.bias >= 0 && plan.trainable[op.bias])

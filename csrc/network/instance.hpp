@@ -2,9 +2,12 @@
 // optimizer's slots), all with the same offsets, and one for the state that is not trained; rows of at least kPadFrom
 // columns are padded to whole cache lines; pads are always zero.
 //
-// Where threads own columns of a kernel, these lie together in memory: a kernel then is stored in parts, one after the
-// other. Side by side, rows of both would alternate, and what the processor fetches ahead of one thread would be taken
-// from the other's cache over and over (up to 30 ns for every line of it).
+// A large kernel is stored in parts of a few columns, one after the other, in the order in which products read them and
+// write their gradients: the lines of a part follow each other. In rows of thousands of bytes each would lie on a page of
+// its own, out of reach of what the processor fetches ahead, and compete with others for the same few cache sets.
+// Where threads own columns of a kernel, these lie together in memory too, as shares that are cut further. Side by side,
+// rows of both would alternate, and what the processor fetches ahead of one thread would be taken from the other's cache
+// over and over (up to 30 ns for every line of it).
 #pragma once
 
 #include <algorithm>
@@ -30,6 +33,16 @@ int64_t padded_row(int64_t cols) {
   return cols < kPadFrom ? cols : (cols + kLine<T> - 1) / kLine<T> * kLine<T>;
 }
 
+// Kernels of so many bytes, rows and columns are stored in parts: as wide as the panels of a product, or, of mixed
+// products, as two or three of theirs.
+inline constexpr int64_t kPartedBytes = 512 * 1024, kPartedRows = 64, kPartedColumns = 256;
+template <class T>
+int64_t part_columns(int64_t rows, int64_t row, bool mixed) {
+  constexpr int64_t size = sizeof(T);
+  const bool parted = rows >= kPartedRows && row >= kPartedColumns && rows * row >= kPartedBytes / size;
+  return parted ? (mixed ? 384 : 192) / size : 0;
+}
+
 struct Sgd {
   double learning_rate = 0.01;
   double momentum = 0;
@@ -39,6 +52,7 @@ struct Sgd {
 // Where one array lies in a block.
 struct Slice {
   int64_t offset, rows, cols, row;
+  int64_t part = 0;  // columns of the parts it is stored in; 0: whole
   int64_t extent() const { return rows * row; }
 };
 
@@ -70,6 +84,7 @@ class Instance {
 
   explicit Instance(const Program& program)
       : layout_(layout_of<T>(program.parameters)), state_layout_(layout_of<T>(program.states)) {
+    for (Slice& s : layout_.slices) s.part = part_columns<T>(s.rows, s.row, program.mixed);
     parameters = Buffer<T>(layout_.size);
     state = Buffer<T>(state_layout_.size);
     transposed_.resize(layout_.slices.size());
@@ -81,7 +96,7 @@ class Instance {
       for (int v : op.inputs) learns[op.output] |= learns[v];
       if (!program.mixed && op.weights >= 0 && learns[op.input()] && transposed_[op.weights].size() == 0) {
         const Slice& s = layout_.slices[op.weights];
-        transposed_[op.weights] = Buffer<T>(s.cols * padded_row<T>(s.rows));
+        transposed_[op.weights] = Buffer<T>(transposed_slice(s).extent());
         stale_[op.weights] = 1;
       }
     }
@@ -97,7 +112,13 @@ class Instance {
   // origin + i * row + j of a block.
   template <class F>
   void each_part(int p, Range cols, F&& f) const {
-    each_part(slice(p), parts_, cols, f);
+    each_part(slice(p), shares_, cols, f);
+  }
+  // Calls f(columns, share, origin) for each share of its columns that has some of these: a matrix with parts of its own,
+  // which begins at origin of a block.
+  template <class F>
+  void each_share(int p, Range cols, F&& f) const {
+    each_share(slice(p), shares_, cols, f);
   }
   // The same with the part's weights.
   template <class F>
@@ -107,42 +128,45 @@ class Instance {
       f(c, ops::Matrix<const T>{parameters.data() + origin, s.rows, s.cols, row});
     });
   }
-  // Kernels that are wide enough are stored in so many parts from now on. Gradients are lost: their memory serves as
+  // Kernels that are wide enough are stored in so many shares from now on. Gradients are lost: their memory serves as
   // the space in between.
-  void arrange(int parts) {
-    if (parts == parts_) return;
+  void arrange(int shares) {
+    if (shares == shares_) return;
     need(gradients);
     const Unforked guard;
     for (int p = 0; p < count(); ++p) {
       const Slice& s = slice(p);
-      if (parts_of(s, parts) == parts_of(s, parts_)) continue;
+      if (shares_of(s, shares) == shares_of(s, shares_)) continue;
       const auto move = [&](Buffer<T>& block) {
-        copy_out(block, s, parts_, at(gradients, p));
+        copy_out(block, s, shares_, at(gradients, p));
         clear(block, p);
-        copy_in(block, s, parts, at(gradients, p));
+        copy_in(block, s, shares, at(gradients, p));
       };
       move(parameters);
       for (Slot& slot : slots) move(slot.block);
       clear(gradients, p);
     }
-    parts_ = parts;
+    shares_ = shares;
   }
 
   const T* vector(int p) const { return p < 0 ? nullptr : parameters.data() + slice(p).offset; }
 
-  // w transposed, (out, in): kept in step with w by every write.
-  ops::Matrix<const T> transposed(int p) const {
-    const Slice& s = slice(p);
-    return {transposed_[p].data(), s.cols, s.rows, padded_row<T>(s.rows)};
+  // w transposed, (out, in): kept in step with w by every write. Calls f(inputs, part) for each part of it that has some
+  // of these inputs.
+  template <class F>
+  void each_transposed(int p, Range inputs, F&& f) const {
+    const Slice t = transposed_slice(slice(p));
+    each_part(t, 1, inputs, [&](Range some, int64_t origin, int64_t row) {
+      f(some, ops::Matrix<const T>{transposed_[p].data() + origin, t.rows, t.cols, row});
+    });
   }
   bool has_transposed(int p) const { return transposed_[p].size() > 0; }
   void transpose_part(const Kernels<T>& k, int p, Range rows, Range cols) {
-    const Slice& s = slice(p);
-    const int64_t to = padded_row<T>(s.rows);
-    if (rows.size() <= 0 || cols.size() <= 0) return;
-    each_weights(p, cols, [&](Range c, ops::Matrix<const T> w) {
-      k.transpose(rows.size(), c.size(), w.data + rows.begin * w.row + c.begin, w.row,
-                  transposed_[p].data() + c.begin * to + rows.begin, to);
+    each_part(transposed_slice(slice(p)), 1, rows, [&](Range r, int64_t origin, int64_t row) {
+      each_weights(p, cols, [&](Range c, ops::Matrix<const T> w) {
+        k.transpose(r.size(), c.size(), w.data + r.begin * w.row + c.begin, w.row,
+                    transposed_[p].data() + origin + c.begin * row + r.begin, row);
+      });
     });
   }
   // A part of the weights was written: renews the packed copies of mixed precision.
@@ -183,21 +207,21 @@ class Instance {
       if (transposed_[p].size() > 0) take(other.transposed_[p], transposed_[p]);
     stale_ = other.stale_;
     sgd = other.sgd;
-    parts_ = other.parts_;
+    shares_ = other.shares_;
   }
 
-  // Unpadded arrays out of a block and into it: of a parameter, and of state, which is never in parts.
-  void copy_out(const Buffer<T>& block, int p, T* to) const { copy_out(block, slice(p), parts_, to); }
-  void copy_in(Buffer<T>& block, int p, const T* from) { copy_in(block, slice(p), parts_, from); }
-  static void copy_out(const Buffer<T>& block, const Slice& s, int parts, T* to) {
-    each_part(s, parts, {0, s.cols}, [&](Range c, int64_t origin, int64_t row) {
+  // Unpadded arrays out of a block and into it: of a parameter, and of state, which is never in shares.
+  void copy_out(const Buffer<T>& block, int p, T* to) const { copy_out(block, slice(p), shares_, to); }
+  void copy_in(Buffer<T>& block, int p, const T* from) { copy_in(block, slice(p), shares_, from); }
+  static void copy_out(const Buffer<T>& block, const Slice& s, int shares, T* to) {
+    each_part(s, shares, {0, s.cols}, [&](Range c, int64_t origin, int64_t row) {
       for (int64_t i = 0; i < s.rows; ++i)
         std::memcpy(to + i * s.cols + c.begin, block.data() + origin + i * row + c.begin,
                     sizeof(T) * static_cast<std::size_t>(c.size()));
     });
   }
-  static void copy_in(Buffer<T>& block, const Slice& s, int parts, const T* from) {
-    each_part(s, parts, {0, s.cols}, [&](Range c, int64_t origin, int64_t row) {
+  static void copy_in(Buffer<T>& block, const Slice& s, int shares, const T* from) {
+    each_part(s, shares, {0, s.cols}, [&](Range c, int64_t origin, int64_t row) {
       for (int64_t i = 0; i < s.rows; ++i)
         std::memcpy(block.data() + origin + i * row + c.begin, from + i * s.cols + c.begin,
                     sizeof(T) * static_cast<std::size_t>(c.size()));
@@ -235,21 +259,35 @@ class Instance {
   PackedWeights packed;  // of mixed precision; otherwise empty
 
  private:
-  static int parts_of(const Slice& s, int parts) {
-    return s.rows > 1 && Way::is_wide(s.cols, parts, kLine<T>) ? parts : 1;
+  static int shares_of(const Slice& s, int shares) {
+    return s.rows > 1 && Way::is_wide(s.cols, shares, kLine<T>) ? shares : 1;
   }
   template <class F>
-  static void each_part(const Slice& s, int parts, Range cols, F&& f) {
-    parts = parts_of(s, parts);
-    for (int q = 0; q < parts; ++q) {
-      const Range part = split(s.row, q, parts, kLine<T>);
+  static void each_share(const Slice& s, int shares, Range cols, F&& f) {
+    shares = shares_of(s, shares);
+    for (int q = 0; q < shares; ++q) {
+      const Range part = shares == 1 ? Range{0, s.row} : split(s.row, q, shares, kLine<T>);
       const Range c{std::max(part.begin, cols.begin), std::min(part.end, cols.end)};
-      if (c.size() > 0) f(c, s.offset + (s.rows - 1) * part.begin, parts == 1 ? s.row : part.size());
+      if (c.size() > 0) f(c, part, s.offset + s.rows * part.begin);
     }
+  }
+  template <class F>
+  static void each_part(const Slice& s, int shares, Range cols, F&& f) {
+    each_share(s, shares, cols, [&](Range c, Range share, int64_t) {
+      const int64_t size = s.part > 0 ? s.part : share.size();
+      for (int64_t at = share.begin + (c.begin - share.begin) / size * size; at < c.end; at += size) {
+        const int64_t row = std::min(size, share.end - at);
+        f(Range{std::max(at, c.begin), std::min(at + row, c.end)}, s.offset + (s.rows - 1) * at, row);
+      }
+    });
+  }
+  Slice transposed_slice(const Slice& s) const {
+    const int64_t row = padded_row<T>(s.rows);
+    return {0, s.cols, s.rows, row, part_columns<T>(s.cols, row, false)};
   }
 
   Layout layout_, state_layout_;
-  int parts_ = 1;
+  int shares_ = 1;
   std::vector<Buffer<T>> transposed_;
   std::vector<char> stale_;
 };
