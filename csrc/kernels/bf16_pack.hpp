@@ -108,8 +108,8 @@ inline void pack_squares(const Pack16& p) {
       const int64_t n = p.cols - c;
       for (int64_t i = 0; i < end - r; ++i) {
         const float* x = from + i * p.x_row;
-        store_pairs(to + i * 64, n >= 32 ? convert(load(x), load(x + 16))
-                                         : convert(load_up_to(x, n), load_up_to(x + 16, n - 16)));
+        store_pairs(to + i * 64,
+                    n >= 32 ? convert(load(x), load(x + 16)) : convert(load_up_to(x, n), load_up_to(x + 16, n - 16)));
       }
     }
     r = end;

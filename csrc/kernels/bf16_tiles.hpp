@@ -9,8 +9,8 @@
 namespace fp::FP_ISA_NAMESPACE {
 
 inline constexpr int kSide = 32;  // of the square
-// Of one block, in tiles: 64 KiB of right. (Shorter blocks, whose right operand stays in the first-level cache, lose more
-// at their ends than they gain.)
+// Of one block, in tiles: 64 KiB of right. (Shorter blocks, whose right operand stays in the first-level cache, lose
+// more at their ends than they gain.)
 inline constexpr int64_t kTileBlock = 32;
 // Rows of a group: at most, and at least; between them as many as make up this many numbers of left (1 MiB).
 inline constexpr int64_t kTileGroup = 512, kTileGroupLeast = 128, kTileGroupNumbers = int64_t(1) << 19;

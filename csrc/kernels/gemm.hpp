@@ -222,8 +222,8 @@ __attribute__((noinline)) void gemm_rows(Tiles<T>& t, int64_t vectors, int64_t i
   }
 }
 
-// Rows [i0, i1) of one panel. packed: where the first tile copies b to, `chunk` indices at a time, or nullptr; tail: room
-// for the rows of b that are not read where they lie.
+// Rows [i0, i1) of one panel. packed: where the first tile copies b to, `chunk` indices at a time, or nullptr; tail:
+// room for the rows of b that are not read where they lie.
 template <class T>
 FP_INLINE void gemm_panel(Tiles<T>& t, int64_t vectors, int64_t i0, int64_t i1, int64_t chunk, T* packed,
                           const T* packed_a, T* totals, T* tail) {
@@ -267,8 +267,8 @@ int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
   return elements;
 }
 
-// The end of the columns of c that lie in the same part as column j. g.c and velocity, from now on, point to where those
-// of the whole matrix would begin had all of it the part's row stride.
+// The end of the columns of c that lie in the same part as column j. g.c and velocity, from now on, point to where
+// those of the whole matrix would begin had all of it the part's row stride.
 template <class T>
 __attribute__((noinline)) int64_t gemm_part(GemmArgs<T>& g, T* matrix, T* velocity, int64_t j) {
   const Parts& parts = g.parts;

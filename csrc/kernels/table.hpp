@@ -80,7 +80,7 @@ struct Epilogue {
   bool nesterov = false;
 };
 
-// A matrix stored in parts of `size` columns (the last one may be narrower), one after the other. size 0: whole.
+// A matrix stored in parts of `size` columns, one after the other (network/parted.hpp). size 0: whole.
 struct Parts {
   int64_t size = 0;
   int64_t rows = 0, row = 0;         // of the whole matrix; row: columns with pads

@@ -263,11 +263,10 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
            }
            instance->each_share(p, outputs, [&](Range some, Range share, int64_t origin) {
              if (fuse) e.velocity = instance->velocity_at(origin);
-             ops::dense_backward_weights<T>(kernels, {x.data, n, s.rows, x.row},
-                                            {dz.data + share.begin, n, share.size(), dz.row},
-                                            {block + origin, s.rows, share.size(), share.size()}, accumulate, e, inputs,
-                                            {some.begin - share.begin, some.end - share.begin},
-                                            space.thread_scratch(team.rank), s.part);
+             ops::dense_backward_weights<T>(
+                 kernels, {x.data, n, s.rows, x.row}, {dz.data + share.begin, n, share.size(), dz.row},
+                 {block + origin, s.rows, share.size(), share.size()}, accumulate, e, inputs,
+                 {some.begin - share.begin, some.end - share.begin}, space.thread_scratch(team.rank), s.part);
            });
            if (fuse && instance->has_transposed(p)) instance->transpose_part(kernels, p, inputs, outputs);
          });

@@ -2,12 +2,13 @@
 // optimizer's slots), all with the same offsets, and one for the state that is not trained; rows of at least kPadFrom
 // columns are padded to whole cache lines; pads are always zero.
 //
-// A large kernel is stored in parts of a few columns, one after the other, in the order in which products read them and
-// write their gradients: the lines of a part follow each other. In rows of thousands of bytes each would lie on a page of
-// its own, out of reach of what the processor fetches ahead, and compete with others for the same few cache sets.
-// Where threads own columns of a kernel, these lie together in memory too, as shares that are cut further. Side by side,
-// rows of both would alternate, and what the processor fetches ahead of one thread would be taken from the other's cache
-// over and over (up to 30 ns for every line of it).
+// Large kernels and their transposes are stored in parts (parted.hpp), whose lines follow each other as products read
+// and write them. In rows of thousands of bytes each line would lie on a page of its own, out of reach of what the
+// processor fetches ahead, and compete with the others for the same few cache sets.
+//
+// Where threads own columns of a kernel, these lie together in memory, too: its shares, one after the other, each in
+// parts. Side by side, rows of both would alternate, and what the processor fetches ahead of one thread would be taken
+// from the other's cache over and over (up to 30 ns for every line of it).
 #pragma once
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "network/mixed.hpp"
+#include "network/parted.hpp"
 #include "network/program.hpp"
 #include "network/way.hpp"
 #include "ops/dense.hpp"
@@ -33,16 +35,6 @@ int64_t padded_row(int64_t cols) {
   return cols < kPadFrom ? cols : (cols + kLine<T> - 1) / kLine<T> * kLine<T>;
 }
 
-// Kernels of so many bytes, rows and columns are stored in parts: as wide as the panels of a product, or, of mixed
-// products, as two or three of theirs.
-inline constexpr int64_t kPartedBytes = 512 * 1024, kPartedRows = 64, kPartedColumns = 256;
-template <class T>
-int64_t part_columns(int64_t rows, int64_t row, bool mixed) {
-  constexpr int64_t size = sizeof(T);
-  const bool parted = rows >= kPartedRows && row >= kPartedColumns && rows * row >= kPartedBytes / size;
-  return parted ? (mixed ? 384 : 192) / size : 0;
-}
-
 struct Sgd {
   double learning_rate = 0.01;
   double momentum = 0;
@@ -52,7 +44,7 @@ struct Sgd {
 // Where one array lies in a block.
 struct Slice {
   int64_t offset, rows, cols, row;
-  int64_t part = 0;  // columns of the parts it is stored in; 0: whole
+  int64_t part;  // columns of the parts it is stored in; row: whole
   int64_t extent() const { return rows * row; }
 };
 
@@ -66,7 +58,8 @@ template <class T>
 Layout layout_of(const std::vector<Parameter>& arrays) {
   Layout layout;
   for (const Parameter& p : arrays) {
-    const Slice s{layout.size, p.rows, p.cols, padded_row<T>(p.cols)};
+    const int64_t row = padded_row<T>(p.cols);
+    const Slice s{layout.size, p.rows, p.cols, row, row};
     layout.slices.push_back(s);
     layout.size += (s.extent() + kLine<T> - 1) / kLine<T> * kLine<T>;
   }
@@ -84,7 +77,8 @@ class Instance {
 
   explicit Instance(const Program& program)
       : layout_(layout_of<T>(program.parameters)), state_layout_(layout_of<T>(program.states)) {
-    for (Slice& s : layout_.slices) s.part = part_columns<T>(s.rows, s.row, program.mixed);
+    for (Slice& s : layout_.slices)
+      s.part = Parted::large(s.rows, s.row, sizeof(T), program.mixed ? kMixedPartColumns : kPartColumns).part;
     parameters = Buffer<T>(layout_.size);
     state = Buffer<T>(state_layout_.size);
     transposed_.resize(layout_.slices.size());
@@ -114,8 +108,8 @@ class Instance {
   void each_part(int p, Range cols, F&& f) const {
     each_part(slice(p), shares_, cols, f);
   }
-  // Calls f(columns, share, origin) for each share of its columns that has some of these: a matrix with parts of its own,
-  // which begins at origin of a block.
+  // Calls f(columns, share, origin) for each share of its columns that has some of these: a matrix with parts of its
+  // own, which begins at origin of a block.
   template <class F>
   void each_share(int p, Range cols, F&& f) const {
     each_share(slice(p), shares_, cols, f);
@@ -151,8 +145,8 @@ class Instance {
 
   const T* vector(int p) const { return p < 0 ? nullptr : parameters.data() + slice(p).offset; }
 
-  // w transposed, (out, in): kept in step with w by every write. Calls f(inputs, part) for each part of it that has some
-  // of these inputs.
+  // w transposed, (out, in): kept in step with w by every write. Calls f(inputs, part) for each part of it that has
+  // some of these inputs.
   template <class F>
   void each_transposed(int p, Range inputs, F&& f) const {
     const Slice t = transposed_slice(slice(p));
@@ -273,17 +267,17 @@ class Instance {
   }
   template <class F>
   static void each_part(const Slice& s, int shares, Range cols, F&& f) {
-    each_share(s, shares, cols, [&](Range c, Range share, int64_t) {
-      const int64_t size = s.part > 0 ? s.part : share.size();
-      for (int64_t at = share.begin + (c.begin - share.begin) / size * size; at < c.end; at += size) {
-        const int64_t row = std::min(size, share.end - at);
-        f(Range{std::max(at, c.begin), std::min(at + row, c.end)}, s.offset + (s.rows - 1) * at, row);
-      }
+    each_share(s, shares, cols, [&](Range c, Range share, int64_t origin) {
+      const int64_t b = share.begin;
+      Parted{s.rows, share.size(), std::min(s.part, share.size())}.each(
+          {c.begin - b, c.end - b}, [&](Range some, int64_t within, int64_t row) {
+            f(Range{some.begin + b, some.end + b}, origin + within - b, row);
+          });
     });
   }
   Slice transposed_slice(const Slice& s) const {
     const int64_t row = padded_row<T>(s.rows);
-    return {0, s.cols, s.rows, row, part_columns<T>(s.cols, row, false)};
+    return {0, s.cols, s.rows, row, Parted::large(s.cols, row, sizeof(T), kPartColumns).part};
   }
 
   Layout layout_, state_layout_;

@@ -16,9 +16,6 @@ namespace {
 // With fewer rows than this per thread, packing the weights anew on each thread is no longer cheap.
 constexpr int64_t kRowsPerThread = 96;
 
-// Weights that leave the inner caches are stored in parts of so many columns at most, whole panels of the product for
-// every instruction set.
-constexpr int64_t kSmallBytes = 512 * 1024, kPartColumns = 48;
 // Weights of so many bytes come from memory, or from the outer cache, and reading them takes as long as the arithmetic
 // of so many rows: a team shares it, unless other callers keep the CPUs busy. From the outer cache that is soon over,
 // and worth a team only while its threads are awake: where calls follow each other within kAwake. After kForgotten
@@ -49,11 +46,10 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
   T* at = block_.data();
   for (int p = 0; p < static_cast<int>(program.parameters.size()); ++p) {
     const auto& s = instance.slice(p);
-    const int64_t row = padded(s.cols), parts = (row + kPartColumns - 1) / kPartColumns;
-    const bool whole = program.mixed || s.rows * row < kSmallBytes / static_cast<int64_t>(sizeof(T));
-    copies_.push_back({at, s.rows, s.cols, whole ? row : padded((row + parts - 1) / parts)});
+    const int64_t row = padded(s.cols);
+    copies_.push_back({at, s.cols, Parted::large(s.rows, row, sizeof(T), program.mixed ? row : kPartColumns)});
     instance.each_weights(p, {0, s.cols}, [&](Range some, ops::Matrix<const T> w) {
-      copies_.back().each_part(some, [&](Range cols, int64_t origin, int64_t to_row) {
+      copies_.back().parted.each(some, [&](Range cols, int64_t origin, int64_t to_row) {
         for (int64_t i = 0; i < s.rows; ++i)
           std::memcpy(at + origin + i * to_row + cols.begin, w.data + i * w.row + cols.begin,
                       sizeof(T) * static_cast<std::size_t>(cols.size()));
@@ -70,8 +66,9 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
       for (const Operation& op : program.operations) {
         if (op.kind != OperationKind::dense || packed_[op.weights].size() > 0) continue;
         const Copy& w = copies_[op.weights];
-        packed_[op.weights] = Buffer<char>(products_->right_bytes(w.rows, w.cols));
-        products_->pack_right({w.data, w.width, w.rows, w.cols, 0, w.rows, 0, w.cols, packed_[op.weights].data()});
+        packed_[op.weights] = Buffer<char>(products_->right_bytes(w.parted.rows, w.cols));
+        const int64_t rows = w.parted.rows;
+        products_->pack_right({w.data, w.parted.row, rows, w.cols, 0, rows, 0, w.cols, packed_[op.weights].data()});
       }
     }
   }
@@ -144,7 +141,7 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
   row_is_small_ =
       (slots_ + 1) * slot_row_ <= kStack &&
       (products_ ? row_need_.size() <= kStackRoom : std::all_of(steps_.begin(), steps_.end(), [&](const Step& s) {
-        return s.kind != OperationKind::dense || copies_[s.weights].is_whole();
+        return s.kind != OperationKind::dense || copies_[s.weights].parted.is_whole();
       }));
   // The result may be a value that no step writes to the caller: the input itself, or one that others read too.
   if (steps_.empty() || steps_.back().to != kOutput) {
@@ -185,8 +182,8 @@ void Predictor<T>::leave(Buffer<T>* buffer) const {
 template <class T>
 void Predictor<T>::read(int parameter, T* to) const {
   const Copy& c = copies_[static_cast<std::size_t>(parameter)];
-  c.each_part({0, c.cols}, [&](Range cols, int64_t origin, int64_t row) {
-    for (int64_t i = 0; i < c.rows; ++i)
+  c.parted.each({0, c.cols}, [&](Range cols, int64_t origin, int64_t row) {
+    for (int64_t i = 0; i < c.parted.rows; ++i)
       std::memcpy(to + i * c.cols + cols.begin, c.data + origin + i * row + cols.begin,
                   sizeof(T) * static_cast<std::size_t>(cols.size()));
   });
@@ -209,7 +206,8 @@ typename Predictor<T>::Need Predictor<T>::need(int64_t rows) const {
       most.scratch = std::max(most.scratch, lines(products_->scratch(rows, s.out, s.in)));
       most.room = std::max(most.room, lines((products_->left_bytes(rows, s.in) + item - 1) / item));
     } else {
-      most.scratch = std::max(most.scratch, lines(kernels<T>().gemm_scratch(rows, copies_[s.weights].width, s.in)));
+      most.scratch =
+          std::max(most.scratch, lines(kernels<T>().gemm_scratch(rows, copies_[s.weights].parted.part, s.in)));
     }
   }
   return most;
@@ -224,7 +222,7 @@ void Predictor<T>::run_row(const T* x, T* y, T* slots, T* products) const {
     if (s.kind == OperationKind::dense && products_) {
       dense16(s, 1, {from, s.in}, to, s.out, {0, s.out}, products, row_need_);
     } else if (s.kind == OperationKind::dense) {
-      k.dense_row({s.in, s.out, from, copies_[s.weights].data, copies_[s.weights].width,
+      k.dense_row({s.in, s.out, from, copies_[s.weights].data, copies_[s.weights].parted.row,
                    s.bias < 0 ? nullptr : copies_[s.bias].data, s.activation, s.alpha, to});
     } else {
       elementwise(k, s, 1, {from, s.in}, to, s.to_row);
@@ -275,7 +273,7 @@ void Predictor<T>::step(const Step& s, const Batch& batch, Range cols, T* scratc
   if (products_) return dense16(s, batch.n, from, to, to_row, cols, scratch, need);
   const Copy& w = copies_[s.weights];
   const T* b = s.bias < 0 ? nullptr : copies_[s.bias].data;
-  w.each_part(cols, [&](Range some, int64_t origin, int64_t row) {
+  w.parted.each(cols, [&](Range some, int64_t origin, int64_t row) {
     // Into whole registers of a slot, or of the caller's.
     if (batch.n == 1 && (s.to != kOutput || some.size() % kPad == 0))
       return k.dense_row({s.in, some.size(), from.data, w.data + origin + some.begin, row, b ? b + some.begin : nullptr,
@@ -294,7 +292,7 @@ template <class T>
 void Predictor<T>::run_columns(Team& team, const Batch& batch, T* scratch, Need need) const {
   for (const Step& s : steps_) {
     if (s.kind == OperationKind::dense)
-      step(s, batch, split(s.out, team.rank, team.size, std::min<int64_t>(64, copies_[s.weights].width)), scratch,
+      step(s, batch, split(s.out, team.rank, team.size, std::min<int64_t>(64, copies_[s.weights].parted.part)), scratch,
            need);
     else if (team.rank == 0)
       step(s, batch, {0, s.out}, scratch, need);

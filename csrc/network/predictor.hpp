@@ -11,6 +11,7 @@
 #include "kernels/bf16.hpp"
 #include "network/instance.hpp"
 #include "network/occupancy.hpp"
+#include "network/parted.hpp"
 #include "network/program.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/memory.hpp"
@@ -47,22 +48,11 @@ class Predictor {
   void run(const T* x, int64_t rows, T* y, int threads) const;
 
  private:
-  // A parameter in parts of `width` columns, one after the other, the last one with what is left: each is read in
-  // memory order. Rows are padded to whole registers.
+  // A parameter, rows padded to whole registers.
   struct Copy {
     const T* data;
-    int64_t rows, cols, width;
-    bool is_whole() const { return width == padded(cols); }
-    // Calls f(columns, origin, row) for each part that has some of these columns: element (i, j) lies at data + origin
-    // + i * row + j.
-    template <class F>
-    void each_part(Range some, F&& f) const {
-      if (some.size() <= 0) return;
-      for (int64_t begin = some.begin / width * width; begin < some.end; begin += width) {
-        const int64_t row = std::min(width, padded(cols) - begin);
-        f(Range{std::max(begin, some.begin), std::min(begin + width, some.end)}, (rows - 1) * begin, row);
-      }
-    }
+    int64_t cols;
+    Parted parted;
   };
   // One operation, or what one of its inputs contributes where it brings several together.
   struct Step {

@@ -97,11 +97,11 @@ void dense_backward_input(const Kernels<T>& kernels, Matrix<const T> dz, Matrix<
 
 // dw = x^T dz over inputs x outputs of dw (in, out). With accumulate, dw already holds a sum, to which the
 // block sums are added. The epilogue's pointers are those of the whole of dw. part: columns of the parts that dw is
-// stored in, dw.row then being its columns with pads; 0: whole.
+// stored in, dw.row then being its columns with pads; dw.row: whole.
 template <class T>
 void dense_backward_weights(const Kernels<T>& kernels, Matrix<const T> x, Matrix<const T> dz, Matrix<T> dw,
                             bool accumulate, const Epilogue<T>& epilogue, Range inputs, Range outputs, T* scratch,
-                            int64_t part = 0) {
+                            int64_t part) {
   if (inputs.size() <= 0 || outputs.size() <= 0) return;
   GemmArgs<T> g{};
   g.m = inputs.size();
@@ -117,7 +117,7 @@ void dense_backward_weights(const Kernels<T>& kernels, Matrix<const T> x, Matrix
   g.c_row = dw.row;
   g.accumulate = accumulate;
   g.epilogue = epilogue;
-  if (part > 0) {
+  if (part < dw.row) {
     g.parts = {part, dw.rows, dw.row, inputs.begin, outputs.begin};
   } else {
     const int64_t origin = inputs.begin * dw.row + outputs.begin;

@@ -116,7 +116,7 @@ void dense_backward_weights(Matrix<const T> x, Matrix<const T> dz, Matrix<T> dw)
   Scratch<T> scratch(threads, k.gemm_scratch(dw.rows, dw.cols, x.rows));
   run(threads, [&](Team& team) {
     grid.each(team, [&](Part p) {
-      ops::dense_backward_weights<T>(k, x, dz, dw, false, Epilogue<T>{}, p.rows, p.cols, scratch.of(team));
+      ops::dense_backward_weights<T>(k, x, dz, dw, false, Epilogue<T>{}, p.rows, p.cols, scratch.of(team), dw.row);
     });
   });
 }
