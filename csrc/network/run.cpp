@@ -44,7 +44,8 @@ Way Run<T>::way_for(int64_t rows, int size) const {
   // Whoever has a block more than others must not have much more to do.
   if (all_fused && space.block_sums.size() > 0 && static_cast<double>(most * size) <= 1.2 * static_cast<double>(rows))
     return {size, 1, true, copies != nullptr && count <= kMostCopied};
-  return Way::best(program, rows, size, training, kLine<T>, products() ? products()->row_grain : kernels.tile_rows);
+  const int64_t grain = products() ? products()->row_grain : kernels.tile_rows;
+  return Way::best(program, rows, size, training, kLine<T>, grain, products() ? products()->speed : 1);
 }
 
 template <class T>

@@ -6,9 +6,9 @@ namespace fp {
 
 namespace {
 
-// Nanoseconds, roughly: of a multiply-add; of writing a number that others hold in their caches, which they have to
-// give up first; of reading one that another has written; of a wait.
-constexpr double kMultiplyAdd = 0.017, kWrite = 0.6, kRead = 0.15, kWait = 300;
+// Nanoseconds, roughly: of a multiply-add in float32; of writing a number that others hold in their caches, which they
+// have to give up first; of reading one that another has written; of packing one for mixed products; of a wait.
+constexpr double kMultiplyAdd = 0.017, kWrite = 0.6, kRead = 0.15, kPack = 0.2, kWait = 300;
 
 double largest_share(int64_t n, int parts, int64_t grain) {
   const int64_t units = (n + grain - 1) / grain;
@@ -16,9 +16,11 @@ double largest_share(int64_t n, int parts, int64_t grain) {
 }
 
 // A thread's time for one pass over a batch.
-double cost(const Program& program, int64_t n, int down, int across, bool training, int64_t line, int64_t row_grain) {
+double cost(const Program& program, int64_t n, int down, int across, bool training, int64_t line, int64_t row_grain,
+            double speed) {
   const int size = down * across;
   const double rows = static_cast<double>(n);
+  const bool mixed = program.mixed;
   double sum = 0;
   for (const Operation& op : program.operations) {
     const int64_t width = program.widths[op.output];
@@ -31,7 +33,13 @@ double cost(const Program& program, int64_t n, int down, int across, bool traini
     const bool wide = across > 1 && Way::is_wide(width, across, line), inner = op.input() != 0;
     const int r = wide ? down : size, c = wide ? across : 1;
     const double tall = largest_share(n, r, row_grain), broad = largest_share(width, c, line);
-    sum += kMultiplyAdd * tall * broad * in * (training ? (inner ? 3 : 2) : 1);
+    sum += kMultiplyAdd / speed * tall * broad * in * (training ? (inner ? 3 : 2) : 1);
+    if (mixed) {
+      // Whoever multiplies packs all of the rows; for the weights' gradients those that it has anyway, or else once
+      // more.
+      sum += kPack * tall * (training && inner ? in + out : in);
+      if (training) sum += (kPack + (across > 1 ? kRead : 0)) * rows / size * (in + out);
+    }
     // Forward: rows of x and columns of w, which others have made.
     if (across > 1) sum += kWait + kRead * tall * in;
     if (training && r > 1) sum += kRead * in * broad;
@@ -43,7 +51,8 @@ double cost(const Program& program, int64_t n, int down, int across, bool traini
     // y and dz are read by others, for their columns or for their part of the weights' gradient; so is a part of w.
     sum += kWrite * 2 * tall * broad + kRead * 2 * (tall * out);
     if (r > 1) {
-      sum += kRead * rows * (in / r + broad) + kWrite * in * broad / r * (inner ? 2 : 1);
+      // In mixed precision others read packed copies of half the size, of the operands as of the weights.
+      sum += (kRead * rows * (in / r + broad) + kWrite * in * broad / r * (inner ? 2 : 1)) * (mixed ? 0.5 : 1);
       if (!inner) sum += kWrite * tall * in;
     } else if (inner) {
       sum += (kWrite + kRead) * in * broad / c;
@@ -54,12 +63,14 @@ double cost(const Program& program, int64_t n, int down, int across, bool traini
 
 }  // namespace
 
-Way Way::best(const Program& program, int64_t n, int size, bool training, int64_t line, int64_t row_grain) {
+Way Way::best(const Program& program, int64_t n, int size, bool training, int64_t line, int64_t row_grain,
+              int64_t speed) {
+  const double times = static_cast<double>(speed);
   Way best{size, 1, false};
-  double least = cost(program, n, size, 1, training, line, row_grain);
+  double least = cost(program, n, size, 1, training, line, row_grain, times);
   for (int across = 2; across <= size; ++across) {
     if (size % across) continue;
-    const double c = cost(program, n, size / across, across, training, line, row_grain);
+    const double c = cost(program, n, size / across, across, training, line, row_grain, times);
     if (c >= least) continue;
     least = c;
     best = {size / across, across, false};

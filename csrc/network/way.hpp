@@ -20,8 +20,9 @@ struct Way {
   // Columns enough that each of `across` threads fills some registers.
   static bool is_wide(int64_t width, int across, int64_t line) { return width >= 2 * line * across; }
 
-  // The way of least cost for a batch of n rows.
-  static Way best(const Program& program, int64_t n, int size, bool training, int64_t line, int64_t row_grain);
+  // The way of least cost for a batch of n rows. speed: of products, in terms of float32.
+  static Way best(const Program& program, int64_t n, int size, bool training, int64_t line, int64_t row_grain,
+                  int64_t speed);
 };
 
 }  // namespace fp
