@@ -54,8 +54,8 @@ struct TileOperands {
 // What the epilogue of a square of two lines a row will touch besides c.
 enum class TileOther { nothing, read, written };
 
-// Fetched with every step along the sum: kFetchRows rows, none or all of them, since a branch would cost as much.
-inline constexpr int kFetchRows = 1;
+// Fetched with every step along the sum: a row, in all steps of a square or in none, since a branch would cost as much.
+// (More rows at a time would keep the lines of the tiles waiting.)
 struct TileFetch {
   const char *c, *other;
   int64_t c_row, other_row;
@@ -65,19 +65,17 @@ FP_INLINE void fetch_to_write(const char* p) { asm volatile("prefetchw %0" : : "
 
 template <TileOther other>
 FP_INLINE void tile_fetch(TileFetch& f) {
-  FP_UNROLL for (int i = 0; i < kFetchRows; ++i) {
-    fetch_to_write(f.c);
-    fetch_to_write(f.c + 64);
-    f.c += f.c_row;
-    if constexpr (other == TileOther::written) {
-      fetch_to_write(f.other);
-      fetch_to_write(f.other + 64);
-    } else if constexpr (other == TileOther::read) {
-      __builtin_prefetch(f.other);
-      __builtin_prefetch(f.other + 64);
-    }
-    f.other += f.other_row;
+  fetch_to_write(f.c);
+  fetch_to_write(f.c + 64);
+  f.c += f.c_row;
+  if constexpr (other == TileOther::written) {
+    fetch_to_write(f.other);
+    fetch_to_write(f.other + 64);
+  } else if constexpr (other == TileOther::read) {
+    __builtin_prefetch(f.other);
+    __builtin_prefetch(f.other + 64);
   }
+  f.other += f.other_row;
 }
 
 // to (32, 32) = from, or zero without, + the products of `count` tiles along the sum; strides in bytes. high, wide:
@@ -197,11 +195,10 @@ inline void tile_product(const Product16& g) {
           o.second = o.first + right_panel;
 
           // Rows of c, from the first step on until all are on their way.
-          const int64_t ahead = p * kFetchRows;
-          const bool fetch = tiles >= kTileFetch && ahead < t.rows;
+          const bool fetch = tiles >= kTileFetch && p < t.rows;
           if (fetch) {
-            f.c = reinterpret_cast<const char*>(g.c + (t.i + ahead) * g.c_row + t.j);
-            f.other = other ? reinterpret_cast<const char*>(other + t.j) + (t.i + ahead) * f.other_row : f.c;
+            f.c = reinterpret_cast<const char*>(g.c + (t.i + p) * g.c_row + t.j);
+            f.other = other ? reinterpret_cast<const char*>(other + t.j) + (t.i + p) * f.other_row : f.c;
           }
 
           float* c = g.c + t.i * g.c_row + t.j;
