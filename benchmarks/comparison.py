@@ -224,7 +224,7 @@ class Comparison:
     def footprint(self) -> None:
         found: dict[str, Any] = {"import_seconds": import_seconds(), "wheel_bytes": wheel_bytes()}
         if can_measure_memory():
-            found["memory_d"] = memory_while_training("D")._asdict()
+            found["memory_d"] = memory_while_training("D", self.options.threads)._asdict()
         self.result["footprint"] = found
 
     def time_to_result(self, data: str) -> None:

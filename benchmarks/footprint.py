@@ -12,22 +12,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from machine import set_environment
 from workloads import WORKLOADS
 
 __all__ = ["Memory", "can_measure_memory", "import_seconds", "memory_while_training", "run_python", "wheel_bytes"]
 
 
-def run_python(program: str, *arguments: str) -> str:
-    """What a fresh process prints that runs the program."""
+def run_python(program: str, *arguments: str, threads: int | None = None) -> str:
+    """What a fresh process prints that runs the program, with so many threads at most."""
     command = [sys.executable, "-c", program, *arguments]
     folder = Path(__file__).parent
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    variables = dict(os.environ)
+    if threads is not None:
+        set_environment(threads, variables)
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=True).stdout
 
 
 def import_seconds(repeats: int = 10) -> float:
     """CPU time that importing the package adds to importing NumPy, all files cached: the fastest of ``repeats``, since
-    whatever disturbs an import makes it longer."""
-    program = "import time, numpy; t = time.process_time(); import fastperceptron; print(time.process_time() - t)"
+    whatever disturbs an import makes it longer. NumPy's own threads, which may still be starting, do not count."""
+    program = "import time, numpy; t = time.thread_time(); import fastperceptron; print(time.thread_time() - t)"
     return min(float(run_python(program)) for _ in range(repeats))
 
 
@@ -84,11 +88,11 @@ def can_measure_memory() -> bool:
     return os.access("/proc/self/clear_refs", os.W_OK)
 
 
-def memory_while_training(name: str) -> Memory:
+def memory_while_training(name: str, threads: int = 2) -> Memory:
     """Peak memory of training the workload, beyond its data, against parameters x (3 + optimizer slots), activations,
-    and 16 MB; the data is not copied."""
+    and 16 MB; the data is not copied. Each thread has memory of its own to pack operands in."""
     workload = WORKLOADS[name]
-    grown, parameters = json.loads(run_python(_MEMORY_PROGRAM, name))
+    grown, parameters = json.loads(run_python(_MEMORY_PROGRAM, name, threads=threads))
     assert parameters == workload.parameters
     slots, float32 = 1, 4
     activations = workload.batch * sum(workload.widths) * float32

@@ -122,25 +122,26 @@ class Instance {
       f(c, ops::Matrix<const T>{parameters.data() + origin, s.rows, s.cols, row});
     });
   }
-  // Kernels that are wide enough are stored in so many shares from now on. Gradients are lost: their memory serves as
-  // the space in between.
+  // Kernels that are wide enough are stored in so many shares from now on. Gradients are lost: the beginning of their
+  // memory serves as the space in between, and other memory, untouched, takes its place.
   void arrange(int shares) {
     if (shares == shares_) return;
     need(gradients);
+    Buffer<T> untouched(gradients.size());
     const Unforked guard;
     for (int p = 0; p < count(); ++p) {
       const Slice& s = slice(p);
       if (shares_of(s, shares) == shares_of(s, shares_)) continue;
       const auto move = [&](Buffer<T>& block) {
-        copy_out(block, s, shares_, at(gradients, p));
+        copy_out(block, s, shares_, gradients.data());
         clear(block, p);
-        copy_in(block, s, shares, at(gradients, p));
+        copy_in(block, s, shares, gradients.data());
       };
       move(parameters);
       for (Slot& slot : slots) move(slot.block);
-      clear(gradients, p);
     }
     shares_ = shares;
+    gradients = std::move(untouched);
   }
 
   const T* vector(int p) const { return p < 0 ? nullptr : parameters.data() + slice(p).offset; }

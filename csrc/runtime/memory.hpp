@@ -34,7 +34,8 @@ template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(int64_t count) : count_(count) {
+  // sparse: much of it may never be used, and shall not come in large pages.
+  explicit Buffer(int64_t count, bool sparse = false) : count_(count) {
     if (count <= 0) return;
     if (static_cast<std::uint64_t>(count) > SIZE_MAX / sizeof(T) - 2 * kAlignment) throw std::bad_alloc();
     std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
@@ -42,7 +43,7 @@ class Buffer {
     // Ctrl-C, instead of here in one go.
     block_ = std::calloc(1, bytes + kAlignment);
     if (!block_) throw std::bad_alloc();
-    prefer_large_pages(block_, bytes + kAlignment);
+    if (!sparse) prefer_large_pages(block_, bytes + kAlignment);
     const auto at = (reinterpret_cast<std::uintptr_t>(block_) + kAlignment - 1) / kAlignment * kAlignment;
     data_ = reinterpret_cast<T*>(at);
   }
