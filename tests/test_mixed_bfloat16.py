@@ -276,29 +276,52 @@ def test_whole_runs_agree_with_numpy(path: str) -> None:
 
 @native_only
 @pytest.mark.parametrize("path", PATHS)
-def test_one_step_agrees_with_numpy(path: str) -> None:
-    """Before rounding can fall apart: gradients of one step, also of shared weights and of a graph's values."""
+@pytest.mark.parametrize("large", [False, True], ids=["shared kernels", "large kernels, in parts"])
+def test_one_step_agrees_with_numpy(path: str, large: bool) -> None:
+    """Before rounding can fall apart: gradients and weights of one step, also of shared weights and a graph's values."""
     rng = np.random.default_rng(3)
     builder = Builder(37, "mixed_bfloat16")
-    square = builder.weights(50, 50)
-    value = builder.dense(0, 50, "gelu")
-    value = builder.dense(builder.dense(value, 50, "relu", parameters=square), 50, "tanh", parameters=square)
+    if large:
+        value = builder.dense(builder.dense(0, 333, "gelu"), 517, "relu")
+    else:
+        square = builder.weights(50, 50)
+        value = builder.dense(0, 50, "gelu")
+        value = builder.dense(builder.dense(value, 50, "relu", parameters=square), 50, "tanh", parameters=square)
     program = builder.program(builder.dense(value, 9))
     parameters = random_parameters(program, rng)
     x, y = rng.standard_normal((70, 37), np.float32), rng.integers(0, 9, 70)
-    gradients = []
+    gradients, weights = [], []
     with forced(path):
         for backend in ("numpy", "native"):
             network = make_network(load_backend(backend), program, parameters)
             network.set_loss("sparse_categorical_cross_entropy_logits", 0.0)
+            network.set_optimizer("sgd", {"learning_rate": 1.0, "momentum": 0.9})
             network.load_batch(x, y, None, None, 0, 70)
             network.forward(0, len(program.operations), True)
             network.loss(True)
             network.backward(0, len(program.operations))
             gradients.append([network.get_gradient(i) for i in range(len(program.parameters))])
-    for one, other in zip(*gradients, strict=True):
+            # The same step with its updates as the products' epilogues.
+            network.train_steps(x, y, None, None, 70, 0, 70, 1e9)
+            weights.append([network.get_parameter(i) - p for i, p in enumerate(parameters)])
+    for one, other in (*zip(*gradients, strict=True), *zip(*weights, strict=True)):
         np.testing.assert_allclose(one, other, rtol=0.02, atol=0.01 * np.abs(one).max())
         assert np.linalg.norm(one - other) <= 2e-3 * np.linalg.norm(one)
+
+
+@native_only
+@pytest.mark.parametrize("path", PATHS)
+def test_memory_made_for_a_large_batch_serves_a_smaller_one(path: str) -> None:
+    """Sums over fewer rows may be cut into larger groups."""
+    x, y = labelled(4096 + 2656, 784, 10)
+    with forced(path):
+        digests = set()
+        for threads in (1, 2, 4):
+            with fp.threads(threads):
+                model = classifier((10,), dtype="mixed_bfloat16")
+                model.fit(x, y, batch_size=4096, epochs=2, verbose=0)
+                digests.add(digest(model))
+        assert len(digests) == 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

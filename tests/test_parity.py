@@ -483,15 +483,11 @@ def test_training_in_float32(native: Any, place: int) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 2e-5)])
-@pytest.mark.parametrize("batch", [3, 70])
+@pytest.mark.parametrize("batch", [3, 70, 1100])
 def test_training_of_large_kernels(native: Any, batch: int, dtype: str, tolerance: float) -> None:
-    """These are stored in parts of a few columns."""
+    """These are stored in parts of a few columns. Sums over many rows are cut, and their operands packed."""
     program = training_program([40, 333, 517, 270, 7], True, dtype, False, "mean_squared_error")
     assert_same_run(native, program, "mean_squared_error", batch, False, tolerance)
-    parameters = parity.random_parameters(program, np.random.default_rng(2))
-    network = parity.make_network(native, program, parameters, key=0)
-    for i, given in enumerate(parameters):
-        assert network.get_parameter(i).tobytes() == np.ascontiguousarray(given).tobytes()
 
 
 @pytest.mark.parametrize("layout", parity.LAYOUTS)

@@ -61,7 +61,7 @@ struct Products16 {
   void (*pack_right)(const Pack16&);             // source (k, n): an even r0
   void (*pack_right_transposed)(const Pack16&);  // source (n, k)
 
-  // Enough for any part of a product of this size.
+  // Enough for any part of a product of this size, and for smaller products.
   int64_t (*scratch)(int64_t m, int64_t n, int64_t k);
   void (*product)(const Product16&);
   // The fastest arithmetic of the path, operands in registers, as Kernels::peak.

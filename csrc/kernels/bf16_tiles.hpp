@@ -30,8 +30,10 @@ inline int64_t tile_group(int64_t m, int64_t k) {
   return m < rows ? m : rows;
 }
 
+// Never less for a larger product, whose groups may have fewer rows.
 inline int64_t tile_scratch(int64_t m, int64_t, int64_t k) {
-  return tile_blocks(m, k) == 1 ? 0 : (tile_group(m, k) + kSide - 1) / kSide * kSide * kSide;
+  const int64_t rows = m < kTileGroup ? m : kTileGroup;
+  return tile_blocks(m, k) == 1 ? 0 : (rows + kSide - 1) / kSide * kSide * kSide;
 }
 
 // Sums: tiles 0 to 3 (upper left, upper right, lower left, lower right); left: 4, 5; right: 6, 7. The rows of right are

@@ -271,13 +271,12 @@ int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
 // those of the whole matrix would begin had all of it the part's row stride.
 template <class T>
 __attribute__((noinline)) int64_t gemm_part(GemmArgs<T>& g, T* matrix, T* velocity, int64_t j) {
-  const Parts& parts = g.parts;
-  const int64_t begin = (parts.first_j + j) / parts.size * parts.size;
-  g.c_row = parts.row - begin < parts.size ? parts.row - begin : parts.size;
-  const int64_t origin = (parts.rows - 1) * begin + parts.first_i * g.c_row + parts.first_j;
+  const int64_t begin = g.parted.begin(g.first_j + j);
+  g.c_row = g.parted.stride(begin);
+  const int64_t origin = g.parted.origin(begin) + g.first_i * g.c_row + g.first_j;
   g.c = matrix + origin;
   if (velocity) g.epilogue.velocity = velocity + origin;
-  const int64_t end = begin + g.c_row - parts.first_j;
+  const int64_t end = begin + g.c_row - g.first_j;
   return end < g.n ? end : g.n;
 }
 
@@ -289,7 +288,8 @@ void gemm(const GemmArgs<T>& given) {
   g.epilogue = plain(g.epilogue);
   alignas(64) T total[kTileRows * kPanel<T>];
   alignas(64) T tail[(lanes > kRowVectors ? lanes : kRowVectors) * lanes];
-  if (g.n == 1 && g.m > 1 && g.a_row == 1 && g.c_row == 1 &&
+  const bool parted = g.parted.part > 0;
+  if (!parted && g.n == 1 && g.m > 1 && g.a_row == 1 && g.c_row == 1 &&
       (g.epilogue.kind == EpilogueKind::store || g.epilogue.kind == EpilogueKind::sgd)) {
     // A column of c from a transposed a: as a row of c it fills the registers.
     g.n = g.c_row = given.m;
@@ -300,7 +300,7 @@ void gemm(const GemmArgs<T>& given) {
     g.b = given.a;
     g.b_row = given.a_col;
   }
-  if (g.parts.size == 0 && gemm_streams(g)) return gemm_stream(g);
+  if (!parted && gemm_streams(g)) return gemm_stream(g);
   const bool pack = g.scratch && gemm_packs_b<T>(g.m, g.n, g.k);
   T* scratch = g.scratch;
   T* packed_a = nullptr;
@@ -322,7 +322,7 @@ void gemm(const GemmArgs<T>& given) {
     const int64_t end = g.m - i < group ? g.m : i + group;
     if (packed_a) gemm_pack_transposed(g, i, end - i, packed_a);
     for (int64_t begin = 0, stop = g.n; begin < g.n; begin = stop) {
-      if (g.parts.size > 0) stop = gemm_part(g, given.c, given.epilogue.velocity, begin);
+      if (parted) stop = gemm_part(g, given.c, given.epilogue.velocity, begin);
       const int64_t registers = (stop - begin + lanes - 1) / lanes, most = g.m == 1 ? kRowVectors : kTileVectors;
       const int64_t panels = (registers + most - 1) / most;
       t.j = begin;

@@ -80,11 +80,15 @@ struct Epilogue {
   bool nesterov = false;
 };
 
-// A matrix stored in parts of `size` columns, one after the other (network/parted.hpp). size 0: whole.
-struct Parts {
-  int64_t size = 0;
-  int64_t rows = 0, row = 0;         // of the whole matrix; row: columns with pads
-  int64_t first_i = 0, first_j = 0;  // the place of the product's c in it
+// A matrix of `row` columns, pads included, in parts of `part` columns, one after the other, the last one perhaps
+// narrower. Element (i, j) of the part that begins at column b lies at origin(b) + i * stride(b) + j.
+struct Parted {
+  int64_t rows, row, part;
+
+  bool is_whole() const { return part == row; }
+  int64_t begin(int64_t j) const { return j / part * part; }
+  int64_t stride(int64_t b) const { return row - b < part ? row - b : part; }
+  int64_t origin(int64_t b) const { return (rows - 1) * b; }
 };
 
 // c[i, j] = sum over p of a[i, p] b[p, j], in ordered sums: p is cut into blocks of `block`, each block is a
@@ -109,7 +113,10 @@ struct GemmArgs {
   Epilogue<T> epilogue;
   T* scratch;  // gemm_scratch(m, n, k) elements, 64-byte aligned; private to the caller
   int64_t block = kBlock;
-  Parts parts = {};  // of c and velocity, which then point to the whole matrix; c_row is not used
+  // Where parted.part > 0, c and velocity point to a matrix in parts, in which the product's c begins at first_i and
+  // first_j; c_row is not used.
+  Parted parted = {0, 0, 0};
+  int64_t first_i = 0, first_j = 0;
 };
 
 // y = act(x w + b) for one row, in the same ordered sums. Rows of w, b and y can be used to the next multiple of 16

@@ -78,7 +78,7 @@ class Instance {
   explicit Instance(const Program& program)
       : layout_(layout_of<T>(program.parameters)), state_layout_(layout_of<T>(program.states)) {
     for (Slice& s : layout_.slices)
-      s.part = Parted::large(s.rows, s.row, sizeof(T), program.mixed ? kMixedPartColumns : kPartColumns).part;
+      s.part = parted(s.rows, s.row, sizeof(T), program.mixed ? kMixedPartColumns : kPartColumns).part;
     parameters = Buffer<T>(layout_.size);
     state = Buffer<T>(state_layout_.size);
     transposed_.resize(layout_.slices.size());
@@ -108,12 +108,6 @@ class Instance {
   void each_part(int p, Range cols, F&& f) const {
     each_part(slice(p), shares_, cols, f);
   }
-  // Calls f(columns, share, origin) for each share of its columns that has some of these: a matrix with parts of its
-  // own, which begins at origin of a block.
-  template <class F>
-  void each_share(int p, Range cols, F&& f) const {
-    each_share(slice(p), shares_, cols, f);
-  }
   // The same with the part's weights.
   template <class F>
   void each_weights(int p, Range cols, F&& f) const {
@@ -121,6 +115,12 @@ class Instance {
     each_part(p, cols, [&](Range c, int64_t origin, int64_t row) {
       f(c, ops::Matrix<const T>{parameters.data() + origin, s.rows, s.cols, row});
     });
+  }
+  // Calls f(columns, share, origin) for each share of its columns that has some of these: a matrix with parts of its
+  // own, which begins at origin of a block.
+  template <class F>
+  void each_share(int p, Range cols, F&& f) const {
+    each_share(slice(p), shares_, cols, f);
   }
   // Kernels that are wide enough are stored in so many shares from now on. Gradients are lost: the beginning of their
   // memory serves as the space in between, and other memory, untouched, takes its place.
@@ -270,15 +270,15 @@ class Instance {
   static void each_part(const Slice& s, int shares, Range cols, F&& f) {
     each_share(s, shares, cols, [&](Range c, Range share, int64_t origin) {
       const int64_t b = share.begin;
-      Parted{s.rows, share.size(), std::min(s.part, share.size())}.each(
-          {c.begin - b, c.end - b}, [&](Range some, int64_t within, int64_t row) {
-            f(Range{some.begin + b, some.end + b}, origin + within - b, row);
-          });
+      fp::each_part({s.rows, share.size(), std::min(s.part, share.size())}, {c.begin - b, c.end - b},
+                    [&](Range some, int64_t within, int64_t row) {
+                      f(Range{some.begin + b, some.end + b}, origin + within - b, row);
+                    });
     });
   }
   Slice transposed_slice(const Slice& s) const {
     const int64_t row = padded_row<T>(s.rows);
-    return {0, s.cols, s.rows, row, Parted::large(s.cols, row, sizeof(T), kPartColumns).part};
+    return {0, s.cols, s.rows, row, parted(s.cols, row, sizeof(T), kPartColumns).part};
   }
 
   Layout layout_, state_layout_;

@@ -47,9 +47,9 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
   for (int p = 0; p < static_cast<int>(program.parameters.size()); ++p) {
     const auto& s = instance.slice(p);
     const int64_t row = padded(s.cols);
-    copies_.push_back({at, s.cols, Parted::large(s.rows, row, sizeof(T), program.mixed ? row : kPartColumns)});
+    copies_.push_back({at, s.cols, parted(s.rows, row, sizeof(T), program.mixed ? row : kPartColumns)});
     instance.each_weights(p, {0, s.cols}, [&](Range some, ops::Matrix<const T> w) {
-      copies_.back().parted.each(some, [&](Range cols, int64_t origin, int64_t to_row) {
+      each_part(copies_.back().parted, some, [&](Range cols, int64_t origin, int64_t to_row) {
         for (int64_t i = 0; i < s.rows; ++i)
           std::memcpy(at + origin + i * to_row + cols.begin, w.data + i * w.row + cols.begin,
                       sizeof(T) * static_cast<std::size_t>(cols.size()));
@@ -182,7 +182,7 @@ void Predictor<T>::leave(Buffer<T>* buffer) const {
 template <class T>
 void Predictor<T>::read(int parameter, T* to) const {
   const Copy& c = copies_[static_cast<std::size_t>(parameter)];
-  c.parted.each({0, c.cols}, [&](Range cols, int64_t origin, int64_t row) {
+  each_part(c.parted, {0, c.cols}, [&](Range cols, int64_t origin, int64_t row) {
     for (int64_t i = 0; i < c.parted.rows; ++i)
       std::memcpy(to + i * c.cols + cols.begin, c.data + origin + i * row + cols.begin,
                   sizeof(T) * static_cast<std::size_t>(cols.size()));
@@ -273,7 +273,7 @@ void Predictor<T>::step(const Step& s, const Batch& batch, Range cols, T* scratc
   if (products_) return dense16(s, batch.n, from, to, to_row, cols, scratch, need);
   const Copy& w = copies_[s.weights];
   const T* b = s.bias < 0 ? nullptr : copies_[s.bias].data;
-  w.parted.each(cols, [&](Range some, int64_t origin, int64_t row) {
+  each_part(w.parted, cols, [&](Range some, int64_t origin, int64_t row) {
     // Into whole registers of a slot, or of the caller's.
     if (batch.n == 1 && (s.to != kOutput || some.size() % kPad == 0))
       return k.dense_row({s.in, some.size(), from.data, w.data + origin + some.begin, row, b ? b + some.begin : nullptr,

@@ -70,7 +70,8 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
   Workspace<T>& space = workspace(batch_size);
   space.need_targets(sources.heads, head_widths());
   space.need_metrics(metrics_.size());
-  batch_rows_ = 0;  // the pieces' batch, if any, is overwritten
+  batch_rows_ = 0;  // the pieces' batch, if any, is overwritten, and training needs the gradients' memory
+  if (training) std::fill(parameter_begun_.begin(), parameter_begun_.end(), 0);
   instance_.need(instance_.gradients);
   instance_.refresh_transposed(kernels<T>());
 

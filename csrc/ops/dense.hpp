@@ -118,7 +118,9 @@ void dense_backward_weights(const Kernels<T>& kernels, Matrix<const T> x, Matrix
   g.accumulate = accumulate;
   g.epilogue = epilogue;
   if (part < dw.row) {
-    g.parts = {part, dw.rows, dw.row, inputs.begin, outputs.begin};
+    g.parted = {dw.rows, dw.row, part};
+    g.first_i = inputs.begin;
+    g.first_j = outputs.begin;
   } else {
     const int64_t origin = inputs.begin * dw.row + outputs.begin;
     g.c += origin;

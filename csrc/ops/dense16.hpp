@@ -91,8 +91,8 @@ inline void dense_backward_weights16(const Products16& p, int64_t n, const void*
 
 // Calls f(inputs, outputs) for parts of a weight gradient that stay in the second-level cache together with what made
 // them, so that the weights that a part has just updated are packed from there. A part has few rows, since those of
-// weights often lie a power of two apart and compete for the same few cache sets; a group of them shares its part of
-// the left operand and, part after part, columns of the right one.
+// weights that are not large may lie a power of two apart and compete for the same few cache sets; a group of them
+// shares its part of the left operand and, part after part, columns of the right one.
 template <class F>
 void in_parts16(const Products16& p, Range inputs, Range outputs, F&& f) {
   constexpr int64_t wide = 192;

@@ -106,7 +106,7 @@ void multiply(const Products16& p, const Case& c, Packed& packed, const fp::Epil
               bool parts, Floats& out) {
   const int64_t c_row = c.n + 2;
   Memory scratch(p.scratch(c.m, c.n, c.k) * 4);
-  in_parts(c.m, c.left_transposed ? 16 : 5, parts, [&](int64_t i0, int64_t i1) {
+  in_parts(c.m, 16, parts, [&](int64_t i0, int64_t i1) {
     in_parts(c.n, 16, parts, [&](int64_t j0, int64_t j1) {
       fp::Product16 g{};
       g.m = i1 - i0, g.n = j1 - j0, g.k = c.k;
