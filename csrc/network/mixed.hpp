@@ -78,7 +78,7 @@ class PackedBatch {
       scratch = std::max(scratch, ops::dense_scratch16(p, rows, in, out));
     }
     slab_size_ = (slab_size_ + 63) / 64 * 64;
-    slabs_ = Buffer<char>(slab_size_ * threads, true);
+    slabs_ = Buffer<char>(slab_size_ * threads, Pages::small);
     if (training && in_turn) operands_[0] = {Buffer<char>(widest_x), Buffer<char>(widest_dz)};
   }
   void* slab(int rank) { return slabs_.data() + rank * slab_size_; }

@@ -167,7 +167,7 @@ Buffer<T>* Predictor<T>::take(int64_t count) const {
     std::unique_ptr<Buffer<T>> b(s.exchange(nullptr));
     if (b && b->size() >= count) return b.release();
   }
-  return new Buffer<T>(count, true);
+  return new Buffer<T>(count, Pages::small);
 }
 
 template <class T>

@@ -132,7 +132,7 @@ struct Workspace {
       }
     }
     scratch_size = (scratch_size + 15) / 16 * 16 + 16;
-    scratch = Buffer<T>(scratch_size * threads, true);
+    scratch = Buffer<T>(scratch_size * threads, Pages::small);
     if (training) {
       spare_row = batch_row<T>(widest);
       spare = Buffer<T>(spare_row * threads);

@@ -17,6 +17,9 @@ namespace fp {
 
 inline constexpr std::size_t kAlignment = 64;
 
+// Large ones where the system grants them; small ones for memory much of which may never be used.
+enum class Pages { large, small };
+
 // Asks the system for its large pages: where many small ones are in use, looking up where they lie takes as much time
 // as reading from them. Whether it grants them changes nothing else.
 inline void prefer_large_pages([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
@@ -34,8 +37,7 @@ template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  // sparse: much of it may never be used, and shall not come in large pages.
-  explicit Buffer(int64_t count, bool sparse = false) : count_(count) {
+  explicit Buffer(int64_t count, Pages pages = Pages::large) : count_(count) {
     if (count <= 0) return;
     if (static_cast<std::uint64_t>(count) > SIZE_MAX / sizeof(T) - 2 * kAlignment) throw std::bad_alloc();
     std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
@@ -43,7 +45,7 @@ class Buffer {
     // Ctrl-C, instead of here in one go.
     block_ = std::calloc(1, bytes + kAlignment);
     if (!block_) throw std::bad_alloc();
-    if (!sparse) prefer_large_pages(block_, bytes + kAlignment);
+    if (pages == Pages::large) prefer_large_pages(block_, bytes + kAlignment);
     const auto at = (reinterpret_cast<std::uintptr_t>(block_) + kAlignment - 1) / kAlignment * kAlignment;
     data_ = reinterpret_cast<T*>(at);
   }
