@@ -278,7 +278,7 @@ def test_whole_runs_agree_with_numpy(path: str) -> None:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("large", [False, True], ids=["shared kernels", "large kernels, in parts"])
 def test_one_step_agrees_with_numpy(path: str, large: bool) -> None:
-    """Before rounding can fall apart: gradients and weights of one step, also of shared weights and a graph's values."""
+    """Before rounding can fall apart: gradients and weights of one step, also of shared weights and of values."""
     rng = np.random.default_rng(3)
     builder = Builder(37, "mixed_bfloat16")
     if large:
