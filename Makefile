@@ -42,7 +42,7 @@ help:  ## this list
 demo: $(VENV)/.installed  ## train a network on handwritten digits, test it, save it
 	$(VENV)/bin/fastperceptron train digits --backend native --hidden 128,64 --dropout 0.2 --epochs 40 --save $(MODEL)
 
-test: check native-test pure-test  ## linters, types, warnings as errors, tests on both backends
+test: check kernel-test native-test pure-test  ## linters, types, warnings as errors, tests on both backends
 
 check: $(VENV)/.test-tools  ## linters, formatters, types
 	$(PY) -m ruff check .
