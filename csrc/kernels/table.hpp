@@ -113,8 +113,8 @@ struct GemmArgs {
   Epilogue<T> epilogue;
   T* scratch;  // gemm_scratch(m, n, k) elements, 64-byte aligned; private to the caller
   int64_t block = kBlock;
-  // Where parted.part > 0, c and velocity point to a matrix in parts, in which the product's c begins at first_i and
-  // first_j; c_row is not used.
+  // Where parted.part > 0, c and velocity point to a whole matrix that lies in parts, in which the product's c begins
+  // at row first_i and column first_j; c_row is not used.
   Parted parted = {0, 0, 0};
   int64_t first_i = 0, first_j = 0;
 };

@@ -78,7 +78,7 @@ class Instance {
   explicit Instance(const Program& program)
       : layout_(layout_of<T>(program.parameters)), state_layout_(layout_of<T>(program.states)) {
     for (Slice& s : layout_.slices)
-      s.part = parted(s.rows, s.row, sizeof(T), program.mixed ? kMixedPartColumns : kPartColumns).part;
+      s.part = parted_if_large(s.rows, s.row, sizeof(T), program.mixed ? kMixedPartColumns : kPartColumns).part;
     parameters = Buffer<T>(layout_.size);
     state = Buffer<T>(state_layout_.size);
     transposed_.resize(layout_.slices.size());
@@ -278,7 +278,7 @@ class Instance {
   }
   Slice transposed_slice(const Slice& s) const {
     const int64_t row = padded_row<T>(s.rows);
-    return {0, s.cols, s.rows, row, parted(s.cols, row, sizeof(T), kPartColumns).part};
+    return {0, s.cols, s.rows, row, parted_if_large(s.cols, row, sizeof(T), kPartColumns).part};
   }
 
   Layout layout_, state_layout_;

@@ -15,8 +15,8 @@ inline constexpr int64_t kPartColumns = 48, kMixedPartColumns = 2 * kPartColumns
 // What counts as large: it leaves the inner caches, and parts are long enough to be worth a product each.
 inline constexpr int64_t kPartedBytes = 512 * 1024, kPartedRows = 64;
 
-// In parts of at most `most` columns, where the matrix is large.
-inline Parted parted(int64_t rows, int64_t row, int64_t bytes, int64_t most) {
+// A matrix in parts of at most `most` columns if it is large, otherwise in one. bytes: of an element.
+inline Parted parted_if_large(int64_t rows, int64_t row, int64_t bytes, int64_t most) {
   return {rows, row, rows >= kPartedRows && rows * row * bytes >= kPartedBytes ? std::min(row, most) : row};
 }
 

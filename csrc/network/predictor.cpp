@@ -47,7 +47,7 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
   for (int p = 0; p < static_cast<int>(program.parameters.size()); ++p) {
     const auto& s = instance.slice(p);
     const int64_t row = padded(s.cols);
-    copies_.push_back({at, s.cols, parted(s.rows, row, sizeof(T), program.mixed ? row : kPartColumns)});
+    copies_.push_back({at, s.cols, parted_if_large(s.rows, row, sizeof(T), program.mixed ? row : kPartColumns)});
     instance.each_weights(p, {0, s.cols}, [&](Range some, ops::Matrix<const T> w) {
       each_part(copies_.back().parted, some, [&](Range cols, int64_t origin, int64_t to_row) {
         for (int64_t i = 0; i < s.rows; ++i)

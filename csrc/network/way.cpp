@@ -35,8 +35,8 @@ double cost(const Program& program, int64_t n, int down, int across, bool traini
     const double tall = largest_share(n, r, row_grain), broad = largest_share(width, c, line);
     sum += kMultiplyAdd / speed * tall * broad * in * (training ? (inner ? 3 : 2) : 1);
     if (mixed) {
-      // Whoever multiplies packs all of the rows; for the weights' gradients those that it has anyway, or else once
-      // more.
+      // A thread packs the rows that it multiplies, and, once, its share of the weight gradient's operands: in its
+      // cache where it has multiplied the same rows, and otherwise not.
       sum += kPack * tall * (training && inner ? in + out : in);
       if (training) sum += (kPack + (across > 1 ? kRead : 0)) * rows / size * (in + out);
     }
