@@ -39,7 +39,9 @@ constexpr Products16 products() {
   p.left_bytes = squares_bytes;
   p.pack_left = pack_squares;
   p.left_transposed_bytes = squares_bytes;
+  p.keeps = true;
   p.pack_left_transposed = pack_squares_transposed;
+  p.pack_left_transposed_kept = pack_squares_transposed_kept;
   p.scratch = tile_scratch;
   p.product = tile_product;
   p.peak = tile_peak;

@@ -32,6 +32,22 @@ struct Pack16 {
   void* out;  // the whole operand, 64-byte aligned
 };
 
+// Results that are kept packed as operands of later products, besides c or in bfloat16 alone: whole matrices of
+// rows x cols, in which a product's part of them begins at row i (a multiple of kSums16) and at its column j0. Those
+// that are nullptr are not wanted. The part that holds the last row also clears what pads `right`, the part that holds
+// the last column what pads the other two.
+struct Kept16 {
+  int64_t rows = 0, cols = 0, i = 0;
+  void* left = nullptr;   // as pack_left packs them
+  void* right = nullptr;  // as pack_right does
+  void* right_transposed = nullptr;
+  float* sums = nullptr;        // of every kSums16 rows, before rounding: one chain from +0; row stride sums_row, whole
+  int64_t sums_row = 0;         // registers are written
+  const void* saved = nullptr;  // what the epilogue's derivative reads instead of epilogue.saved, packed as `left`
+};
+
+inline constexpr int64_t kSums16 = 16;
+
 struct Product16 {
   int64_t m, n, k;  // of the part of c
   const void* left;
@@ -40,7 +56,8 @@ struct Product16 {
   const void* right;
   int64_t right_cols, j0;  // columns of the whole operand; where this part begins (a multiple of 16)
   float* c;                // (m, n), row stride c_row; the epilogue's pointers are those of this part, too
-  int64_t c_row;
+  int64_t c_row;           // c == nullptr: the results are kept packed instead
+  Kept16 kept;
   bool accumulate;  // as in GemmArgs
   Epilogue<float> epilogue;
   float* scratch;  // scratch(...) elements, 64-byte aligned; private to the caller
@@ -51,15 +68,17 @@ struct Products16 {
   int64_t row_grain;  // split work over rows of c in multiples of this
   int64_t slab_rows;  // pack so many rows of left at once, for a product that follows while they are in cache
   int64_t speed;      // about how many times as fast as the same table's float32 product
+  bool keeps;         // whether results can be kept packed
 
   int64_t (*left_bytes)(int64_t m, int64_t k);
   int64_t (*left_transposed_bytes)(int64_t m, int64_t k);
   int64_t (*right_bytes)(int64_t k, int64_t n);
 
-  void (*pack_left)(const Pack16&);              // source (m, k): whole rows, any r0
-  void (*pack_left_transposed)(const Pack16&);   // source (k, m): an even r0
-  void (*pack_right)(const Pack16&);             // source (k, n): an even r0
-  void (*pack_right_transposed)(const Pack16&);  // source (n, k)
+  void (*pack_left)(const Pack16&);                               // source (m, k): whole rows, any r0
+  void (*pack_left_transposed)(const Pack16&);                    // source (k, m): an even r0
+  void (*pack_left_transposed_kept)(const Pack16&, const void*);  // the source being kept as a left operand instead
+  void (*pack_right)(const Pack16&);                              // source (k, n): an even r0
+  void (*pack_right_transposed)(const Pack16&);                   // source (n, k)
 
   // Enough for any part of a product of this size, and for smaller products.
   int64_t (*scratch)(int64_t m, int64_t n, int64_t k);

@@ -41,6 +41,26 @@ FP_INLINE Pairs interleave(Vec<float> first, Vec<float> second) {
                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   return {_mm512_maskz_permutexvar_epi16(0xffffffffu, load_pairs(order).v, convert(first, second).v)};
 }
+// The same for 16 numbers of each that are rounded already.
+FP_INLINE Pairs interleave(const void* first, const void* second) {
+  const auto wide = [](const void* p) {
+    __m256i numbers;
+    __builtin_memcpy(&numbers, p, 32);
+    return _mm512_maskz_cvtepu16_epi32(0xffffu, numbers);
+  };
+  return {_mm512_maskz_or_epi32(0xffffu, wide(first), _mm512_maskz_slli_epi32(0xffffu, wide(second), 16))};
+}
+// 16 numbers, widened; and rounded.
+FP_INLINE Vec<float> load_rounded(const void* p) {
+  __m256i numbers;
+  __builtin_memcpy(&numbers, p, 32);
+  return {(__m512)_mm512_maskz_slli_epi32(0xffffu, _mm512_maskz_cvtepu16_epi32(0xffffu, numbers), 16)};
+}
+FP_INLINE void store_rounded(void* p, Vec<float> a) {
+  const __m256bh numbers = _mm512_maskz_cvtneps_pbh(0xffffu, (__m512)a.v);
+  __builtin_memcpy(p, &numbers, 32);
+}
+FP_INLINE Vec<float> first_of(Vec<float> a, int64_t n) { return {_mm512_maskz_mov_ps(first_float(n), a.v)}; }
 FP_INLINE Vec<float> load_up_to(const float* p, int64_t n) {
   return n >= 16 ? load(p) : n > 0 ? load_part(p, n) : zero<float>();
 }
@@ -83,6 +103,11 @@ inline int64_t rows_bytes(int64_t m, int64_t k) { return m * rows_stride(k); }
 inline int64_t pairs_bytes(int64_t k, int64_t n) { return (n + 15) / 16 * pairs_stride(k); }
 inline int64_t pairs_transposed_bytes(int64_t m, int64_t k) { return pairs_bytes(k, m); }
 inline int64_t squares_bytes(int64_t m, int64_t k) { return (m + 15) / 16 * squares_stride(k); }
+// Where number (i, j) lies in squares, and the pair that begins with it in pairs; i of pairs is even.
+FP_INLINE int64_t in_squares(int64_t i, int64_t j, int64_t k) {
+  return i / 16 * squares_stride(k) + j / 32 * 1024 + i % 16 * 64 + j % 32 * 2;
+}
+FP_INLINE int64_t in_pairs(int64_t i, int64_t j, int64_t k) { return j / 16 * pairs_stride(k) + i * 32 + j % 16 * 4; }
 
 // Source (m, k) to rows.
 inline void pack_rows(const Pack16& p) {
@@ -164,8 +189,9 @@ inline void pack_pairs_transposed(const Pack16& p) {
   }
 }
 
-// Source (k, m) to squares.
-inline void pack_squares_transposed(const Pack16& p) {
+// Source (k, m) to squares; pairs(r, c, n): n columns from c on of rows r and r + 1, zeros for what lies outside.
+template <class F>
+FP_INLINE void transpose_into_squares(const Pack16& p, F&& pairs) {
   const int64_t stride = squares_stride(p.rows);
   const int64_t end = p.r1 < p.rows ? p.r1 : padded_sum(p.rows);
   for (int64_t block = p.r0 / 32 * 32; block < end; block += 32) {
@@ -177,15 +203,30 @@ inline void pack_squares_transposed(const Pack16& p) {
       Pairs square[16];
       FP_UNROLL for (int i = 0; i < 16; ++i) {
         const int64_t r = block + 2 * i;
-        const float* x = p.x + r * p.x_row + c;
-        const bool here = i >= from && r < p.r1;
-        square[i] =
-            here ? interleave(load_up_to(x, n), r + 1 < p.r1 ? load_up_to(x + p.x_row, n) : zero<float>()) : no_pairs();
+        square[i] = i >= from && r < p.r1 ? pairs(r, c, n) : no_pairs();
       }
       transpose_pairs(square);
       FP_UNROLL for (int i = 0; i < 16; ++i) store_pairs_part(to + i * 64, from, until, square[i]);
     }
   }
+}
+
+inline void pack_squares_transposed(const Pack16& p) {
+  transpose_into_squares(p, [&](int64_t r, int64_t c, int64_t n) __attribute__((always_inline)) {
+    const float* x = p.x + r * p.x_row + c;
+    return interleave(load_up_to(x, n), r + 1 < p.r1 ? load_up_to(x + p.x_row, n) : zero<float>());
+  });
+}
+
+// The source lies in squares itself.
+inline void pack_squares_transposed_kept(const Pack16& p, const void* squares) {
+  alignas(64) static constexpr char zeros[32] = {};
+  const int64_t stride = squares_stride(p.cols);
+  transpose_into_squares(p, [&](int64_t r, int64_t c, int64_t) __attribute__((always_inline)) {
+    // Two rows of a pair lie in one panel.
+    const char* x = static_cast<const char*>(squares) + r / 16 * stride + r % 16 * 64 + c / 32 * 1024 + c % 32 * 2;
+    return interleave(static_cast<const void*>(x), r + 1 < p.r1 ? x + 64 : zeros);
+  });
 }
 
 }  // namespace fp::FP_ISA_NAMESPACE

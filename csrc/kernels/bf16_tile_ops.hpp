@@ -37,6 +37,10 @@ void tile_read(TileUnit& u, const void* from, int64_t stride) {
     __builtin_memcpy(u.tile[i][r], static_cast<const char*>(from) + r * stride, u.shape.bytes[i]);
 }
 template <int i>
+void tile_read_once(TileUnit& u, const void* from, int64_t stride) {
+  tile_read<i>(u, from, stride);
+}
+template <int i>
 void tile_write(const TileUnit& u, void* to, int64_t stride) {
   for (int r = 0; r < u.shape.rows[i]; ++r)
     __builtin_memcpy(static_cast<char*>(to) + r * stride, u.tile[i][r], u.shape.bytes[i]);
@@ -80,6 +84,11 @@ FP_INLINE void tile_clear(TileUnit&) {
 template <int i>
 FP_INLINE void tile_read(TileUnit&, const void* from, int64_t stride) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(i) : "memory");
+}
+// With the hint that it is not needed again soon: what is stays in the first-level cache.
+template <int i>
+FP_INLINE void tile_read_once(TileUnit&, const void* from, int64_t stride) {
+  asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(i) : "memory");
 }
 template <int i>
 FP_INLINE void tile_write(const TileUnit&, void* to, int64_t stride) {

@@ -3,12 +3,11 @@
 // cache, pass by a panel of 32 columns. Longer sums are cut into blocks, between which they wait in scratch.
 #pragma once
 
+#include "kernels/bf16_tile_ends.hpp"
 #include "kernels/bf16_tile_ops.hpp"
-#include "kernels/epilogue.hpp"
 
 namespace fp::FP_ISA_NAMESPACE {
 
-inline constexpr int kSide = 32;  // of the square
 // Of one block, in tiles: 64 KiB of right. (Shorter blocks, whose right operand stays in the first-level cache, lose
 // more at their ends than they gain.)
 inline constexpr int64_t kTileBlock = 32;
@@ -53,38 +52,48 @@ struct TileOperands {
   const char *first, *second;  // of right
 };
 
-// What the epilogue of a square of two lines a row will touch besides c.
-enum class TileOther { nothing, read, written };
-
-// Fetched with every step along the sum: a row, in all steps of a square or in none, since a branch would cost as much.
-// (More rows at a time would keep the lines of the tiles waiting.)
-struct TileFetch {
-  const char *c, *other;
-  int64_t c_row, other_row;
+// What the epilogue of a square will touch is fetched along the sum, two lines of each matrix with every step, in all
+// steps of a square or in none, since a branch would cost as much. (More at a time would keep the lines of the tiles
+// waiting.)
+struct TileLines {
+  const char* at;
+  int64_t second;  // from the first of the two to the second
+  int64_t next;    // from step to step
 };
+struct TileFetch {
+  TileLines written, also_written, read;
+  const char* ahead;
+};
+// What there is besides `written`.
+enum class TileOthers { none, written, read, both };
 
 FP_INLINE void fetch_to_write(const char* p) { asm volatile("prefetchw %0" : : "m"(*p)); }
 
-template <TileOther other>
+template <TileOthers others>
 FP_INLINE void tile_fetch(TileFetch& f) {
-  fetch_to_write(f.c);
-  fetch_to_write(f.c + 64);
-  f.c += f.c_row;
-  if constexpr (other == TileOther::written) {
-    fetch_to_write(f.other);
-    fetch_to_write(f.other + 64);
-  } else if constexpr (other == TileOther::read) {
-    __builtin_prefetch(f.other);
-    __builtin_prefetch(f.other + 64);
+  __builtin_prefetch(f.ahead, 0, 2);
+  __builtin_prefetch(f.ahead + 64, 0, 2);
+  f.ahead += 128;
+  fetch_to_write(f.written.at);
+  fetch_to_write(f.written.at + f.written.second);
+  f.written.at += f.written.next;
+  if constexpr (others == TileOthers::written || others == TileOthers::both) {
+    fetch_to_write(f.also_written.at);
+    fetch_to_write(f.also_written.at + f.also_written.second);
+    f.also_written.at += f.also_written.next;
   }
-  f.other += f.other_row;
+  if constexpr (others == TileOthers::read || others == TileOthers::both) {
+    __builtin_prefetch(f.read.at);
+    __builtin_prefetch(f.read.at + f.read.second);
+    f.read.at += f.read.next;
+  }
 }
 
 // to (32, 32) = from, or zero without, + the products of `count` tiles along the sum; strides in bytes. high, wide:
 // whether there are lower and right tiles.
-template <bool high, bool wide, bool fetch = false, TileOther other = TileOther::nothing>
+template <bool high, bool wide, bool fetch = false, TileOthers others = TileOthers::none>
 void tile_block(TileUnit& u, TileOperands o, int64_t count, const float* from, int64_t from_row, float* to,
-                int64_t to_row, TileFetch f) {
+                int64_t to_row, TileFetch f, TileEnd& before) {
   if (from) {
     const char* lower = reinterpret_cast<const char*>(from) + 16 * from_row;
     tile_read<0>(u, from, from_row);
@@ -97,8 +106,9 @@ void tile_block(TileUnit& u, TileOperands o, int64_t count, const float* from, i
     if constexpr (high) tile_clear<2>(u);
     if constexpr (high && wide) tile_clear<3>(u);
   }
-  for (; count > 0; --count) {
-    tile_read<4>(u, o.upper, 64);
+  constexpr int64_t parts = kSide / kTileRows;
+  for (int64_t step = (count + parts - 1) / parts, left = step; count > 0; --count) {
+    tile_read_once<4>(u, o.upper, 64);
     tile_read<6>(u, o.first, 64);
     tile_multiply<0, 4, 6>(u);
     if constexpr (wide) {
@@ -106,7 +116,7 @@ void tile_block(TileUnit& u, TileOperands o, int64_t count, const float* from, i
       tile_multiply<1, 4, 7>(u);
     }
     if constexpr (high) {
-      tile_read<5>(u, o.lower, 64);
+      tile_read_once<5>(u, o.lower, 64);
       tile_multiply<2, 5, 6>(u);
     }
     if constexpr (high && wide) tile_multiply<3, 5, 7>(u);
@@ -114,7 +124,11 @@ void tile_block(TileUnit& u, TileOperands o, int64_t count, const float* from, i
     o.lower += 1024;
     o.first += 1024;
     o.second += 1024;
-    if constexpr (fetch) tile_fetch<other>(f);
+    if constexpr (fetch) tile_fetch<others>(f);
+    if (--left == 0 || count == 1) {
+      before.some();
+      left = step;
+    }
   }
   char* lower = reinterpret_cast<char*>(to) + 16 * to_row;
   tile_write<0>(u, to, to_row);
@@ -123,39 +137,72 @@ void tile_block(TileUnit& u, TileOperands o, int64_t count, const float* from, i
   if constexpr (high && wide) tile_write<3>(u, lower + 64, to_row);
 }
 
-using TileBlock = void (*)(TileUnit&, TileOperands, int64_t, const float*, int64_t, float*, int64_t, TileFetch);
-FP_INLINE TileBlock tile_block_for(bool high, bool wide, bool fetch, TileOther other) {
+using TileBlock = void (*)(TileUnit&, TileOperands, int64_t, const float*, int64_t, float*, int64_t, TileFetch,
+                           TileEnd&);
+FP_INLINE TileBlock tile_block_for(bool high, bool wide, bool fetch, TileOthers others) {
   if (!high) return wide ? tile_block<false, true> : tile_block<false, false>;
   if (!wide) return tile_block<true, false>;
   if (!fetch) return tile_block<true, true>;
-  return other == TileOther::nothing ? tile_block<true, true, true>
-         : other == TileOther::read  ? tile_block<true, true, true, TileOther::read>
-                                     : tile_block<true, true, true, TileOther::written>;
+  switch (others) {
+    case TileOthers::none:
+      return tile_block<true, true, true>;
+    case TileOthers::written:
+      return tile_block<true, true, true, TileOthers::written>;
+    case TileOthers::read:
+      return tile_block<true, true, true, TileOthers::read>;
+    case TileOthers::both:
+      return tile_block<true, true, true, TileOthers::both>;
+  }
+  return nullptr;
 }
 
-// The epilogue of a finished square of t.rows rows in t.total, rows of 32; eight rows at a time go through registers.
-template <int vectors>
-void tile_square_finish(Tiles<float>& t) {
-  const int64_t rows = t.rows, i = t.i, row = t.width;
-  float* total = t.total;
-  alignas(64) float closed[kTileRows * vectors * 16];
-  t.width = vectors * 16;
-  for (int64_t r = 0; r < rows; r += kTileRows) {
-    t.i = i + r;
-    t.rows = rows - r < kTileRows ? rows - r : kTileRows;
-    t.total = closed;
-    Vec<float> acc[kTileRows][vectors];
-    FP_UNROLL for (int s = 0; s < kTileRows; ++s) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[s][v] =
-        load(total + (r + s) * row + v * 16);
-    if (t.rows == kTileRows && tile_finish(acc, t)) continue;
-    tile_store(acc, closed);
-    tile_finish_total(t);
+// A matrix that the epilogues of squares touch: rows of float32 numbers, or an operand that keeps results.
+struct TileMatrix {
+  enum Layout { rows, squares, pairs } layout = rows;
+  const void* data = nullptr;
+  int64_t size = 0;        // numbers from row to row; or columns of squares, or rows of pairs
+  int64_t i0 = 0, j0 = 0;  // where the product begins in it
+
+  // The lines of the square at (i, j), from step `step` of `steps` on.
+  TileLines lines(int64_t i, int64_t j, int64_t step, int64_t steps) const {
+    const char* at = static_cast<const char*>(data);
+    if (layout == rows) {
+      const int64_t row = size * static_cast<int64_t>(sizeof(float));
+      return {at + (i + step) * row + j * static_cast<int64_t>(sizeof(float)), 64, row};
+    }
+    // 16 lines of either panel follow each other; where there is time for it, each is asked for twice.
+    const int64_t next = steps < kSide ? 64 : 32;
+    i += i0;
+    j += j0;
+    return layout == squares ? TileLines{at + in_squares(i, j, size) + step * next, squares_stride(size), next}
+                             : TileLines{at + in_pairs(i, j, size) + step * next, pairs_stride(size), next};
   }
-  t.i = i;
-  t.rows = rows;
-  t.total = total;
-  t.width = row;
-}
+};
+
+struct TileTouched {
+  TileMatrix written, also_written, read;
+  TileOthers others;
+
+  explicit TileTouched(const Product16& g, const Epilogue<float>& e) {
+    const Kept16& k = g.kept;
+    const TileMatrix left{TileMatrix::squares, k.left, k.cols, k.i, g.j0},
+        right{TileMatrix::pairs, k.right, k.rows, k.i, g.j0};
+    written = g.c ? TileMatrix{TileMatrix::rows, g.c, g.c_row} : k.left ? left : right;
+    also_written = e.velocity       ? TileMatrix{TileMatrix::rows, e.velocity, g.c_row}
+                   : e.pre          ? TileMatrix{TileMatrix::rows, e.pre, e.pre_row}
+                   : k.left && !g.c ? right
+                                    : TileMatrix{};
+    read = k.saved ? TileMatrix{TileMatrix::squares, k.saved, k.cols, k.i, g.j0}
+                   : TileMatrix{TileMatrix::rows, e.saved, e.saved_row};
+    others = also_written.data ? (read.data ? TileOthers::both : TileOthers::written)
+             : read.data       ? TileOthers::read
+                               : TileOthers::none;
+  }
+  TileFetch at(int64_t i, int64_t j, int64_t step, int64_t steps) const {
+    return {written.lines(i, j, step, steps), also_written.lines(i, j, step, steps), read.lines(i, j, step, steps),
+            nullptr};
+  }
+};
 
 inline void tile_product(const Product16& g) {
   if (g.m <= 0 || g.n <= 0 || (g.k <= 0 && g.accumulate)) return;
@@ -163,22 +210,24 @@ inline void tile_product(const Product16& g) {
   const Epilogue<float>& ends = e.epilogue;
 
   constexpr int64_t square = kSide * kSide, square_row = kSide * sizeof(float);
-  alignas(64) float sums[square] = {};
+  alignas(64) float sums[2][square], room[kTileRows * kSide];  // of this square and of the one before
+  alignas(64) char half[kTileRows * 64];
+  if (g.m < 16) __builtin_memset(sums, 0, sizeof sums);  // tiles have fewer rows than are read
+  int turn = 0;
   TileUnit unit;
   tile_configure(unit, tile_shape(g.m < 16 ? g.m : 16));
   Tiles<float> t{};
   t.g = &e;
   t.width = kSide;
+  TileEnd before{g, t, half, nullptr, 0, nullptr};
+  before.t.total = room;
   const int64_t c_row = g.c_row * static_cast<int64_t>(sizeof(float));
   const int64_t tiles = padded_sum(g.k) / 32, right_panel = pairs_stride(g.k);
   const int64_t left_panel = squares_stride(g.k);
   const int64_t group = tile_group(g.m, g.k), blocks = tile_blocks(g.m, g.k);
   TileOperands o{};
-  const float* other = ends.saved ? ends.saved : ends.pre ? ends.pre : ends.velocity;
-  const TileOther touched = ends.saved ? TileOther::read : other ? TileOther::written : TileOther::nothing;
+  const TileTouched touched(g, ends);
   TileFetch f{};
-  f.c_row = c_row;
-  f.other_row = (ends.saved ? ends.saved_row : ends.pre ? ends.pre_row : g.c_row) * static_cast<int64_t>(sizeof(float));
   for (int64_t i0 = 0; i0 < g.m; i0 += group) {
     const int64_t i1 = g.m - i0 < group ? g.m : i0 + group;
     for (t.j = 0; t.j < g.n; t.j += kSide) {
@@ -199,12 +248,12 @@ inline void tile_product(const Product16& g) {
           // Rows of c, from the first step on until all are on their way.
           const bool fetch = tiles >= kTileFetch && p < t.rows;
           if (fetch) {
-            f.c = reinterpret_cast<const char*>(g.c + (t.i + p) * g.c_row + t.j);
-            f.other = other ? reinterpret_cast<const char*>(other + t.j) + (t.i + p) * f.other_row : f.c;
+            f = touched.at(t.i, t.j, p, tiles);
+            f.ahead = right + 2 * right_panel + (t.i - i0) / kSide * steps * 128;
           }
 
-          float* c = g.c + t.i * g.c_row + t.j;
-          const bool whole = t.rows % 16 == 0 && t.cols % 16 == 0;  // c has room for the tiles
+          float* c = g.c ? g.c + t.i * g.c_row + t.j : nullptr;
+          const bool whole = c && t.rows % 16 == 0 && t.cols % 16 == 0;  // c has room for the tiles
           const float* from = nullptr;
           int64_t from_row = square_row, to_row = square_row;
           if (block > 0) {
@@ -213,21 +262,30 @@ inline void tile_product(const Product16& g) {
             from = c;
             from_row = c_row;
           } else if (g.accumulate) {
-            t.total = sums;
+            t.total = sums[turn];
             tile_load(t);
-            from = sums;
+            from = t.total;
           }
           const bool direct = last && whole && ends.kind == EpilogueKind::store;
-          float* to = direct ? c : last ? sums : totals;
+          float* to = direct ? c : last ? sums[turn] : totals;
           if (direct) to_row = c_row;
-          tile_block_for(t.rows > 16, wide, fetch, touched)(unit, o, steps, from, from_row, to, to_row, f);
+          tile_block_for(t.rows > 16, wide, fetch, touched.others)(unit, o, steps, from, from_row, to, to_row, f,
+                                                                   before);
+          before.all();
           if (!last || direct) continue;
-          t.total = sums;
-          (wide ? tile_square_finish<2> : tile_square_finish<1>)(t);
+          before.eight = c ? (wide ? tile_end_in_c<2> : tile_end_in_c<1>) : wide ? tile_end_kept<2> : tile_end_kept<1>;
+          before.t.i = t.i;
+          before.t.j = t.j;
+          before.t.cols = t.cols;
+          before.t.width = wide ? 32 : 16;
+          before.at = to;
+          before.rows = t.rows;
+          turn ^= 1;
         }
       }
     }
   }
+  before.all();
   tile_release(unit);
 }
 

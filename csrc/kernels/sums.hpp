@@ -8,11 +8,12 @@ namespace fp::FP_ISA_NAMESPACE {
 
 // Columns of `vectors` registers, the last of them holding `last` columns.
 template <class T, int vectors>
-void column_sums_panel(int64_t n, const T* a, int64_t a_row, int64_t last, T* out, bool accumulate) {
+void column_sums_panel(int64_t n, const T* a, int64_t a_row, int64_t last, T* out, bool accumulate, int64_t block) {
   constexpr int lanes = Vec<T>::lanes;
   Vec<T> total[vectors], sum[vectors];
-  for (int64_t i = 0; i < n || i == 0; i += kRowBlock) {
-    const int64_t end = n - i < kRowBlock ? n : i + kRowBlock;
+  FP_UNROLL for (int v = 0; v < vectors; ++v) total[v] = zero<T>();
+  for (int64_t i = 0; i < n || i == 0; i += block) {
+    const int64_t end = n - i < block ? n : i + block;
     FP_UNROLL for (int v = 0; v < vectors; ++v) sum[v] = zero<T>();
     for (int64_t r = i; r < end; ++r) {
       const T* row = a + r * a_row;
@@ -34,7 +35,7 @@ void column_sums_panel(int64_t n, const T* a, int64_t a_row, int64_t last, T* ou
 }
 
 template <class T>
-void column_sums(int64_t n, int64_t width, const T* a, int64_t a_row, T* out, bool accumulate) {
+void column_sums(int64_t n, int64_t width, const T* a, int64_t a_row, T* out, bool accumulate, int64_t block) {
   constexpr int lanes = Vec<T>::lanes, most = 4;
   constexpr decltype(&column_sums_panel<T, most>) panels[most] = {column_sums_panel<T, 1>, column_sums_panel<T, 2>,
                                                                   column_sums_panel<T, 3>, column_sums_panel<T, most>};
@@ -42,7 +43,7 @@ void column_sums(int64_t n, int64_t width, const T* a, int64_t a_row, T* out, bo
   for (int64_t j = 0; j < width; j += most * lanes) {
     const int64_t left = width - j, vectors = left < most * lanes ? (left + lanes - 1) / lanes : most;
     const int64_t last = left - (vectors - 1) * lanes;
-    panels[vectors - 1](n, a + j, a_row, last < lanes ? last : lanes, out + j, accumulate);
+    panels[vectors - 1](n, a + j, a_row, last < lanes ? last : lanes, out + j, accumulate, block);
   }
 }
 

@@ -179,8 +179,8 @@ struct Kernels {
 
   void (*dense_row)(const RowArgs<T>&);
 
-  // out[j] (+)= sum over i of a[i, j]: the same ordered sums, with a factor of one and blocks of kRowBlock.
-  void (*column_sums)(int64_t n, int64_t width, const T* a, int64_t a_row, T* out, bool accumulate);
+  // out[j] (+)= sum over i of a[i, j]: the same ordered sums, with a factor of one and blocks of `block`.
+  void (*column_sums)(int64_t n, int64_t width, const T* a, int64_t a_row, T* out, bool accumulate, int64_t block);
   // out[j, i] = a[i, j]
   void (*transpose)(int64_t rows, int64_t cols, const T* a, int64_t a_row, T* out, int64_t out_row);
 

@@ -107,20 +107,21 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
     const bool add = accumulate[0] != 0;
     if constexpr (std::is_same_v<T, float>) {
       if (products()) {
-        void* left = space.packed.slab(team.rank);
+        const ops::Result16 result = keeps_gradient(op.input()) ? kept_gradient(op.input(), saved == x.data)
+                                                                : ops::Result16{{dx.data, n, in, dx.row}};
         packed_pieces(
-            team, r, c, width, may_stop,
-            [&](Range slab) {
-              if (!share) return ops::pack_slab16(*products(), {dy.data, n, width, dy.row}, slab, left);
-              pack_gradient(i, slab, left);
+            team, r, c, width, may_stop, keeps_gradient(op.output) ? space.packed.gradient_left(op.output) : nullptr,
+            [&](Range slab, void* room) {
+              if (!share) return ops::pack_slab16(*products(), {dy.data, n, width, dy.row}, slab, room);
+              pack_gradient(i, slab, room);
             },
-            [&](Range slab, Range rows, Range cols) {
+            [&](ops::Left16 left, Range rows, Range cols) {
               const int64_t wide = share ? kColumnsTogether : cols.size();
               for (int64_t at = cols.begin; at < cols.end; at += wide) {
                 const Range together{at, std::min(at + wide, cols.end)};
-                ops::dense_backward_input16(*products(), left, slab, width, instance->packed.backward(op.weights),
-                                            saved, saved_row, act, act_alpha, add, {dx.data, n, in, dx.row}, rows,
-                                            together, space.thread_scratch(team.rank));
+                ops::dense_backward_input16(*products(), left, width, instance->packed.backward(op.weights),
+                                            result.kept.saved ? nullptr : saved, saved_row, act, act_alpha, add, result,
+                                            rows, together, space.thread_scratch(team.rank));
                 if (share) pack_input(i, rows, together);
               }
             });
@@ -171,6 +172,22 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
   });
 }
 
+// The gradient of v, kept packed as the operation that made v reads it; from_value: the derivative reads v itself.
+template <class T>
+ops::Result16 Run<T>::kept_gradient(int v, bool from_value) {
+  const Operation& made = program.operations[plan.producer[v]];
+  ops::Result16 result{{nullptr, n, program.widths[v], 0}};
+  Kept16& kept = result.kept;
+  kept.rows = n;
+  kept.cols = program.widths[v];
+  if (plan.wanted[made.input()]) kept.left = space.packed.gradient_left(v);
+  if (plan.trainable[made.weights]) kept.right = space.packed.gradient_right(v);
+  if (made.bias >= 0 && plan.trainable[made.bias]) kept.sums = space.packed.gradient_sums(v);
+  kept.sums_row = PackedBatch::sums_row(kept.cols);
+  if (from_value && keeps_value(v)) kept.saved = space.packed.value(v);
+  return result;
+}
+
 template <class T>
 bool Run<T>::packs_along(int i) const {
   const Operation& op = program.operations[i];
@@ -182,6 +199,7 @@ void Run<T>::pack_gradient([[maybe_unused]] int i, [[maybe_unused]] Range rows, 
   if constexpr (std::is_same_v<T, float>) {
     const Operation& op = program.operations[i];
     const int64_t out = program.widths[op.output];
+    if (keeps_gradient(op.output)) return;
     const View dz = gradient(op.output);
     void* right = space.packed.operands(i).dz.data();
     for (int64_t r = rows.begin; r < rows.end; r += kGrain16) {
@@ -199,8 +217,12 @@ void Run<T>::pack_input([[maybe_unused]] int i, [[maybe_unused]] Range rows, [[m
   if constexpr (std::is_same_v<T, float>) {
     const Operation& op = program.operations[i];
     const View x = value(op.input());
-    products()->pack_left_transposed({x.data, x.row, n, program.widths[op.input()], rows.begin, rows.end, cols.begin,
-                                      cols.end, space.packed.operands(i).x.data()});
+    const Pack16 part{x.data,   x.row,      n,        program.widths[op.input()],       rows.begin,
+                      rows.end, cols.begin, cols.end, space.packed.operands(i).x.data()};
+    if (keeps_value(op.input()))
+      products()->pack_left_transposed_kept(part, kept_value(op.input()));
+    else
+      products()->pack_left_transposed(part);
   }
 }
 
@@ -213,7 +235,7 @@ void Run<T>::pack_operands(Team& team, int i, bool may_stop) {
   Region part = own_rows();
   if (way.across > 1) part.rows = Cut(team.size, 1, kGrain16);
   reads_value(op.input(), part);
-  reads_gradient(op.output, part);
+  if (!keeps_gradient(op.output)) reads_gradient(op.output, part);
   writes_operands(i, part);
   hazards->settle(team);
   slabs(team, part.rows.of(team.rank, n), in + out, may_stop, [&](Range r) {
@@ -231,6 +253,7 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
   const Region part = part_of(s);
   if (products()) {
     reads_operands(i, Region::all());
+    if (keeps_gradient(op.output)) reads_gradient(op.output, Region::all());
   } else {
     reads_value(op.input(), {{}, part.rows});
     reads_gradient(op.output, {{}, part.cols});
@@ -250,14 +273,17 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
            if constexpr (std::is_same_v<T, float>) {
              if (products()) {
                auto& packed = space.packed.operands(i);
+               const void* right =
+                   keeps_gradient(op.output) ? space.packed.gradient_right(op.output) : packed.dz.data();
+               const Kept16 kept = fuse ? instance->packed.kept(p, s.rows, s.cols) : Kept16{};
                return ops::in_parts16(*products(), inputs, outputs, [&](Range rows, Range cols) {
                  instance->each_part(p, cols, [&](Range some, int64_t origin, int64_t row) {
                    if (fuse) e.velocity = instance->velocity_at(origin);
-                   ops::dense_backward_weights16(*products(), n, packed.x.data(), packed.dz.data(),
-                                                 {block + origin, s.rows, s.cols, row}, accumulate, e, rows, some,
+                   ops::dense_backward_weights16(*products(), n, packed.x.data(), right,
+                                                 {block + origin, s.rows, s.cols, row}, kept, accumulate, e, rows, some,
                                                  space.thread_scratch(team.rank));
                  });
-                 if (fuse) instance->pack_part(p, rows, cols);
+                 if (fuse && !kept.right) instance->pack_part(p, rows, cols);
                });
              }
            }
@@ -284,7 +310,15 @@ void Run<T>::bias_of(Team& team, int i, bool accumulate, bool fuse) {
   hazards->settle(team);
   if (c.size() <= 0) return;
   T* db = instance->at(instance->gradients, op.bias) + c.begin;
-  kernels.column_sums(n, c.size(), dz.data + c.begin, dz.row, db, accumulate);
+  const int64_t blocks = (n + kSums16 - 1) / kSums16;
+  if constexpr (std::is_same_v<T, float>) {
+    if (keeps_gradient(op.output))
+      kernels.column_sums(blocks, c.size(), space.packed.gradient_sums(op.output) + c.begin,
+                          PackedBatch::sums_row(program.widths[op.output]), db, accumulate, 1);
+  }
+  if (!keeps_gradient(op.output))
+    kernels.column_sums(n, c.size(), dz.data + c.begin, dz.row, db, accumulate,
+                        products() && products()->keeps ? kSums16 : kRowBlock);
   if (!fuse) return;
   const Sgd& sgd = instance->sgd;
   T* velocity = instance->velocity(op.bias);
@@ -326,6 +360,7 @@ void Run<T>::update(Team& team, const std::vector<char>& which) {
   template void Run<T>::parameters_of(Team&, int, const BackwardPlan&, const std::vector<Destination>&,         \
                                       const std::vector<char>&, bool);                                          \
   template void Run<T>::backward_operation(Team&, int, const std::vector<char>&, bool);                         \
+  template ops::Result16 Run<T>::kept_gradient(int, bool);                                                      \
   template bool Run<T>::packs_along(int) const;                                                                 \
   template void Run<T>::pack_gradient(int, Range, void*);                                                       \
   template void Run<T>::pack_input(int, Range, Range);                                                          \

@@ -37,7 +37,7 @@ void Run<T>::backward_blocks(Team& team, int first, int last, const BackwardPlan
       }
       if (op.bias >= 0 && plan.trainable[op.bias])
         kernels.column_sums(rows.size(), program.widths[op.output], dz.data + r * dz.row, dz.row,
-                            sums + instance->slice(op.bias).offset, false);
+                            sums + instance->slice(op.bias).offset, false, kRowBlock);
     }
   }
 }

@@ -254,9 +254,9 @@ void Predictor<T>::dense16([[maybe_unused]] const Step& s, [[maybe_unused]] int6
     T* room = scratch + need.scratch;
     const Range all{0, rows};
     ops::pack_slab16(*products_, {from.data, rows, s.in, from.row}, all, room);
-    ops::dense_forward16(*products_, room, all, s.in, packed_[s.weights].data(),
+    ops::dense_forward16(*products_, {room, all}, s.in, packed_[s.weights].data(),
                          s.bias < 0 ? nullptr : copies_[s.bias].data, s.activation, s.alpha, nullptr, 0,
-                         {to, rows, s.out, to_row}, all, cols, scratch);
+                         {{to, rows, s.out, to_row}}, all, cols, scratch);
   }
 }
 

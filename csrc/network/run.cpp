@@ -44,8 +44,8 @@ Way Run<T>::way_for(int64_t rows, int size) const {
   // Whoever has a block more than others must not have much more to do.
   if (all_fused && space.block_sums.size() > 0 && static_cast<double>(most * size) <= 1.2 * static_cast<double>(rows))
     return {size, 1, true, copies != nullptr && count <= kMostCopied};
-  const int64_t grain = products() ? products()->row_grain : kernels.tile_rows;
-  return Way::best(program, rows, size, training, kLine<T>, grain, products() ? products()->speed : 1);
+  const Products16* p = products();
+  return Way::best(program, rows, size, training, kLine<T>, p ? p->row_grain : kernels.tile_rows, p);
 }
 
 template <class T>
@@ -60,6 +60,7 @@ void Run<T>::choose_way(Team& team, bool may_repeat) {
   instance = way.copies && team.rank > 0 ? copies[team.rank - 1].get() : master;
   if (instance != master) instance->copy(*master);  // which is not changed before all have their block sums
   own_input = may_repeat && way.across == team.size && team.size > 1 ? space.own_input(team.rank) : nullptr;
+  if (own_input && keeps_value(0)) own_packed_input = space.packed.own_input(team.rank);
 }
 
 template <class T>
@@ -120,7 +121,20 @@ void Run<T>::gather_rows(Range r, bool inputs, bool targets) {
 template <class T>
 void Run<T>::gather_inputs(Range r, const int64_t* index, int64_t from) {
   const View x = value(0);
-  sources->x->gather(index, from, r.size(), x.data + r.begin * x.row, x.row);
+  T* to = x.data + r.begin * x.row;
+  if constexpr (std::is_same_v<T, float>) {
+    if (keeps_value(0)) {
+      // Panel by panel, all of them through the first one's place.
+      const int64_t width = program.widths[0], panel = products()->left_bytes(kSums16, width);
+      for (int64_t at = r.begin; at < r.end; at += kSums16) {
+        const int64_t rows = std::min(kSums16, r.end - at);
+        sources->x->gather(index, from + at - r.begin, rows, to, x.row);
+        products()->pack_left({to, x.row, rows, width, 0, rows, 0, width, kept_value(0) + at / kSums16 * panel});
+      }
+      return;
+    }
+  }
+  sources->x->gather(index, from, r.size(), to, x.row);
 }
 
 template <class T>
@@ -174,14 +188,20 @@ void Run<T>::forward_operation(Team& team, int i) {
       T* z = training ? space.pre[i].data : nullptr;
       if constexpr (std::is_same_v<T, float>) {
         if (products()) {
-          void* left = space.packed.slab(team.rank);
+          ops::Result16 result{{y.data, n, width, y.row}};
+          if (keeps_value(op.output)) {
+            result.c.data = nullptr;
+            result.kept.rows = n;
+            result.kept.cols = width;
+            result.kept.left = space.packed.value(op.output);
+          }
           packed_pieces(
-              team, r, c, in, true,
-              [&](Range slab) { ops::pack_slab16(*products(), {x.data, n, in, x.row}, slab, left); },
-              [&](Range slab, Range rows, Range cols) {
-                ops::dense_forward16(*products(), left, slab, in, instance->packed.forward(op.weights),
-                                     instance->vector(op.bias), op.activation, alpha, z, space.pre[i].row,
-                                     {y.data, n, width, y.row}, rows, cols, space.thread_scratch(team.rank));
+              team, r, c, in, true, keeps_value(op.input()) ? kept_value(op.input()) : nullptr,
+              [&](Range slab, void* room) { ops::pack_slab16(*products(), {x.data, n, in, x.row}, slab, room); },
+              [&](ops::Left16 left, Range rows, Range cols) {
+                ops::dense_forward16(*products(), left, in, instance->packed.forward(op.weights),
+                                     instance->vector(op.bias), op.activation, alpha, z, space.pre[i].row, result, rows,
+                                     cols, space.thread_scratch(team.rank));
               });
           break;
         }

@@ -87,12 +87,15 @@ struct Run {
   bool all_fused = false;  // every trained parameter is updated right after its gradient, and used once
   Instance<T>* master = nullptr;
   std::unique_ptr<Instance<T>>* copies = nullptr;  // of all threads but the first
+  // What is between two dense products of mixed precision may exist packed alone, since nobody else looks at it.
+  bool keeps = false;
   // 0 and 1 from step to step: what one thread writes before all have read what it wrote a step before has two places.
   int turn = 0;
 
   // Of this thread, from join() on.
   Hazards* hazards = nullptr;
   T* own_input = nullptr;  // where it gathers all rows for itself
+  char* own_packed_input = nullptr;
 
   struct View {
     T* data;
@@ -127,6 +130,10 @@ struct Run {
   // And of a parameter and its gradient.
   Region part_of(const Slice& parameter) const;
   Range rows_of(const Team& team) const { return own_rows().rows.of(team.rank, n); }
+
+  bool keeps_value(int v) const { return keeps && products() && space.packed.keeps_value(v); }
+  char* kept_value(int v) const { return v == 0 && own_input ? own_packed_input : space.packed.value(v); }
+  bool keeps_gradient(int v) const { return keeps && products() && space.packed.keeps_gradient(v); }
 
   // The number under which threads keep books of a value: columns of the input are a view of it.
   int64_t value_thing(int v) const;
@@ -189,10 +196,11 @@ struct Run {
   // in cuts.hpp.
   template <class F>
   void pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, F&& f);
-  // The same with bfloat16 operands: pack(slab) makes a left operand of its own of some rows, and
-  // f(slab, rows, columns) is called on parts of the product that read it.
+  // The same with bfloat16 operands: f(left, rows, columns) is called on parts of the product that read `kept`, the
+  // whole batch's left operand, or, where there is none, an operand that pack(slab, room) makes of some rows.
   template <class Pack, class F>
-  void packed_pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, Pack&& pack, F&& f);
+  void packed_pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, const void* kept, Pack&& pack,
+                     F&& f);
   template <class F>
   void slabs(Team& team, Range range, int64_t width, bool may_stop, F&& f);
   void forward_operation(Team& team, int i);
@@ -208,6 +216,7 @@ struct Run {
   // input's gradient, while what is read for it is in cache, where a thread has the same rows in both; otherwise
   // afterwards, by pack_operands. pack_gradient also packs the rows as the left operand of the input's gradient, when
   // given a slab.
+  ops::Result16 kept_gradient(int v, bool from_value);
   bool packs_along(int i) const;
   void pack_gradient(int i, Range rows, void* slab);
   void pack_input(int i, Range rows, Range cols);

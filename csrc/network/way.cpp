@@ -1,6 +1,7 @@
 #include "network/way.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 namespace fp {
 
@@ -17,10 +18,11 @@ double largest_share(int64_t n, int parts, int64_t grain) {
 
 // A thread's time for one pass over a batch.
 double cost(const Program& program, int64_t n, int down, int across, bool training, int64_t line, int64_t row_grain,
-            double speed) {
+            const Products16* products) {
   const int size = down * across;
   const double rows = static_cast<double>(n);
-  const bool mixed = program.mixed;
+  const bool mixed = products != nullptr, keeps = mixed && products->keeps;
+  const double speed = mixed ? static_cast<double>(products->speed) : 1;
   double sum = 0;
   for (const Operation& op : program.operations) {
     const int64_t width = program.widths[op.output];
@@ -35,10 +37,14 @@ double cost(const Program& program, int64_t n, int down, int across, bool traini
     const double tall = largest_share(n, r, row_grain), broad = largest_share(width, c, line);
     sum += kMultiplyAdd / speed * tall * broad * in * (training ? (inner ? 3 : 2) : 1);
     if (mixed) {
+      // The weights pass by once more for every further slab of rows.
+      const double slabs = std::ceil(tall / static_cast<double>(products->slab_rows));
+      sum += kRead * 0.5 * in * broad * (slabs - 1) * (training && inner ? 2 : 1);
       // A thread packs the rows that it multiplies, and, once, its share of the weight gradient's operands: in its
-      // cache where it has multiplied the same rows, and otherwise not.
-      sum += kPack * tall * (training && inner ? in + out : in);
-      if (training) sum += (kPack + (across > 1 ? kRead : 0)) * rows / size * (in + out);
+      // cache where it has multiplied the same rows, and otherwise not. What is kept packed costs nothing.
+      if (!keeps || !inner) sum += kPack * tall * in;
+      if (training && inner && !keeps) sum += kPack * tall * out;
+      if (training) sum += (kPack + (across > 1 ? kRead : 0)) * rows / size * (keeps ? in : in + out);
     }
     // Forward: rows of x and columns of w, which others have made.
     if (across > 1) sum += kWait + kRead * tall * in;
@@ -64,13 +70,12 @@ double cost(const Program& program, int64_t n, int down, int across, bool traini
 }  // namespace
 
 Way Way::best(const Program& program, int64_t n, int size, bool training, int64_t line, int64_t row_grain,
-              int64_t speed) {
-  const double times = static_cast<double>(speed);
+              const Products16* products) {
   Way best{size, 1, false};
-  double least = cost(program, n, size, 1, training, line, row_grain, times);
+  double least = cost(program, n, size, 1, training, line, row_grain, products);
   for (int across = 2; across <= size; ++across) {
     if (size % across) continue;
-    const double c = cost(program, n, size / across, across, training, line, row_grain, times);
+    const double c = cost(program, n, size / across, across, training, line, row_grain, products);
     if (c >= least) continue;
     least = c;
     best = {size / across, across, false};

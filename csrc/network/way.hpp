@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/bf16.hpp"
 #include "network/program.hpp"
 
 namespace fp {
@@ -20,9 +21,9 @@ struct Way {
   // Columns enough that each of `across` threads fills some registers.
   static bool is_wide(int64_t width, int across, int64_t line) { return width >= 2 * line * across; }
 
-  // The way of least cost for a batch of n rows. speed: of products, in terms of float32.
+  // The way of least cost for a batch of n rows. products: of mixed precision, or nullptr.
   static Way best(const Program& program, int64_t n, int size, bool training, int64_t line, int64_t row_grain,
-                  int64_t speed);
+                  const Products16* products);
 };
 
 }  // namespace fp

@@ -137,8 +137,10 @@ struct Workspace {
       spare_row = batch_row<T>(widest);
       spare = Buffer<T>(spare_row * threads);
       const double own = static_cast<double>(rows * values[0].row) * sizeof(T) * (threads - 1);
-      if (own <= kOwnInputs)
+      if (own <= kOwnInputs) {
         for (int rank = 1; rank < threads; ++rank) inputs.emplace_back(rows * values[0].row);
+        packed.make_own_inputs(program, rows, threads);
+      }
     }
     std::size_t inputs_of_one = 0;
     for (const Operation& op : program.operations) inputs_of_one = std::max(inputs_of_one, op.inputs.size());

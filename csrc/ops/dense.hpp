@@ -39,11 +39,11 @@ Epilogue<T> forward_epilogue(const T* b, Activation act, T alpha, T* z, int64_t 
 template <class T>
 Epilogue<T> backward_epilogue(const T* saved, int64_t saved_row, Activation act, T alpha, int64_t row, int64_t col) {
   Epilogue<T> e{};
-  if (!saved) return e;
+  if (act == Activation::linear) return e;
   e.kind = EpilogueKind::backward;
   e.activation = act;
   e.alpha = alpha;
-  e.saved = saved + row * saved_row + col;
+  e.saved = saved ? saved + row * saved_row + col : nullptr;
   e.saved_row = saved_row;
   return e;
 }

@@ -85,7 +85,7 @@ Bandwidth measure_bandwidth(int threads, double bytes, double seconds) {
     for (const Buffer<float>* from : {&x, &y})
       for (int64_t i = mine.begin; i < mine.end; i += kRows)
         k.column_sums(mine.end - i < kRows ? mine.end - i : kRows, kWidth, from->data() + i * kWidth, kWidth,
-                      sums.data() + team.rank * kWidth, false);
+                      sums.data() + team.rank * kWidth, false, kRowBlock);
     return double(mine.size() * kWidth) * 2 * sizeof(float);
   });
   return result;

@@ -127,7 +127,8 @@ void dense_backward_bias(Matrix<const T> dz, T* db) {
   int threads = threads_for(double(dz.rows) * double(dz.cols), kLeastSummed);
   run(threads, [&](Team& team) {
     Range cols = split(dz.cols, team.rank, team.size, 4 * k.lanes);
-    if (cols.size() > 0) k.column_sums(dz.rows, cols.size(), dz.data + cols.begin, dz.row, db + cols.begin, false);
+    if (cols.size() > 0)
+      k.column_sums(dz.rows, cols.size(), dz.data + cols.begin, dz.row, db + cols.begin, false, kRowBlock);
   });
 }
 

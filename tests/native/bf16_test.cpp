@@ -25,10 +25,12 @@ float rounded(float x) {
 struct Memory {
   std::vector<char> bytes;
   explicit Memory(int64_t size) : bytes(std::size_t(size) + 64, char(0xff)) {}
-  void* at() {
-    const auto p = reinterpret_cast<uintptr_t>(bytes.data());
-    return bytes.data() + (64 - p % 64) % 64;
-  }
+  void* at() { return bytes.data() + begin(); }
+  const void* at() const { return bytes.data() + begin(); }
+  std::size_t size() const { return bytes.size() - 64; }
+
+ private:
+  std::size_t begin() const { return (64 - reinterpret_cast<uintptr_t>(bytes.data()) % 64) % 64; }
 };
 
 struct Case {
@@ -103,7 +105,7 @@ Packed pack(const Products16& p, const Case& c, const Operands& o, bool parts) {
 
 // c (m, n) with rows of n + 2; whole, or cut into four parts.
 void multiply(const Products16& p, const Case& c, Packed& packed, const fp::Epilogue<float>& e, bool accumulate,
-              bool parts, Floats& out) {
+              bool parts, Floats& out, const fp::Kept16* kept = nullptr) {
   const int64_t c_row = c.n + 2;
   Memory scratch(p.scratch(c.m, c.n, c.k) * 4);
   in_parts(c.m, 16, parts, [&](int64_t i0, int64_t i1) {
@@ -113,6 +115,8 @@ void multiply(const Products16& p, const Case& c, Packed& packed, const fp::Epil
       g.left = packed.left.at(), g.left_rows = c.m, g.i0 = i0, g.transposed = c.left_transposed;
       g.right = packed.right.at(), g.right_cols = c.n, g.j0 = j0;
       g.c = out.data() + i0 * c_row + j0, g.c_row = c_row;
+      if (kept) g.kept = *kept, g.kept.i = i0;
+      if (kept && e.kind != EpilogueKind::sgd) g.c = nullptr;
       g.accumulate = accumulate;
       g.epilogue = e;
       if (g.epilogue.bias) g.epilogue.bias += j0;
@@ -211,6 +215,92 @@ class Suite {
     }
   }
 
+  // Results that are kept packed: the bytes are those of packing the float32 results, by whatever parts.
+  void kept(const Case& c, uint32_t seed) {
+    const int64_t c_row = c.n + 2, sums_row = (c.n + 15) / 16 * 16, blocks = (c.m + fp::kSums16 - 1) / fp::kSums16;
+    const Operands o = operands(c, seed);
+    Packed packed = pack(p_, c, o, false);
+    const Floats bias = numbers<float>(std::size_t(c.n), seed + 1),
+                 z = numbers<float>(std::size_t(c.m * c_row), seed + 2);
+    const Memory saved = as_left(c, z);
+    Floats z_rounded(z.size());
+    for (std::size_t i = 0; i < z.size(); ++i) z_rounded[i] = rounded(z[i]);
+    for (int mode = 0; mode < 7; ++mode) {
+      Floats y = z, pre = z, velocity = z, sums(std::size_t(blocks * sums_row), 7.0f);
+      fp::Epilogue<float> e;
+      if (mode < 3) {
+        e.kind = EpilogueKind::forward;
+        e.activation = mode == 0 ? Activation::relu : mode == 1 ? Activation::linear : Activation::gelu;
+        if (mode != 1) e.bias = bias.data();
+        if (mode == 2) e.pre = pre.data(), e.pre_row = c_row;
+      } else if (mode < 6) {
+        e.kind = EpilogueKind::backward;
+        e.activation = mode == 3 ? Activation::relu : mode == 4 ? Activation::leaky_relu : Activation::gelu;
+        e.alpha = 0.25f;
+        e.saved = mode == 5 ? z.data() : z_rounded.data();
+        e.saved_row = c_row;
+      } else {
+        e.kind = EpilogueKind::sgd;
+        e.velocity = velocity.data();
+        e.learning_rate = 0.25f, e.momentum = 0.5f;
+      }
+      multiply(p_, c, packed, e, false, false, y);
+      Floats same_y = z, same_pre = z, same_velocity = z;
+      if (mode < 3 && e.pre) e.pre = same_pre.data();
+      if (mode == 6) e.velocity = same_velocity.data();
+      for (bool parts : {false, true}) {
+        Memory left(p_.left_bytes(c.m, c.n)), right(p_.right_bytes(c.m, c.n)), transposed(p_.right_bytes(c.n, c.m));
+        fp::Kept16 k{c.m, c.n};
+        if (mode < 6) k.left = left.at();
+        k.right = right.at();
+        if (mode == 6) k.right_transposed = transposed.at();
+        if (mode == 3 || mode == 4) k.saved = saved.at(), e.saved = nullptr;
+        if (mode >= 3 && mode < 6) k.sums = sums.data(), k.sums_row = sums_row;
+        if (mode == 6) same_y = z, same_velocity = z;
+        multiply(p_, c, packed, e, false, parts, same_y, &k);
+        const Memory want_left = as_left(c, y);
+        Memory want_right(int64_t(right.size())), want_transposed(int64_t(transposed.size()));
+        p_.pack_right({y.data(), c_row, c.m, c.n, 0, c.m, 0, c.n, want_right.at()});
+        p_.pack_right_transposed({y.data(), c_row, c.m, c.n, 0, c.m, 0, c.n, want_transposed.at()});
+        if (k.left && std::memcmp(left.at(), want_left.at(), left.size()) != 0) wrong(c, "as left", mode);
+        if (std::memcmp(right.at(), want_right.at(), right.size()) != 0) wrong(c, "as right", mode);
+        if (k.right_transposed && std::memcmp(transposed.at(), want_transposed.at(), transposed.size()) != 0)
+          wrong(c, "as right, transposed", mode);
+        if (mode == 2 && same_pre != pre) wrong(c, "z", mode);
+        if (mode == 6 && (same_y != y || same_velocity != velocity)) wrong(c, "c", mode);
+        for (int64_t j = 0; k.sums && j < c.n; ++j)
+          for (int64_t b = 0; b < blocks; ++b) {
+            float sum = 0;
+            for (int64_t i = b * fp::kSums16; i < std::min(c.m, (b + 1) * fp::kSums16); ++i)
+              sum += y[std::size_t(i * c_row + j)];
+            if (sums[std::size_t(b * sums_row + j)] != sum) return wrong(c, "sums", mode);
+          }
+        if (k.left) transposed_kept(c, y, left);
+      }
+    }
+  }
+
+  // The left operand of y^T made from y as a left operand.
+  void transposed_kept(const Case& c, const Floats& y, const Memory& left) {
+    Memory got(p_.left_transposed_bytes(c.n, c.m)), want(p_.left_transposed_bytes(c.n, c.m));
+    fp::Pack16 part{y.data(), c.n + 2, c.m, c.n, 0, c.m, 0, c.n, want.at()};
+    p_.pack_left_transposed(part);
+    part.out = got.at();
+    in_parts(c.m, 10, true, [&](int64_t r0, int64_t r1) {
+      in_parts(c.n, 16, true, [&](int64_t c0, int64_t c1) {
+        part.r0 = r0, part.r1 = r1, part.c0 = c0, part.c1 = c1;
+        p_.pack_left_transposed_kept(part, left.at());
+      });
+    });
+    if (std::memcmp(got.at(), want.at(), got.size()) != 0) wrong(c, "transposed when kept");
+  }
+
+  Memory as_left(const Case& c, const Floats& y) const {
+    Memory left(p_.left_bytes(c.m, c.n));
+    p_.pack_left({y.data(), c.n + 2, c.m, c.n, 0, c.m, 0, c.n, left.at()});
+    return left;
+  }
+
   // A sum continued at a block's border is the sum.
   void resumed(bool transposed) {
     const Case whole{37, 50, 2 * fp::kBlock16 - 100, transposed, false};
@@ -262,9 +352,9 @@ class Suite {
 
  private:
   const Products16& p_;
-  void wrong(const Case& c, const char* what) {
-    fail("%s %lldx%lldx%lld transposed=%d,%d: differs %s", p_.name, (long long)c.m, (long long)c.n, (long long)c.k,
-         c.left_transposed, c.right_transposed, what);
+  void wrong(const Case& c, const char* what, int mode = 0) {
+    fail("%s %lldx%lldx%lld transposed=%d,%d, epilogue %d: differs %s", p_.name, (long long)c.m, (long long)c.n,
+         (long long)c.k, c.left_transposed, c.right_transposed, mode, what);
   }
 };
 
@@ -287,6 +377,10 @@ void test_bf16(const std::vector<const fp::Products16*>& paths) {
       s.product({1, 300, 2700, transposed, transposed}, 7);
       s.resumed(transposed);
     }
+    for (int64_t m : {1, 7, 16, 33, 48, 100})
+      for (int64_t n : {1, 15, 16, 31, 33, 64, 100})
+        if (p->keeps) s.kept({m, n, sizes[1 + seed++ % 17], false, false}, seed * 13);
+    if (p->keeps) s.kept({90, 70, 2700, false, false}, 14);
     s.rounding();
     const bool widened = std::strcmp(p->name, "avx512_bf16") != 0 && std::strncmp(p->name, "amx", 3) != 0;
     std::printf("bfloat16 digest %s %016llx\n", p->name, static_cast<unsigned long long>(s.digest.value));

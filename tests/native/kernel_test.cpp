@@ -114,7 +114,7 @@ struct Suite {
       for (int64_t n : {0, 1, 255, 256, 600}) {
         auto a = numbers<T>(std::size_t(n * (width + 1) + 1), 3);
         std::vector<T> out(std::size_t(width), T(9)), one(std::size_t(n) + 1, T(1));
-        k.column_sums(n, width, a.data(), width + 1, out.data(), false);
+        k.column_sums(n, width, a.data(), width + 1, out.data(), false, fp::kRowBlock);
         for (int64_t j = 0; j < width; ++j) {
           T expected = chain(one.data(), 1, &a[std::size_t(j)], width + 1, n, fp::kRowBlock);
           if (out[std::size_t(j)] != expected) fail("%s column_sums %lldx%lld", name, (long long)n, (long long)width);
