@@ -152,7 +152,7 @@ comma := ,
 define sanitized
 	rm -rf build/$(1)-site
 	SKBUILD_BUILD_DIR=build/$(1) SKBUILD_CMAKE_BUILD_TYPE=Debug SKBUILD_INSTALL_STRIP=false \
-	  SKBUILD_CMAKE_DEFINE=FASTPERCEPTRON_SANITIZE=$(2) PATH="$(CURDIR)/$(VENV)/bin:$$PATH" \
+	  SKBUILD_CMAKE_DEFINE="FASTPERCEPTRON_SANITIZE=$(2);FASTPERCEPTRON_AMX_SOFTWARE=ON" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" \
 	  CXX=$(SANITIZER_CXX) $(PY) $(INSTALL) --target build/$(1)-site .
 	LD_PRELOAD="$$($(SANITIZER_CXX) -print-file-name=$(3)) $$($(SANITIZER_CXX) -print-file-name=libstdc++.so.6)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \

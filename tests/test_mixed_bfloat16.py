@@ -347,12 +347,21 @@ def test_trace_computes_what_the_step_computes(backend: str, training: bool) -> 
 @native_only
 @pytest.mark.parametrize("path", PATHS)
 def test_trace_has_the_bits_of_its_path(path: str) -> None:
-    x, _ = labelled(50, 70, 4)
+    x, y = labelled(150, 70, 4)
     with forced(path):
-        model = classifier((33, 4), dtype="mixed_bfloat16")
+        model = classifier((33, 18, 4), dtype="mixed_bfloat16")
         model.build((70,))
-        traced = model.trace(x)
+        traced = model.trace(x, y, training=True)
         assert list(traced.layers.values())[-1]["y"].tobytes() == model.predict(x).tobytes()
+        network = model._network
+        assert network is not None
+        network.load_batch(x, y, None, None, 0, len(x))
+        network.forward(0, len(network.program.operations), True)
+        network.loss(True)
+        network.backward(0, len(network.program.operations))
+        for index, parameter in enumerate(network.program.parameters):
+            gradient = network.get_gradient(index)
+            assert gradient.tobytes() == traced.gradients[parameter.name].tobytes(), parameter.name
 
 
 @native_only

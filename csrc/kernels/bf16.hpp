@@ -32,10 +32,11 @@ struct Pack16 {
   void* out;  // the whole operand, 64-byte aligned
 };
 
-// Results that are kept packed as operands of later products, besides c or in bfloat16 alone: whole matrices of
-// rows x cols, in which a product's part of them begins at row i (a multiple of kSums16) and at its column j0. Those
-// that are nullptr are not wanted. The part that holds the last row also clears what pads `right`, the part that holds
-// the last column what pads the other two.
+// Results that are kept packed as operands of later products: either instead of c (c == nullptr, no accumulation), or
+// as copies of the weights that an update has just written (EpilogueKind::sgd; right, with or without
+// right_transposed). Whole matrices of rows x cols, in which a product's part of them begins at row i (a multiple of
+// kSums16) and at its column j0; those that are nullptr are not wanted. The part that holds the last row also clears
+// what pads `right`, the part that holds the last column what pads `left` and `right_transposed`.
 struct Kept16 {
   int64_t rows = 0, cols = 0, i = 0;
   void* left = nullptr;   // as pack_left packs them
@@ -46,6 +47,7 @@ struct Kept16 {
   const void* saved = nullptr;  // what the epilogue's derivative reads instead of epilogue.saved, packed as `left`
 };
 
+// Rows of a block of a bias gradient's sum, in mixed precision on every path.
 inline constexpr int64_t kSums16 = 16;
 
 struct Product16 {

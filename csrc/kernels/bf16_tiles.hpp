@@ -62,7 +62,7 @@ struct TileLines {
 };
 struct TileFetch {
   TileLines written, also_written, read;
-  const char* ahead;
+  const char* ahead;  // of right's next panel, for the second-level cache: 16 squares fetch all of it
 };
 // What there is besides `written`.
 enum class TileOthers { none, written, read, both };
@@ -166,6 +166,7 @@ struct TileMatrix {
   // The lines of the square at (i, j), from step `step` of `steps` on.
   TileLines lines(int64_t i, int64_t j, int64_t step, int64_t steps) const {
     const char* at = static_cast<const char*>(data);
+    if (!data) return {nullptr, 0, 0};
     if (layout == rows) {
       const int64_t row = size * static_cast<int64_t>(sizeof(float));
       return {at + (i + step) * row + j * static_cast<int64_t>(sizeof(float)), 64, row};
@@ -179,6 +180,7 @@ struct TileMatrix {
   }
 };
 
+// All of them.
 struct TileTouched {
   TileMatrix written, also_written, read;
   TileOthers others;
@@ -198,9 +200,9 @@ struct TileTouched {
              : read.data       ? TileOthers::read
                                : TileOthers::none;
   }
-  TileFetch at(int64_t i, int64_t j, int64_t step, int64_t steps) const {
+  TileFetch at(int64_t i, int64_t j, int64_t step, int64_t steps, const char* ahead) const {
     return {written.lines(i, j, step, steps), also_written.lines(i, j, step, steps), read.lines(i, j, step, steps),
-            nullptr};
+            ahead};
   }
 };
 
@@ -245,12 +247,9 @@ inline void tile_product(const Product16& g) {
           o.first = right + p * 1024;
           o.second = o.first + right_panel;
 
-          // Rows of c, from the first step on until all are on their way.
-          const bool fetch = tiles >= kTileFetch && p < t.rows;
-          if (fetch) {
-            f = touched.at(t.i, t.j, p, tiles);
-            f.ahead = right + 2 * right_panel + (t.i - i0) / kSide * steps * 128;
-          }
+          // From the first step on until all rows are on their way.
+          const bool fetch = tiles >= kTileFetch && p < t.rows && touched.written.data;
+          if (fetch) f = touched.at(t.i, t.j, p, tiles, right + 2 * right_panel + (t.i - i0) / kSide * steps * 128);
 
           float* c = g.c ? g.c + t.i * g.c_row + t.j : nullptr;
           const bool whole = c && t.rows % 16 == 0 && t.cols % 16 == 0;  // c has room for the tiles

@@ -172,7 +172,6 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
   });
 }
 
-// The gradient of v, kept packed as the operation that made v reads it; from_value: the derivative reads v itself.
 template <class T>
 ops::Result16 Run<T>::kept_gradient(int v, bool from_value) {
   const Operation& made = program.operations[plan.producer[v]];
@@ -317,8 +316,7 @@ void Run<T>::bias_of(Team& team, int i, bool accumulate, bool fuse) {
                           PackedBatch::sums_row(program.widths[op.output]), db, accumulate, 1);
   }
   if (!keeps_gradient(op.output))
-    kernels.column_sums(n, c.size(), dz.data + c.begin, dz.row, db, accumulate,
-                        products() && products()->keeps ? kSums16 : kRowBlock);
+    kernels.column_sums(n, c.size(), dz.data + c.begin, dz.row, db, accumulate, program.mixed ? kSums16 : kRowBlock);
   if (!fuse) return;
   const Sgd& sgd = instance->sgd;
   T* velocity = instance->velocity(op.bias);

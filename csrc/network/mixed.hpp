@@ -76,7 +76,8 @@ class PackedBatch {
   const Products16* made_for = nullptr;
   int64_t scratch = 0;  // floats that any product needs
 
-  // in_turn: an operation's weight gradient is finished everywhere before anybody packs for the next operation.
+  // in_turn: an operation's weight gradient is finished everywhere before anybody packs for the next operation, and
+  // before the gradient of the next but one is made.
   void make(const Products16& p, const Program& program, int64_t rows, int threads, bool training, bool in_turn) {
     made_for = &p;
     in_turn_ = in_turn;
@@ -148,7 +149,7 @@ class PackedBatch {
       to.right = take(right);
       to.sums = take((rows + kSums16 - 1) / kSums16 * sums_row(width) * static_cast<int64_t>(sizeof(float)));
     };
-    Place turns[2];
+    Place alternate[2];
     int64_t left = 0, right = 0, widest = 0;
     for (int v = 0; v < static_cast<int>(places_.size()); ++v) {
       Place& to = places_[v];
@@ -158,19 +159,19 @@ class PackedBatch {
       const int64_t as_left = p.left_bytes(rows, to.width), as_right = p.right_bytes(rows, to.width);
       if (v == 0 || !training || is_safe(program.operations[made].activation)) to.value = take(as_left);
       if (v == 0 || !training) continue;
-      to.turn = made % 2;
+      to.parity = made % 2;
       left = std::max(left, as_left);
       right = std::max(right, as_right);
       widest = std::max(widest, to.width);
       if (!in_turn_) take_gradient(to, as_left, as_right, to.width);
     }
     if (in_turn_)
-      for (Place& turn : turns) take_gradient(turn, left, right, widest);
+      for (Place& a : alternate) take_gradient(a, left, right, widest);
     for (Place& to : places_) {
-      if (!in_turn_ || to.turn < 0) continue;
-      to.left = turns[to.turn].left;
-      to.right = turns[to.turn].right;
-      to.sums = turns[to.turn].sums;
+      if (!in_turn_ || to.parity < 0) continue;
+      to.left = alternate[to.parity].left;
+      to.right = alternate[to.parity].right;
+      to.sums = alternate[to.parity].sums;
     }
     kept_ = Buffer<char>(size);
   }
@@ -178,7 +179,7 @@ class PackedBatch {
   // Of a value: where it and its gradient are kept, if so.
   struct Place {
     int64_t width = 0, value = -1, left = -1, right = -1, sums = -1;
-    int turn = -1;
+    int parity = -1;  // of the operation that made it, where two memories serve all gradients in turn
   };
   std::vector<Place> places_;
   Buffer<char> kept_;

@@ -212,11 +212,12 @@ struct Run {
   // The gradients of operation i's parameters.
   void parameters_of(Team& team, int i, const BackwardPlan& pass, const std::vector<Destination>& to,
                      const std::vector<char>& begun, bool may_stop);
+  // Where the gradient of v is kept packed, as the operation that made v reads it; from_value: the derivative reads v.
+  ops::Result16 kept_gradient(int v, bool from_value);
   // Mixed precision: the operands of the weight gradient of the dense operation i. They are packed along with the
   // input's gradient, while what is read for it is in cache, where a thread has the same rows in both; otherwise
   // afterwards, by pack_operands. pack_gradient also packs the rows as the left operand of the input's gradient, when
   // given a slab.
-  ops::Result16 kept_gradient(int v, bool from_value);
   bool packs_along(int i) const;
   void pack_gradient(int i, Range rows, void* slab);
   void pack_input(int i, Range rows, Range cols);

@@ -1,5 +1,6 @@
 #include "bf16_test.hpp"
 
+#include <algorithm>
 #include <limits>
 
 #include "checks.hpp"
@@ -256,7 +257,8 @@ class Suite {
         if (mode == 6) k.right_transposed = transposed.at();
         if (mode == 3 || mode == 4) k.saved = saved.at(), e.saved = nullptr;
         if (mode >= 3 && mode < 6) k.sums = sums.data(), k.sums_row = sums_row;
-        if (mode == 6) same_y = z, same_velocity = z;
+        same_y = same_velocity = same_pre = z;
+        std::fill(sums.begin(), sums.end(), 7.0f);
         multiply(p_, c, packed, e, false, parts, same_y, &k);
         const Memory want_left = as_left(c, y);
         Memory want_right(int64_t(right.size())), want_transposed(int64_t(transposed.size()));
@@ -276,8 +278,26 @@ class Suite {
             if (sums[std::size_t(b * sums_row + j)] != sum) return wrong(c, "sums", mode);
           }
         if (k.left) transposed_kept(c, y, left);
+        if (mode == 4) kept_alone(c, packed, e, k, parts, left, right, sums);
       }
     }
+  }
+
+  // Each of what can be kept without the others: the same bytes.
+  void kept_alone(const Case& c, Packed& packed, const fp::Epilogue<float>& e, const fp::Kept16& all, bool parts,
+                  const Memory& left, const Memory& right, const Floats& sums) {
+    Memory got_left(p_.left_bytes(c.m, c.n)), got_right(p_.right_bytes(c.m, c.n));
+    Floats got_sums(sums.size(), 7.0f), none(std::size_t(c.m * (c.n + 2)));
+    for (int only = 0; only < 3; ++only) {
+      fp::Kept16 k = all;
+      k.left = only == 0 ? got_left.at() : nullptr;
+      k.right = only == 1 ? got_right.at() : nullptr;
+      k.sums = only == 2 ? got_sums.data() : nullptr;
+      multiply(p_, c, packed, e, false, parts, none, &k);
+    }
+    if (std::memcmp(got_left.at(), left.at(), left.size()) != 0) wrong(c, "left alone");
+    if (std::memcmp(got_right.at(), right.at(), right.size()) != 0) wrong(c, "right alone");
+    if (got_sums != sums) wrong(c, "sums alone");
   }
 
   // The left operand of y^T made from y as a left operand.

@@ -343,6 +343,7 @@ int main() {
     ++tested;
   }
   test_bf16(products);
+  for (const fp::Products16* p : products) test_mixed(*p);
   std::printf("%d tables tested, %d failures\n", tested, failures);
   return failures || tested == 0 ? 1 : 0;
 }
