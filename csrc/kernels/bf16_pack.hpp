@@ -218,15 +218,69 @@ inline void pack_squares_transposed(const Pack16& p) {
   });
 }
 
+// 16 numbers each of 32 rows, which lie in lines of two panels, into 16 lines of 16 pairs. In every lane of 128 bits
+// are eight numbers of a row, so that transposing words within lanes is enough.
+FP_INLINE void transpose_panels(const char* upper, const char* lower, char* to) {
+  const auto line = [](const char* p) __attribute__((always_inline)) {
+    __m128i numbers;
+    __builtin_memcpy(&numbers, p, 16);
+    return numbers;
+  };
+  FP_UNROLL for (int half = 0; half < 2; ++half) {
+    __m512i low[4], high[4];  // pair 4 L + q in lane L: numbers 0 to 3, and 4 to 7
+    FP_UNROLL for (int q = 0; q < 4; ++q) {
+      __m512i rows[2];
+      FP_UNROLL for (int h = 0; h < 2; ++h) {
+        const int64_t at = (2 * q + h) * 64 + half * 16;
+        __m512i r = _mm512_castsi128_si512(line(upper + at));
+        r = _mm512_maskz_inserti32x4(0xffffu, r, line(upper + at + 8 * 64), 1);
+        r = _mm512_maskz_inserti32x4(0xffffu, r, line(lower + at), 2);
+        rows[h] = _mm512_maskz_inserti32x4(0xffffu, r, line(lower + at + 8 * 64), 3);
+      }
+      low[q] = _mm512_maskz_unpacklo_epi16(0xffffffffu, rows[0], rows[1]);
+      high[q] = _mm512_maskz_unpackhi_epi16(0xffffffffu, rows[0], rows[1]);
+    }
+    FP_UNROLL for (int f = 0; f < 8; f += 4) {
+      const auto& pairs = f == 0 ? low : high;
+      const __m512i a = _mm512_maskz_unpacklo_epi32(0xffffu, pairs[0], pairs[1]),
+                    b = _mm512_maskz_unpackhi_epi32(0xffffu, pairs[0], pairs[1]),
+                    c = _mm512_maskz_unpacklo_epi32(0xffffu, pairs[2], pairs[3]),
+                    d = _mm512_maskz_unpackhi_epi32(0xffffu, pairs[2], pairs[3]);
+      char* lines = to + (half * 8 + f) * 64;
+      store_pairs(lines, {_mm512_maskz_unpacklo_epi64(0xffu, a, c)});
+      store_pairs(lines + 64, {_mm512_maskz_unpackhi_epi64(0xffu, a, c)});
+      store_pairs(lines + 128, {_mm512_maskz_unpacklo_epi64(0xffu, b, d)});
+      store_pairs(lines + 192, {_mm512_maskz_unpackhi_epi64(0xffu, b, d)});
+    }
+  }
+}
+
 // The source lies in squares itself.
 inline void pack_squares_transposed_kept(const Pack16& p, const void* squares) {
   alignas(64) static constexpr char zeros[32] = {};
   const int64_t stride = squares_stride(p.cols);
-  transpose_into_squares(p, [&](int64_t r, int64_t c, int64_t) __attribute__((always_inline)) {
-    // Two rows of a pair lie in one panel.
-    const char* x = static_cast<const char*>(squares) + r / 16 * stride + r % 16 * 64 + c / 32 * 1024 + c % 32 * 2;
-    return interleave(static_cast<const void*>(x), r + 1 < p.r1 ? x + 64 : zeros);
-  });
+  const auto number = [&](int64_t r, int64_t c) __attribute__((always_inline)) {
+    return static_cast<const char*>(squares) + r / 16 * stride + r % 16 * 64 + c / 32 * 1024 + c % 32 * 2;
+  };
+  const auto rest = [&](int64_t r0, int64_t r1) {
+    if (r0 >= r1) return;
+    Pack16 rows = p;
+    rows.r0 = r0;
+    rows.r1 = r1;
+    transpose_into_squares(rows, [&](int64_t r, int64_t c, int64_t) __attribute__((always_inline)) {
+      const char* x = number(r, c);  // two rows of a pair lie in one panel
+      return interleave(static_cast<const void*>(x), r + 1 < r1 ? x + 64 : zeros);
+    });
+  };
+  const int64_t begin = (p.r0 + 31) / 32 * 32, end = p.r1 / 32 * 32;  // of whole squares
+  if (begin >= end) return rest(p.r0, p.r1);
+  rest(p.r0, begin);
+  for (int64_t r = begin; r < end; r += 32)
+    for (int64_t c = p.c0; c < p.c1; c += 16) {
+      const char* upper = number(r, c);
+      transpose_panels(upper, upper + stride, static_cast<char*>(p.out) + in_squares(c, r, p.rows));
+    }
+  rest(end, p.r1);
 }
 
 }  // namespace fp::FP_ISA_NAMESPACE
