@@ -108,14 +108,14 @@ class PackedBatch {
     return rank == 0 || inputs_.empty() ? value(0) : inputs_[static_cast<std::size_t>(rank) - 1].data();
   }
   bool keeps_value(int v) const { return places_[v].value >= 0; }
-  bool keeps_gradient(int v) const { return places_[v].left >= 0; }
+  bool keeps_gradient(int v) const { return places_[v].gradient.left >= 0; }
   // As a left operand.
   char* value(int v) { return kept_.data() + places_[v].value; }
   // As the left operand of the next product downwards, as the right one of the weights' gradient, and the sums of every
   // kSums16 rows for the bias's, sums_row apart.
-  char* gradient_left(int v) { return kept_.data() + places_[v].left; }
-  char* gradient_right(int v) { return kept_.data() + places_[v].right; }
-  float* gradient_sums(int v) { return reinterpret_cast<float*>(kept_.data() + places_[v].sums); }
+  char* gradient_left(int v) { return kept_.data() + places_[v].gradient.left; }
+  char* gradient_right(int v) { return kept_.data() + places_[v].gradient.right; }
+  float* gradient_sums(int v) { return reinterpret_cast<float*>(kept_.data() + places_[v].gradient.sums); }
   static int64_t sums_row(int64_t width) { return (width + 15) / 16 * 16; }
   void* slab(int rank) { return slabs_.data() + rank * slab_size_; }
 
@@ -144,41 +144,40 @@ class PackedBatch {
     if (!p.keeps) return;
     int64_t size = 0;
     const auto take = [&](int64_t bytes) { return std::exchange(size, size + (bytes + 63) / 64 * 64); };
-    const auto take_gradient = [&](Place& to, int64_t left, int64_t right, int64_t width) {
-      to.left = take(left);
-      to.right = take(right);
-      to.sums = take((rows + kSums16 - 1) / kSums16 * sums_row(width) * static_cast<int64_t>(sizeof(float)));
+    const auto take_gradient = [&](int64_t left, int64_t right, int64_t width) {
+      const int64_t sums = (rows + kSums16 - 1) / kSums16 * sums_row(width) * static_cast<int64_t>(sizeof(float));
+      return GradientPlace{take(left), take(right), take(sums)};
     };
-    Place alternate[2];
     int64_t left = 0, right = 0, widest = 0;
     for (int v = 0; v < static_cast<int>(places_.size()); ++v) {
-      Place& to = places_[v];
-      to.width = program.widths[v];
       const int made = program.producer(v);
       if (!is_for_a_product(program, v) || (v != 0 && program.operations[made].kind != OperationKind::dense)) continue;
-      const int64_t as_left = p.left_bytes(rows, to.width), as_right = p.right_bytes(rows, to.width);
+      const int64_t width = program.widths[v], as_left = p.left_bytes(rows, width),
+                    as_right = p.right_bytes(rows, width);
+      Place& to = places_[v];
       if (v == 0 || !training || is_safe(program.operations[made].activation)) to.value = take(as_left);
       if (v == 0 || !training) continue;
+      if (!in_turn_) to.gradient = take_gradient(as_left, as_right, width);
       to.parity = made % 2;
       left = std::max(left, as_left);
       right = std::max(right, as_right);
-      widest = std::max(widest, to.width);
-      if (!in_turn_) take_gradient(to, as_left, as_right, to.width);
+      widest = std::max(widest, width);
     }
-    if (in_turn_)
-      for (Place& a : alternate) take_gradient(a, left, right, widest);
-    for (Place& to : places_) {
-      if (!in_turn_ || to.parity < 0) continue;
-      to.left = alternate[to.parity].left;
-      to.right = alternate[to.parity].right;
-      to.sums = alternate[to.parity].sums;
+    if (in_turn_) {
+      const GradientPlace alternate[2] = {take_gradient(left, right, widest), take_gradient(left, right, widest)};
+      for (Place& to : places_)
+        if (to.parity >= 0) to.gradient = alternate[to.parity];
     }
     kept_ = Buffer<char>(size);
   }
 
-  // Of a value: where it and its gradient are kept, if so.
+  // Where they are kept, if so.
+  struct GradientPlace {
+    int64_t left = -1, right = -1, sums = -1;
+  };
   struct Place {
-    int64_t width = 0, value = -1, left = -1, right = -1, sums = -1;
+    int64_t value = -1;
+    GradientPlace gradient;
     int parity = -1;  // of the operation that made it, where two memories serve all gradients in turn
   };
   std::vector<Place> places_;
