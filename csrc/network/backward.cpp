@@ -175,10 +175,8 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
 template <class T>
 ops::Result16 Run<T>::kept_gradient(int v, bool from_value) {
   const Operation& made = program.operations[plan.producer[v]];
-  ops::Result16 result{{nullptr, n, program.widths[v], 0}};
+  ops::Result16 result = kept_result(v);
   Kept16& kept = result.kept;
-  kept.rows = n;
-  kept.cols = program.widths[v];
   if (plan.wanted[made.input()]) kept.left = space.packed.gradient_left(v);
   if (plan.trainable[made.weights]) kept.right = space.packed.gradient_right(v);
   if (made.bias >= 0 && plan.trainable[made.bias]) kept.sums = space.packed.gradient_sums(v);
@@ -309,13 +307,14 @@ void Run<T>::bias_of(Team& team, int i, bool accumulate, bool fuse) {
   hazards->settle(team);
   if (c.size() <= 0) return;
   T* db = instance->at(instance->gradients, op.bias) + c.begin;
-  const int64_t blocks = (n + kSums16 - 1) / kSums16;
+  bool from_blocks = false;
   if constexpr (std::is_same_v<T, float>) {
-    if (keeps_gradient(op.output))
-      kernels.column_sums(blocks, c.size(), space.packed.gradient_sums(op.output) + c.begin,
+    from_blocks = keeps_gradient(op.output);
+    if (from_blocks)
+      kernels.column_sums((n + kSums16 - 1) / kSums16, c.size(), space.packed.gradient_sums(op.output) + c.begin,
                           PackedBatch::sums_row(program.widths[op.output]), db, accumulate, 1);
   }
-  if (!keeps_gradient(op.output))
+  if (!from_blocks)
     kernels.column_sums(n, c.size(), dz.data + c.begin, dz.row, db, accumulate, program.mixed ? kSums16 : kRowBlock);
   if (!fuse) return;
   const Sgd& sgd = instance->sgd;

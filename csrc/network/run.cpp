@@ -188,13 +188,9 @@ void Run<T>::forward_operation(Team& team, int i) {
       T* z = training ? space.pre[i].data : nullptr;
       if constexpr (std::is_same_v<T, float>) {
         if (products()) {
-          ops::Result16 result{{y.data, n, width, y.row}};
-          if (keeps_value(op.output)) {
-            result.c.data = nullptr;
-            result.kept.rows = n;
-            result.kept.cols = width;
-            result.kept.left = space.packed.value(op.output);
-          }
+          const bool keep = keeps_value(op.output);
+          ops::Result16 result = keep ? kept_result(op.output) : ops::Result16{{y.data, n, width, y.row}};
+          if (keep) result.kept.left = space.packed.value(op.output);
           packed_pieces(
               team, r, c, in, true, keeps_value(op.input()) ? kept_value(op.input()) : nullptr,
               [&](Range slab, void* room) { ops::pack_slab16(*products(), {x.data, n, in, x.row}, slab, room); },

@@ -212,6 +212,8 @@ struct Run {
   // The gradients of operation i's parameters.
   void parameters_of(Team& team, int i, const BackwardPlan& pass, const std::vector<Destination>& to,
                      const std::vector<char>& begun, bool may_stop);
+  // A product's result that is kept packed, of the size of v.
+  ops::Result16 kept_result(int v) const { return {{nullptr, n, program.widths[v], 0}, Kept16{n, program.widths[v]}}; }
   // Where the gradient of v is kept packed, as the operation that made v reads it; from_value: the derivative reads v.
   ops::Result16 kept_gradient(int v, bool from_value);
   // Mixed precision: the operands of the weight gradient of the dense operation i. They are packed along with the
