@@ -4,6 +4,7 @@
 #include "bf16_test.hpp"
 #include "checks.hpp"
 #include "kernels/table.hpp"
+#include "tile_instructions.hpp"
 
 namespace {
 
@@ -323,7 +324,17 @@ int main() {
     products.push_back(&fp::fp_bf16_avx512_bf16);
     products.push_back(&fp::fp_bf16_amx_software);
   } else {
-    std::printf("avx512_bf16, amx_software: this processor cannot run them\n");
+    std::printf("avx512_bf16, amx_software, amx: this processor cannot run them\n");
+  }
+#endif
+#ifdef FP_BUILT_AMX
+  if (__builtin_cpu_supports("avx512bf16")) {
+    if (const char* who = take_tile_instructions()) {
+      products.push_back(&fp::fp_bf16_amx);
+      std::printf("amx: instructions are run by %s\n", who);
+    } else {
+      std::printf("amx: nobody can run its instructions\n");
+    }
   }
 #endif
   uint64_t agreed = 0;
