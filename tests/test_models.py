@@ -86,6 +86,8 @@ def test_structure_errors() -> None:
         fp.Sequential(["relu"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="only be the first"):
         fp.Sequential([fp.Dense(1), fp.Input((3,))])
+    with pytest.raises(ValueError, match=r"dtype must be one of .*; received \['float32'\]"):
+        fp.Sequential([], dtype=["float32"])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="dtype must be one of float32, float64, mixed_bfloat16; received 'float16'"):
         fp.Sequential(dtype="float16")
     layer = fp.Dense(2)

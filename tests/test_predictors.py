@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import pickle
+import re
 import sys
 import threading
 from typing import Any
@@ -293,6 +294,44 @@ def test_wrong_types(backend: str, x: Any) -> None:
         chain((6, 3)).predictor()(x)
 
 
+def test_wrong_numbers_say_what_came(backend: str) -> None:
+    p = chain((6, 3)).predictor()
+    for x, came in ((None, "NoneType"), ({"input": [1] * 6}, "dict"), (object(), "object")):
+        with pytest.raises(DTypeError, match=f"predictor: x must hold real numbers; received {came}"):
+            p(x)
+    with pytest.raises(ValueError, match="predictor: x must hold numbers within float64's range"):
+        p([10**400] * 6)
+
+
+@native_only
+def test_pickles_that_were_changed() -> None:
+    make, (program, parameters, given, result) = chain((6, 3)).predictor().__reduce__()  # type: ignore[misc]
+    assert make(program, parameters, given, result)(np.ones(6)).shape == (3,)
+    wrong: list[tuple[Any, ...]] = [
+        (program, [], given, result),
+        (program, parameters[:1], given, result),
+        (program, parameters, (-2, -3), result),
+        (program, parameters, ("a",), result),
+        (program, parameters, given, (4,)),
+    ]
+    for parts in wrong:
+        with pytest.raises(ValueError, match="predictor: "):
+            make(*parts)
+
+
+def test_layers_in_python_are_named_as_what_computes() -> None:
+    class Own(fp.Dense):
+        def forward(self, x: Any, training: bool) -> Any:
+            return super().forward(x, training)
+
+    own = fp.Sequential([fp.Input((4,)), Own(3)], dtype="mixed_bfloat16")
+    assert own.predictor().product_path == "Python"
+    both = fp.Sequential([fp.Input((4,)), fp.Dense(3), Own(3)], dtype="mixed_bfloat16")
+    assert re.fullmatch(r"bfloat16 \w+ and Python", both.predictor().product_path)
+    none = fp.Sequential([fp.Input((4,)), fp.Activation("relu")], backend="numpy")
+    assert none.predictor().product_path == "none"
+
+
 def test_wrong_outputs(backend: str) -> None:
     model = chain((6, 6))
     p, x = model.predictor(), np.ones((2, 6), np.float32)
@@ -312,6 +351,12 @@ def test_wrong_outputs(backend: str) -> None:
         (x, x, ValueError, "share no memory"),
         (memory[:6], memory[3:9], ValueError, "share no memory"),
         (memory[4:10], memory[0:6], ValueError, "share no memory"),
+        # What x is converted to is apart; x itself is not.
+        (memory[0:12:2], memory[1:7], ValueError, "share no memory"),
+        (memory[:12].view(np.float64), memory[2:8], ValueError, "share no memory"),
+        (memory[:6].view(memory.dtype.newbyteorder()), memory[:6], ValueError, "share no memory"),
+        (memoryview(memory[0:12:2]), memory[1:7], ValueError, "share no memory"),
+        (x[0], np.ma.masked_all(6, np.float32), DTypeError, "plain array; received a MaskedArray"),
     ]
     for given, out, error, message in cases:
         before = pickle.dumps(out)

@@ -72,11 +72,15 @@ def test_bad_arguments_name_what_was_expected() -> None:
     with pytest.raises(fp.NotBuiltError, match="profile: expected a model with weights"):
         model.profile(x, y)
     model.fit(x, y, verbose=0)
-    for seconds in (0, -1.0, float("nan"), True, "1"):
+    for seconds in (0, -1.0, float("nan"), True, "1", 10**400):
         with pytest.raises(ValueError, match="profile: seconds must be a positive number"):
             model.profile(x, y, seconds=seconds)
     with pytest.raises(fp.ShapeError, match="profile"):
         model.profile(x[:, :1], y)
+    for call in (lambda: model.profile(x, y, print_fn=3), lambda: model.summary(print_fn=3)):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="print_fn must take a text; received int"):
+            call()
+    assert model.profile(x, y, seconds=np.float32(0.01), print_fn=lambda table: None).rows
 
 
 def test_a_graph_with_several_losses() -> None:

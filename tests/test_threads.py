@@ -180,6 +180,33 @@ print("done")
     assert run(code, OMP_DYNAMIC="true") == "done\n"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the memory of the process")
+@pytest.mark.skipif(not PURE and bool(config._core().sanitizers), reason="a sanitizer has an allocator of its own")
+def test_threads_that_cannot_be_created_are_done_without() -> None:
+    """OpenMP's runtime would end the process. Here stacks are larger than the memory that is left."""
+    code = """
+import os, resource
+import numpy as np
+import fastperceptron as fp
+weights = []
+for threads in (1, 3):
+    fp.set_num_threads(threads)
+    if threads > 1:
+        used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
+    model = fp.Sequential([fp.Input((100,)), fp.Dense(200, activation="relu"), fp.Dense(10)], seed=0)
+    model.compile("sgd", "mse")
+    model.fit(np.ones((1000, 100), np.float32), np.ones((1000, 10), np.float32), batch_size=500, verbose=0)
+    weights.append(b"".join(weight.tobytes() for weight in model.get_weights()))
+assert weights[0] == weights[1]
+print("done")
+"""
+    deep = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_STACK, ({1 << 30},) * 2); "
+    deep += "os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
+    result = subprocess.run([sys.executable, "-c", deep, code], capture_output=True, text=True, timeout=120)
+    assert result.stdout == "done\n", result.stderr
+
+
 def test_small_steps_say_that_they_stay_on_fewer_threads() -> None:
     model = fp.Sequential([fp.Dense(64), fp.Dense(10)])
     model.build(32)

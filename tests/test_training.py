@@ -417,8 +417,9 @@ def test_thread_contract() -> None:
                 outcomes[name] = in_thread(call)
             assert model.predict(x).shape == (120, 3)
             assert len(model.evaluate(x, y)) == 2
-            with pytest.raises(fp.ModelBusyError, match="the fit that called this callback"):
-                model.fit(x, y, verbose=0)
+            for call in (lambda: model.fit(x, y, verbose=0), lambda: model.add(fp.Dense(2)), model.pop):
+                with pytest.raises(fp.ModelBusyError, match="the fit that called this callback"):
+                    call()
 
     model.fit(x, y, verbose=0, callbacks=Busy())
     assert set(outcomes) == {"fit", "predict", "evaluate", "set_weights", "kernel", "compile"}

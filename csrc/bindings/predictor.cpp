@@ -156,7 +156,9 @@ PyObject* predict_any(Object* self, PyObject* x, PyObject* out, bool one) {
     if (Py_TYPE(x) == numpy->PyArray_Type_ && is_plain(self, x, kPlain)) {
       const int fits = shape_fits(array_of(x), self->in);
       if (fits == 1 || (fits == 2 && !one))
-        if (!out || out_fits(self, x, fits, out)) return predict(self, x, fits, out);
+        // Python looks closer at subclasses: a masked array must not be written to, a memory map may be.
+        if (!out || (Py_TYPE(out) == numpy->PyArray_Type_ && out_fits(self, x, fits, out)))
+          return predict(self, x, fits, out);
     }
     return predict_converted(self, x, out, one);
   });

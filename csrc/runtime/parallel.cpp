@@ -229,11 +229,41 @@ namespace {
 
 #elif defined(_OPENMP)
 
+namespace {
+
+// The threads that OpenMP's runtime keeps for this one, itself included.
+thread_local int pooled = 1;
+
+// Whether so many threads more can be created now. OpenMP's runtimes end the process when they cannot.
+bool can_create(int count) {
+#if defined(_WIN32)
+  return true;
+#else
+  std::mutex gate;  // keeps all of them until the last one is there
+  gate.lock();
+  pthread_t threads[kMostThreads];
+  int created = 0;
+  const auto wait = [](void* at) -> void* {
+    auto& gate_of_all = *static_cast<std::mutex*>(at);
+    const std::lock_guard<std::mutex> passed(gate_of_all);
+    return nullptr;
+  };
+  while (created < count && pthread_create(threads + created, nullptr, wait, &gate) == 0) ++created;
+  gate.unlock();
+  for (int i = 0; i < created; ++i) pthread_join(threads[i], nullptr);
+  return created == count;
+#endif
+}
+
+}  // namespace
+
 void parallel_run(int threads, void (*fn)(Team&, void*), void* context) {
   ensure_default();
-  // Inside somebody else's region the cores are already busy, and the runtime may give one thread anyway.
-  if (threads <= 1 || omp_in_parallel()) return run_alone(fn, context);
   threads = std::min(threads, kMostThreads);
+  // Inside somebody else's region the cores are already busy, and the runtime may give one thread anyway.
+  if (threads <= 1 || omp_in_parallel() || (threads > pooled && !can_create(threads - pooled)))
+    return run_alone(fn, context);
+  pooled = threads;  // the runtime lets go of those that are not needed
   Team::Shared shared(threads);
 #pragma omp parallel num_threads(threads)
   {
@@ -276,7 +306,10 @@ namespace {
 // pause would stop the whole process's threads.
 [[maybe_unused]] void dissolve_pool() {
 #if defined(__ELF__)
-  if (omp_pause_resource_all && !kmp_get_blocktime && !omp_in_parallel()) omp_pause_resource_all(omp_pause_hard);
+  if (omp_pause_resource_all && !kmp_get_blocktime && !omp_in_parallel()) {
+    omp_pause_resource_all(omp_pause_hard);
+    pooled = 1;
+  }
 #endif
 }
 

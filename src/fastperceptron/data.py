@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import kind_of
 from .errors import DTypeError, ShapeError
 
 __all__ = ["as_labels", "as_real", "as_rows", "as_targets", "as_weights", "check_range", "class_weights", "describe"]
@@ -28,7 +29,10 @@ def as_real(value: Any, operation: str, name: str) -> Array:
     if not isinstance(value, np.ndarray):
         value = _to_numpy(value, operation, name)
     if value.dtype.kind == "O" and value.size and all(isinstance(item, _NUMBERS) for item in value.flat):
-        value = value.astype(np.float64)  # a table with columns of several dtypes
+        try:
+            value = value.astype(np.float64)  # a table with columns of several dtypes
+        except OverflowError as error:
+            raise ValueError(f"{operation}: {name} must hold numbers within float64's range; {error}") from error
     kind = value.dtype.kind
     if kind not in "biuf":
         hint = "; convert it with astype(float)" if kind in "OSU" else ""
@@ -49,9 +53,12 @@ def _to_numpy(value: Any, operation: str, name: str) -> Array:
     try:
         if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
             return np.from_dlpack(value)
-        return np.asarray(value)
+        array = np.asarray(value)
     except ValueError as error:  # ragged lists
         raise ShapeError(f"{operation}: {name} must be a rectangular array; {error}") from error
+    if array.ndim == 0 and array.dtype.kind == "O" and not isinstance(value, int):
+        raise DTypeError(f"{operation}: {name} must hold real numbers; received {kind_of(value)}")
+    return array
 
 
 def describe(value: Any) -> str:

@@ -51,7 +51,8 @@ class Model(Trainer):
     seed : int or numpy Generator; decides weights, order of rows and dropout. None: different every time
     dtype : "float32", "float64" or "mixed_bfloat16"
         "mixed_bfloat16": the operands of dense products are rounded to bfloat16; their sums and all else, weights and
-        predictions included, are float32.
+        predictions included, are float32. Layers written in Python, subclasses of Dense with a pass of their own among
+        them, get float32 and compute as they are written.
     backend : "native", "numpy", "auto", or None for the one in force
 
     >>> import fastperceptron as fp
@@ -81,7 +82,7 @@ class Model(Trainer):
         self._adopt(build_graph(structure, dtype), random.make_key(seed))
 
     def _prepare(self, seed: Any, dtype: str, backend: str | None, name: str) -> None:
-        if dtype not in PRECISIONS:
+        if dtype not in list(PRECISIONS):  # dtype may be anything, unhashable too
             raise ValueError(f"{type(self).__name__}: dtype must be one of {', '.join(PRECISIONS)}; received {dtype!r}")
         self.name = str(name)
         self.dtype = dtype
@@ -273,10 +274,12 @@ class Model(Trainer):
         """Prints layers, shapes and parameter counts."""
         from .summary import summary_text
 
-        (print if print_fn is None else print_fn)(summary_text(self))
+        _printer("summary", print_fn)(summary_text(self))
 
     def trace(self, x: Any, y: Any = None, sample_weight: Any = None, training: bool = True) -> Trace:
         """One step in slow motion: every intermediate by layer and name. Nothing of the model changes.
+
+        Ctrl-C is seen between two operations, not within one.
 
         See :class:`fastperceptron.tracing.Trace`. Without y there is only the forward pass.
         """
@@ -314,8 +317,9 @@ class Model(Trainer):
         """
         from .profiling import profile
 
+        show = _printer("profile", print_fn)
         result = profile(self, x, y, sample_weight, seconds)
-        (print if print_fn is None else print_fn)(str(result))
+        show(str(result))
         return result
 
     # -- configuration, files, copies ----------------------------------------------------------------------------
@@ -528,7 +532,8 @@ class Sequential(Model):
 
     def add(self, layer: Layer | Input) -> None:
         """Appends a layer. In a built model the weights stay and the optimizer's memory begins anew."""
-        with self._ownership.writing("add"):
+        with self._ownership.writing("add") as outermost:
+            self._refuse_in_fit("add", outermost)
             self._append(layer)
             try:
                 self._rechain()
@@ -539,7 +544,8 @@ class Sequential(Model):
 
     def pop(self) -> Layer:
         """Removes the last layer, which keeps its weights, and returns it."""
-        with self._ownership.writing("pop"):
+        with self._ownership.writing("pop") as outermost:
+            self._refuse_in_fit("pop", outermost)
             if not self._chain:
                 raise ValueError("pop: expected a model with layers; received one without")
             layer = self._chain.pop()
@@ -576,6 +582,12 @@ class Sequential(Model):
             "layers": [_layer_entry(layer, self._graph) for layer in layers],
             "calls": [layers.index(layer) for layer in self._chain],
         }
+
+
+def _printer(operation: str, print_fn: Callable[[str], Any] | None) -> Callable[[str], Any]:
+    if print_fn is not None and not callable(print_fn):
+        raise TypeError(f"{operation}: print_fn must take a text; received {kind_of(print_fn)}")
+    return print if print_fn is None else print_fn
 
 
 def _layer_entry(layer: Layer, graph: Graph | None) -> dict[str, Any]:

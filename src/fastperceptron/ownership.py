@@ -7,6 +7,7 @@ model may also read it (callbacks call ``predict``). A child made by ``os.fork``
 from __future__ import annotations
 
 import os
+import sys
 from threading import Lock, get_ident
 
 from .errors import ModelBusyError
@@ -15,26 +16,24 @@ __all__ = ["Ownership"]
 
 
 class Ownership:
-    """Of one model: ``with ownership.writing("fit"):`` and ``with ownership.reading("predict"):``."""
+    """Of one model: ``with ownership.writing("fit"):`` and ``with ownership.reading("predict"):``, in a function and
+    not in a generator, which may stand still."""
 
     def __init__(self) -> None:
-        self.reset()
+        self.writing_now = False
+        self._inside: dict[int, _Inside] = {}  # by process
 
-    def reset(self) -> None:
-        """Nobody is inside."""
-        self.mutex = Lock()
-        self.process = os.getpid()
-        self.writer: int | None = None
-        self.doing = ""
-        self.readers: dict[int, int] = {}
+    def inside(self, process: int) -> _Inside:
+        """Who is inside in this process. The first threads of a child get the same answer (setdefault is atomic)."""
+        return self._inside.get(process) or self._inside.setdefault(process, _Inside())
 
-    def writing(self, operation: str) -> _Writing:
+    def writing(self, operation: str) -> _Use:
         """Held while the model's state changes; the holder may enter again. Gives whether this is the outermost."""
-        return _Writing(self, operation)
+        return _Use(self, operation, True)
 
-    def reading(self, operation: str) -> _Reading:
+    def reading(self, operation: str) -> _Use:
         """Held while the model's state is read."""
-        return _Reading(self, operation)
+        return _Use(self, operation, False)
 
     @staticmethod
     def busy(operation: str, doing: str) -> ModelBusyError:
@@ -44,58 +43,54 @@ class Ownership:
         )
 
 
-# Classes, not generators: every prediction passes here, and these take a fifth of the time.
-class _Writing:
-    __slots__ = ("_operation", "_outermost", "_owner", "_process")
+class _Inside:
+    __slots__ = ("mutex", "uses")
 
-    def __init__(self, owner: Ownership, operation: str) -> None:
+    def __init__(self) -> None:
+        self.mutex = Lock()
+        self.uses: list[_Use] = []
+
+
+# A class, not a generator: every prediction passes here, and this takes a fifth of the time.
+class _Use:
+    __slots__ = ("_frame", "_inside", "_operation", "_owner", "_process", "_thread", "_writes")
+
+    def __init__(self, owner: Ownership, operation: str, writes: bool) -> None:
         self._owner = owner
         self._operation = operation
+        self._writes = writes
 
     def __enter__(self) -> bool:
         owner, me = self._owner, get_ident()
-        self._process = os.getpid()
-        if owner.process != self._process:
-            owner.reset()
-        with owner.mutex:
-            if owner.writer not in (None, me):
-                raise owner.busy(self._operation, f"another thread, in {owner.doing}")
-            if any(thread != me for thread in owner.readers):
-                raise owner.busy(self._operation, "a thread that reads it")
-            self._outermost = owner.writer is None
-            if self._outermost:
-                owner.writer, owner.doing = me, self._operation
-        return self._outermost
+        self._thread, self._process, self._frame = me, os.getpid(), sys._getframe(1)
+        inside = self._inside = owner.inside(self._process)
+        with inside.mutex:
+            if inside.uses:
+                inside.uses = [use for use in inside.uses if use._in_progress()]
+            outermost = True
+            for use in inside.uses:
+                if use._thread == me:
+                    outermost = outermost and not use._writes
+                elif use._writes:
+                    raise owner.busy(self._operation, f"another thread, in {use._operation}")
+                elif self._writes:
+                    raise owner.busy(self._operation, "a thread that reads it")
+            inside.uses.append(self)
+            owner.writing_now = self._writes or not outermost
+        return outermost
 
     def __exit__(self, *exception: object) -> None:
-        owner = self._owner
-        # A child forked inside the block has not entered it.
-        if self._outermost and owner.process == self._process == os.getpid():
-            with owner.mutex:
-                owner.writer, owner.doing = None, ""
+        if self._process != os.getpid():
+            return  # a child forked inside the block has not entered it
+        inside = self._inside
+        with inside.mutex:
+            inside.uses = [use for use in inside.uses if use is not self]
+            self._owner.writing_now = any(use._writes for use in inside.uses)
 
-
-class _Reading:
-    __slots__ = ("_operation", "_owner", "_process")
-
-    def __init__(self, owner: Ownership, operation: str) -> None:
-        self._owner = owner
-        self._operation = operation
-
-    def __enter__(self) -> None:
-        owner, me = self._owner, get_ident()
-        self._process = os.getpid()
-        if owner.process != self._process:
-            owner.reset()
-        with owner.mutex:
-            if owner.writer is not None and owner.writer != me:
-                raise owner.busy(self._operation, f"another thread, in {owner.doing}")
-            owner.readers[me] = owner.readers.get(me, 0) + 1
-
-    def __exit__(self, *exception: object) -> None:
-        owner, me = self._owner, get_ident()
-        if owner.process == self._process == os.getpid():
-            with owner.mutex:
-                owner.readers[me] -= 1
-                if not owner.readers[me]:
-                    del owner.readers[me]
+    def _in_progress(self) -> bool:
+        """Whether the function with the block still runs. A signal that arrives while the block is entered or left may
+        raise an exception (Ctrl-C) where nobody can say any more that it has ended."""
+        frame = sys._current_frames().get(self._thread)
+        while frame is not None and frame is not self._frame:
+            frame = frame.f_back
+        return frame is not None

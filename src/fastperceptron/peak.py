@@ -72,7 +72,7 @@ def memory_bandwidth(threads: int | None = None) -> dict[str, float]:
     """Bytes per second between the processor and memory that no cache can hold, all threads together.
 
     Measured on first use, in about half a second, over four times the largest cache, and kept for the life of the
-    process.
+    process. Ctrl-C waits for it.
 
     Parameters
     ----------

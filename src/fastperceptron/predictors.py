@@ -13,6 +13,7 @@ from .checks import check_written
 from .data import as_real
 from .errors import ShapeError
 from .judging import spread
+from .layers import checked_shape
 
 if TYPE_CHECKING:
     from .graph import Graph
@@ -96,7 +97,8 @@ class Predictor(ABC):
     @property
     @abstractmethod
     def product_path(self) -> str:
-        """What computes the dense products: type of the operands and path, as in "bfloat16 avx512_bf16"."""
+        """What computes the dense products: type of the operands and path, as in "bfloat16 avx512_bf16"; "Python" for
+        layers that are written in it."""
 
     def __repr__(self) -> str:
         return f"<Predictor from {self.input_shape} to {self.output_shape}, {self.product_path}>"
@@ -131,8 +133,11 @@ class ModelPredictor(Predictor):
 
     @property
     def product_path(self) -> str:
-        assert self._model._network is not None
-        return str(self._model._network.product_path())
+        network = self._model._network
+        assert network is not None
+        kinds = {op.kind for op in network.program.operations}
+        paths = [str(network.product_path())] if "dense" in kinds else []
+        return " and ".join([*paths, "Python"] if "python" in kinds else paths) or "none"
 
 
 def native_predictor(model: Model) -> Any:
@@ -149,6 +154,9 @@ def native_predictor(model: Model) -> Any:
 def restored(program: Program, parameters: list[Array], input_shape: Shape, output_shape: Shape) -> Any:
     """A native predictor from its pickled parts."""
     network = backends.resolve("native").Network(program)
+    if len(parameters) != len(program.parameters):
+        raise ValueError(f"predictor: expected {len(program.parameters)} parameters; received {len(parameters)}")
+    input_shape, output_shape = (checked_shape(shape, "predictor") for shape in (input_shape, output_shape))
     for index, value in enumerate(parameters):
         network.set_parameter(index, value)
     made = network.predictor(input_shape, output_shape)
@@ -164,9 +172,11 @@ def predict_through(model: Model, x: Any, out: Any, one: bool = False) -> Any:
     rows = () if inputs[0].shape == graph.input_shapes[0] else inputs[0].shape[:1]
     buffers: list[Any] = []
     if out is not None:
+        parts = [x] if len(inputs) == 1 else spread(x, graph.input_names, "predictor", "x")
+        given = [memory for part in parts for memory in _memory_of(part)]
         buffers = spread(out, graph.output_names, "predictor", "out") if several else [out]
         for name, shape, buffer in zip(graph.output_names, graph.output_shapes, buffers, strict=True):
-            apart = (*inputs, *(other for other in buffers if other is not buffer and isinstance(other, np.ndarray)))
+            apart = (*given, *(other for other in buffers if other is not buffer and isinstance(other, np.ndarray)))
             _check_out(f"out[{name!r}]" if several else "out", buffer, (*rows, *shape), dtype, apart)
         if len(set(map(id, buffers))) != len(buffers):
             raise ValueError("predictor: out must have an array for each output; received one for two")
@@ -216,7 +226,7 @@ def _checked(x: Any, out: Any, input_shape: Shape, output_shape: Shape, dtype: n
     array = _checked_input("x", x, input_shape, dtype, one)
     if out is not None:
         rows = () if array.shape == input_shape else array.shape[:1]
-        _check_out("out", out, (*rows, *output_shape), dtype, (array,))
+        _check_out("out", out, (*rows, *output_shape), dtype, _memory_of(x))
     return array
 
 
@@ -229,6 +239,11 @@ def _checked_input(name: str, x: Any, shape: Shape, dtype: np.dtype[Any], one: b
         raise ShapeError(f"predictor: {name} must have shape ({single}){several}; received {array.shape}")
     with np.errstate(all="ignore"):
         return np.require(array, dtype, ["C", "A"])
+
+
+def _memory_of(x: Any) -> tuple[Array, ...]:
+    """Arrays over what the caller gave, not over what it was converted to."""
+    return (x,) if isinstance(x, np.ndarray) else (as_real(x, "predictor", "x"),)
 
 
 def _check_out(name: str, out: Any, shape: Shape, dtype: np.dtype[Any], apart: tuple[Array, ...]) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Profile", "ProfileRow", "profile"]
 
+_MOST_SECONDS = 86_400
+
 
 class ProfileRow(NamedTuple):
     """One line of a profile; times are medians."""
@@ -92,10 +94,14 @@ class Profile:
 
 def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> Profile:
     """Times the parts of one step of a copy of `model` on these rows, again and again for about `seconds`."""
-    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 < seconds < float("inf"):
-        raise ValueError(f"profile: seconds must be a positive number; received {seconds!r}")
+    number = isinstance(seconds, (int, float, np.integer, np.floating)) and not isinstance(seconds, bool)
+    if not number or not 0 < seconds <= _MOST_SECONDS:
+        raise ValueError(
+            f"profile: seconds must be a positive number, {_MOST_SECONDS} at most; received {seconds!r:.100}"
+        )
     model._ready("profile")
-    twin = model.copy()
+    with model._ownership.reading("profile"):
+        twin = model.copy()
     network, graph, compiled = twin._network, twin._graph, twin._compiled
     assert network is not None
     assert graph is not None

@@ -91,8 +91,7 @@ class Trainer(Engine):
         )
         display = progress_for(verbose, "fit")
         with self._ownership.writing("fit") as outermost:
-            if self._fitting and not outermost:  # a child forked from another thread's fit may begin its own
-                raise self._ownership.busy("fit", "the fit that called this callback")
+            self._refuse_in_fit("fit", outermost)
             x, shape = self._first_rows(x, "fit")
             with self._structured(shape) as graph:
                 train = self._check_data(graph, "fit", x, y, sample_weight, class_weight)
@@ -124,6 +123,11 @@ class Trainer(Engine):
                 self._fitting = False
                 display.close()
         return history
+
+    def _refuse_in_fit(self, operation: str, outermost: bool) -> None:
+        """In a callback. A child forked from another thread's fit is in none: there this is the outermost use."""
+        if self._fitting and not outermost:
+            raise self._ownership.busy(operation, "the fit that called this callback")
 
     def _first_rows(self, x: Any, operation: str) -> tuple[Any, tuple[int, ...]]:
         """x, and the shape of a row for a model that has yet to be built."""
@@ -316,7 +320,7 @@ class Trainer(Engine):
         """
         live = self._live
         # A look without the lock: the predictor is a copy that nobody writes to, and tells when it is an old one.
-        if live is not None and self._ownership.writer is None:
+        if live is not None and not self._ownership.writing_now:
             y: Array | None = live._one(x, out)
             if y is not None:
                 return y
