@@ -3,18 +3,26 @@ write out of bounds."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import threading
+import time
+import weakref
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity import forced
 
 import fastperceptron as fp
-from fastperceptron import backends
+from fastperceptron import backends, config
 from fastperceptron.errors import DTypeError, ShapeError
+from fastperceptron.program import Head
 
 pytestmark = pytest.mark.skipif(os.environ.get("FASTPERCEPTRON_PURE") == "1", reason="the pure wheel has no extension")
 
@@ -101,3 +109,130 @@ def test_a_network_refuses_what_is_no_array() -> None:
     with pytest.raises(DTypeError, match="sample_weight: expected an array"):
         network.load_batch(x, y, [w.tolist()], None, 0, 2)
     network.load_batch(x, y, w, None, 0, 2)
+
+
+def labelled_by(classes: int, other: int) -> tuple[fp.Model, Any]:
+    """A model with two outputs of so many classes, and its network."""
+    x = fp.Input((4,))
+    outputs = [fp.Dense(n, activation="softmax")(x) for n in (classes, other)]
+    model = fp.Model(x, outputs, seed=0, backend="native")
+    model.compile("sgd", ["sparse_categorical_crossentropy"] * 2)
+    return model, model._network
+
+
+LOSS = "sparse_categorical_cross_entropy"
+ROWS = np.ones((4, 4), np.float32)
+
+
+def test_labels_of_a_step_given_up_are_no_larger_than_the_loss_allows() -> None:
+    """A bad row number leaves a step's labels as they were; those of a wider output would be indices out of bounds."""
+    model, network = labelled_by(50_000, 2)
+    network.set_trainable([True] * 4)
+    network.set_heads((Head(0, LOSS, 0.0),))
+    network.set_metrics(())
+    network.train_steps(ROWS, np.full(4, 49_999), None, None, 4, 0, 4, 1.0)
+    network.set_heads((Head(1, LOSS, 0.0),))
+    before = model.get_weights()
+    for _ in range(2):
+        with pytest.raises(IndexError, match="rows: expected 0 <= row < 4, received 99"):
+            network.train_steps(ROWS, np.zeros(4, np.int64), None, np.array([99, 0, 1, 2]), 4, 0, 4, 1.0)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_misaligned_row_numbers_are_refused() -> None:
+    _, network = labelled_by(3, 2)
+    numbers = np.frombuffer(bytearray(33), np.uint8)[1:].view(np.int64)
+    assert not numbers.flags.aligned
+    with pytest.raises(DTypeError, match="rows: expected a contiguous, aligned array of int64"):
+        network.evaluate_steps(ROWS, (np.zeros(4, np.int64),) * 2, None, numbers, 4, 0, 4, 1.0)
+
+
+def test_arrays_in_a_list_outlive_it() -> None:
+    model = fp.Sequential([fp.Input((256,)), fp.Dense(256), fp.Dense(10)], seed=0, backend="native")
+    model.compile("sgd", fp.losses.SparseCategoricalCrossentropy(from_logits=True))
+    n = 200_000
+    xs, y = [np.ones((n, 256), np.float32)], np.zeros(n, np.int64)  # of a size that is unmapped when it is freed
+    alive = weakref.ref(xs[0])
+    found: list[bool] = []
+
+    def clear() -> None:
+        xs.clear()
+        found.append(alive() is not None)
+
+    timer = threading.Timer(0.1, clear)
+    timer.start()
+    model._network.train_steps(xs, y, None, None, 64, 0, n, 0.3)
+    timer.join()
+    assert found == [True]
+
+
+def test_pieces_go_on_with_the_instruction_set_that_they_began_with() -> None:
+    """Its scratch has the sizes of that one."""
+    model = fp.Sequential([fp.Dense(600), fp.Dense(600), fp.Dense(10)], seed=0, backend="native")
+    model.compile("sgd", fp.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.build(600)
+    network = model._network
+    count = len(network.program.operations)
+    x, y = np.random.default_rng(0).standard_normal((600, 600), np.float32), np.zeros(600, np.int64)
+    usable = config.get_config()["instruction_sets_usable"]
+    for first in usable:
+        for second in usable:
+            with forced(first):
+                network.load_batch(x, y, None, None, 0, 600)
+                with forced(second):
+                    network.forward(0, count, True)
+                    network.loss(True)
+                    network.backward(0, count)
+    assert np.isfinite(network.get_gradient(0)).all()
+
+
+def test_what_changes_no_parameter_leaves_a_predictor_current() -> None:
+    model = fp.Sequential([fp.Input((4,)), fp.Dense(3, activation="softmax")], seed=0, backend="native")
+    model.compile("sgd", "sparse_categorical_crossentropy", ["accuracy"])
+    made = model.predictor()
+    y = np.zeros(4, np.int64)
+    model.evaluate(ROWS, y, verbose=0)
+    model.predict(ROWS)
+    model.trace(ROWS, y)
+    model._network.load_batch(ROWS, y, None, None, 0, 4)
+    model._network.forward(0, 1, False)
+    assert made.current
+    for write in (lambda: model.train_on_batch(ROWS, y), lambda: model.set_weights(model.get_weights())):
+        made = model.predictor()
+        assert made.current
+        write()
+        assert not made.current
+
+
+def test_values_read_while_batches_change() -> None:
+    """get_value asks for the rows first and reads them later."""
+    model, network = labelled_by(3, 2)
+    n = 300
+    x, y = np.ones((n, 4), np.float32), (np.zeros(n, np.int64),) * 2
+    network.load_batch(x, y, None, None, 0, n)
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            for rows in (n, 1):
+                with contextlib.suppress(fp.ModelBusyError):
+                    network.load_batch(x, y, None, None, 0, rows)
+
+    thread = threading.Thread(target=load)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        end, kept = time.monotonic() + 2, []
+        while time.monotonic() < end:
+            with contextlib.suppress(fp.ModelBusyError):
+                kept.append(network.get_value(0))  # what lies behind it must stay whole
+                assert kept[-1].shape in ((1, 4), (n, 4))
+            if len(kept) > 200:
+                kept.clear()
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(before)
+    assert model.built

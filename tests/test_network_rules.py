@@ -1,5 +1,6 @@
-"""What decides how threads share a step: on how many small ones run, and when threads wait for each other. Programs of
-their own try the rules on simulated machines and against every element; and what the network says."""
+"""What decides how threads share a step: on how many small ones run, when threads wait for each other, and who may use
+a network at once. Programs of their own try the rules on simulated machines, against every element and with threads
+that meet; and what the network says."""
 
 from __future__ import annotations
 
@@ -19,11 +20,19 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a Unix compiler")
-@pytest.mark.parametrize("name", ["pace_test", "hazards_test"])
+@pytest.mark.parametrize("name", ["pace_test", "hazards_test", "occupancy_test"])
 def test_a_rule_by_itself(name: str, tmp_path: Path) -> None:
     program = tmp_path / name
     source = REPOSITORY / "tests" / "native" / f"{name}.cpp"
-    command = [*compiler("CXX"), "-std=c++20", "-O1", f"-I{REPOSITORY / 'csrc'}", f"-I{source.parent}", str(source)]
+    command = [
+        *compiler("CXX"),
+        "-std=c++20",
+        "-O1",
+        "-pthread",
+        f"-I{REPOSITORY / 'csrc'}",
+        f"-I{source.parent}",
+        str(source),
+    ]
     built = subprocess.run([*command, "-o", str(program)], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     result = subprocess.run([str(program)], capture_output=True, text=True)

@@ -207,6 +207,51 @@ print("done")
     assert result.stdout == "done\n", result.stderr
 
 
+def test_the_number_of_threads_may_change_while_others_train() -> None:
+    code = """
+ended = threading.Event()
+
+def change():
+    while not ended.is_set():
+        for n in (16, 1):
+            fp.set_num_threads(n)
+            time.sleep(0)
+
+threading.Thread(target=change).start()
+x, y = np.ones((1024, 64), np.float32), np.zeros(1024, np.int64)
+try:
+    for _ in range(60):
+        model = fp.Sequential([fp.Input((64,)), fp.Dense(256, activation="relu"), fp.Dense(10)])
+        model.compile("sgd", fp.losses.SparseCategoricalCrossentropy(from_logits=True))
+        for _ in range(3):
+            model.fit(x, y, batch_size=512, verbose=0)
+finally:
+    ended.set()
+print("done")
+"""
+    assert run(code) == "done\n"
+
+
+def test_a_thread_that_the_interpreters_exit_meets_inside() -> None:
+    """Python ends a daemon thread that asks for its lock then; that must not end the process with an error."""
+    code = """
+model = fp.Sequential([fp.Input((256,)), fp.Dense(256), fp.Dense(256)])
+rows = np.ones((3000, 256), np.float32)
+begun = threading.Event()
+
+def predict():
+    while True:
+        model.predict(rows)
+        begun.set()
+
+threading.Thread(target=predict, daemon=True).start()
+begun.wait()
+print("done", flush=True)
+"""
+    for _ in range(5):
+        assert run(code) == "done\n"
+
+
 def test_small_steps_say_that_they_stay_on_fewer_threads() -> None:
     model = fp.Sequential([fp.Dense(64), fp.Dense(10)])
     model.build(32)

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bindings/errors.hpp"
+#include "bindings/gil.hpp"
 #include "kernels/table.hpp"
 #include "ops/peak.hpp"
 #include "runtime/cpu_limits.hpp"
@@ -100,7 +101,7 @@ double peak_of(const std::string& dtype, int threads, double seconds) {
                                                          : nullptr;
   if (!measure) raise_dtype("measure_peak: dtype must be float32, float64 or bfloat16; received " + dtype);
   if (dtype == "bfloat16") available([]() -> const Products16& { return products16(); });
-  py::gil_scoped_release release;  // nothing of Python's is used
+  const WithoutGil release;  // nothing of Python's is used
   return measure(threads, seconds);
 }
 
@@ -111,7 +112,7 @@ py::dict bandwidth_of(int threads, double bytes, double seconds) {
   available([]() -> const Table& { return table(); });
   Bandwidth measured;
   {
-    py::gil_scoped_release release;
+    const WithoutGil release;
     measured = measure_bandwidth(threads, bytes, seconds);
   }
   py::dict d;
@@ -122,7 +123,7 @@ py::dict bandwidth_of(int threads, double bytes, double seconds) {
 
 double round_trip_of(double seconds) {
   check_measurement("measure_round_trip", 2, seconds);
-  py::gil_scoped_release release;  // nothing of Python's is used
+  const WithoutGil release;  // nothing of Python's is used
   return measure_round_trip(seconds);
 }
 

@@ -11,6 +11,7 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/errors.hpp"
+#include "bindings/gil.hpp"
 #include "ops/whole.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/permutation.hpp"
@@ -53,7 +54,7 @@ py::array dense_forward(const py::object& x_, const py::object& w_, const py::ob
     Output<T> y(op, out, {xa.shape(0), wa.shape(1)});
     check_apart(op, "out", y.matrix, x.matrix, w.matrix, b.matrix);
     {
-      py::gil_scoped_release release;
+      const WithoutGil release;
       whole::dense_forward<T>(x.matrix, w.matrix, b.matrix.data, activation, T(alpha), y.matrix);
     }
     return y.array;
@@ -76,7 +77,7 @@ py::array bfloat16_product(const py::object& a_, const py::object& b_, bool tran
     raise("BackendUnavailableError", error.what());
   }
   {
-    py::gil_scoped_release release;
+    const WithoutGil release;
     whole::bfloat16_product(a.matrix, transpose_a, b.matrix, transpose_b, c.matrix);
   }
   return c.array;
@@ -94,7 +95,7 @@ py::array dense_backward_input(const py::object& dz_, const py::object& w_, cons
     Output<T> dx(op, out, {dza.shape(0), wa.shape(0)});
     check_apart(op, "out", dx.matrix, dz.matrix, w.matrix);
     {
-      py::gil_scoped_release release;
+      const WithoutGil release;
       whole::dense_backward_input<T>(dz.matrix, w.matrix, dx.matrix);
     }
     return dx.array;
@@ -113,7 +114,7 @@ py::array dense_backward_weights(const py::object& x_, const py::object& dz_, co
     Output<T> dw(op, out, {xa.shape(1), dza.shape(1)});
     check_apart(op, "out", dw.matrix, x.matrix, dz.matrix);
     {
-      py::gil_scoped_release release;
+      const WithoutGil release;
       whole::dense_backward_weights<T>(x.matrix, dz.matrix, dw.matrix);
     }
     return dw.array;
@@ -130,7 +131,7 @@ py::array dense_backward_bias(const py::object& dz_, const py::object& out) {
     Output<T> db(op, out, {dza.shape(1)});
     check_apart(op, "out", db.matrix, dz.matrix);
     {
-      py::gil_scoped_release release;
+      const WithoutGil release;
       whole::dense_backward_bias<T>(dz.matrix, db.matrix.data);
     }
     return db.array;
@@ -154,7 +155,7 @@ py::array activation_forward(int activation_, double alpha, const py::object& z_
     Output<T> y(op, out, shape_of(za));
     check_same_or_apart(op, "out", y.matrix, z.matrix);
     {
-      py::gil_scoped_release release;
+      const WithoutGil release;
       whole::activation_forward<T>(activation, T(alpha), z.matrix, y.matrix);
     }
     return y.array;
@@ -178,7 +179,7 @@ py::array activation_backward(int activation_, double alpha, const py::object& d
     else
       check_same_or_apart(op, "out", dz.matrix, saved.matrix);
     {
-      py::gil_scoped_release release;
+      const WithoutGil release;
       whole::activation_backward<T>(activation, T(alpha), dy.matrix, saved.matrix, dz.matrix);
     }
     return dz.array;
@@ -240,7 +241,7 @@ py::array loss_forward(int kind_, double parameter, const py::object& y_true, co
     py::array_t<double> losses(args.n);
     args.losses = losses.mutable_data();
     {
-      py::gil_scoped_release release;
+      const WithoutGil release;
       whole::loss<T>(args);
     }
     return losses;
@@ -268,7 +269,7 @@ py::array loss_backward(int kind_, double parameter, const py::object& y_true, c
     args.gradient = dy.matrix.data;
     args.gradient_row = dy.matrix.row;
     {
-      py::gil_scoped_release release;
+      const WithoutGil release;
       whole::loss<T>(args);
     }
     return dy.array;
@@ -291,7 +292,7 @@ void sgd_update(const py::object& w_, const py::object& g_, const py::object& v_
     }
     check_apart(op, "w", w.matrix, g.matrix, v.matrix);
     check_apart(op, "v", v.matrix, g.matrix);
-    py::gil_scoped_release release;
+    const WithoutGil release;
     whole::sgd_update<T>(w.matrix, g.matrix, v.matrix, T(learning_rate), T(momentum), nesterov);
   });
 }
@@ -321,7 +322,7 @@ py::array dropout_forward(const py::object& x_, double rate, uint64_t key, uint3
     args.step = step;
     args.stream = stream;
     {
-      py::gil_scoped_release release;
+      const WithoutGil release;
       whole::dropout<T>(args);
     }
     return y.array;
@@ -333,7 +334,7 @@ py::array philox(uint64_t key, uint32_t stream, uint64_t step, int64_t count) {
   py::array_t<uint32_t> words(count);
   uint32_t* data = words.mutable_data();
   {
-    py::gil_scoped_release release;
+    const WithoutGil release;
     philox_words(key, stream, step, count, data);
   }
   return words;
@@ -344,7 +345,7 @@ py::array permutation_of(uint64_t key, uint32_t stream, uint64_t step, int64_t n
   py::array_t<int64_t> order(n);
   int64_t* data = order.mutable_data();
   {
-    py::gil_scoped_release release;
+    const WithoutGil release;
     permutation(key, stream, step, n, data);
   }
   return order;

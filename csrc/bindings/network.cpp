@@ -7,6 +7,7 @@
 #include <string>
 
 #include "bindings/errors.hpp"
+#include "bindings/gil.hpp"
 #include "bindings/predictor.hpp"
 #include "bindings/py_network.hpp"
 
@@ -22,9 +23,9 @@ void bind(py::module_& m, const char* name) {
       .def_property_readonly_static("backend", [](const py::object&) { return "native"; })
       .def_property_readonly("program", [](const Py& p) { return p.program(); })
       .def_property(
-          "step", [](const Py& p) { return p.network().step; }, [](Py& p, uint64_t v) { p.network().step = v; })
+          "step", [](const Py& p) { return p.network().step(); }, [](Py& p, uint64_t v) { p.network().set_step(v); })
       .def_property(
-          "key", [](const Py& p) { return p.network().key; }, [](Py& p, uint64_t v) { p.network().key = v; })
+          "key", [](const Py& p) { return p.network().key(); }, [](Py& p, uint64_t v) { p.network().set_key(v); })
       .def(
           "get_parameter", [](Py& p, int i) { return p.get(Part::parameter, i); }, py::arg("index"))
       .def(
@@ -84,7 +85,7 @@ void bind(py::module_& m, const char* name) {
       .def(
           "forward",
           [](Py& p, int first, int last, bool training) {
-            py::gil_scoped_release nogil;  // C++ state only
+            const WithoutGil nogil;  // C++ state only
             p.network().forward(first, last, training);
           },
           py::arg("first"), py::arg("last"), py::arg("training"))
@@ -96,7 +97,7 @@ void bind(py::module_& m, const char* name) {
       .def(
           "loss",
           [](Py& p, bool training) {
-            py::gil_scoped_release nogil;  // C++ state only
+            const WithoutGil nogil;  // C++ state only
             return p.network().judge(training);
           },
           py::arg("training"))
@@ -108,13 +109,13 @@ void bind(py::module_& m, const char* name) {
       .def(
           "backward",
           [](Py& p, int first, int last) {
-            py::gil_scoped_release nogil;  // C++ state only
+            const WithoutGil nogil;  // C++ state only
             p.network().backward(first, last);
           },
           py::arg("first"), py::arg("last"))
       .def("update",
            [](Py& p) {
-             py::gil_scoped_release nogil;  // C++ state only
+             const WithoutGil nogil;  // C++ state only
              p.network().update();
            })
       .def("advance", [](Py& p) { p.network().advance(); })

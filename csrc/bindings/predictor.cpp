@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bindings/errors.hpp"
+#include "bindings/gil.hpp"
 #include "runtime/dispatch.hpp"
 
 namespace fp::bindings {
@@ -74,7 +75,7 @@ bool run(const Predictor<T>& p, const void* x, int64_t rows, void* y) {
   for (int64_t at = 0; at < rows; at += piece) {
     {
       // Safe: the caller's arguments keep the arrays alive, and NumPy resizes no array that others refer to.
-      py::gil_scoped_release nogil;
+      const WithoutGil nogil;
       p.run(from + at * p.inputs(), std::min(piece, rows - at), to + at * p.outputs(), thread_count());
     }
     if (PyErr_CheckSignals() != 0) return false;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "bindings/arrays.hpp"
+#include "bindings/gil.hpp"
 #include "bindings/program.hpp"
 #include "bindings/row_sources.hpp"
 #include "runtime/dispatch.hpp"
@@ -16,7 +17,7 @@ namespace {
 
 // Python's signal handlers, asked from inside a run. The error they raise stays set for long_run to throw.
 bool signals_pending(void* context) {
-  py::gil_scoped_acquire gil;
+  const WithGil gil;
   if (PyErr_CheckSignals() == 0) return false;
   *static_cast<bool*>(context) = true;
   return true;
@@ -27,8 +28,8 @@ int64_t long_run(double budget, F&& f) {
   bool raised = false;
   int64_t reached;
   {
-    // Safe: everything f touches is C++ or memory of arrays that the caller's arguments keep alive.
-    py::gil_scoped_release nogil;
+    // Safe: everything f touches is C++ or memory of arrays that the caller keeps alive, GivenRows or arguments.
+    const WithoutGil nogil;
     reached = f(Limits{budget, signals_pending, &raised});
   }
   if (raised) throw py::error_already_set();
@@ -161,8 +162,8 @@ template <class T>
 int64_t PyNetwork<T>::steps(bool training, const py::object& x, const py::object& y, const py::object& sample_weight,
                             const py::object& rows, int64_t batch_size, int64_t begin, int64_t end, double budget) {
   if (batch_size < 1) throw py::value_error("batch_size: expected at least 1, received " + std::to_string(batch_size));
-  const GivenRows given(network_->program, network_->heads(), network_->metrics(), x, y, sample_weight, rows, begin,
-                        end);
+  const GivenRows given(network_->program, network_->heads(), network_->metrics(), network_->configuration(), x, y,
+                        sample_weight, rows, begin, end);
   given.need_targets(network_->heads(), network_->metrics());
   return long_run(budget, [&](const Limits& limits) {
     return training ? network_->train_steps(given.sources(), batch_size, begin, end, limits)
@@ -197,35 +198,36 @@ int64_t PyNetwork<T>::predict(const py::object& x, const py::object& out, int64_
 template <class T>
 void PyNetwork<T>::load_batch(const py::object& x, const py::object& y, const py::object& sample_weight,
                               const py::object& rows, int64_t begin, int64_t end) {
-  const GivenRows given(network_->program, network_->heads(), network_->metrics(), x, y, sample_weight, rows, begin,
-                        end);
-  py::gil_scoped_release nogil;  // as in long_run
+  const GivenRows given(network_->program, network_->heads(), network_->metrics(), network_->configuration(), x, y,
+                        sample_weight, rows, begin, end);
+  const WithoutGil nogil;  // as in long_run
   network_->load_batch(given.sources(), begin, end);
 }
 
 template <class T>
 typename PyNetwork<T>::Array PyNetwork<T>::get_value(int v, bool of_gradient) {
   check_value(v);
-  Array out(std::vector<py::ssize_t>{network_->batch_rows(), width(v)});
+  const int64_t rows = network_->batch_rows();
+  Array out(std::vector<py::ssize_t>{rows, width(v)});
   if (of_gradient)
-    network_->read_value_gradient(v, out.mutable_data());
+    network_->read_value_gradient(v, rows, out.mutable_data());
   else
-    network_->read_value(v, out.mutable_data());
+    network_->read_value(v, rows, out.mutable_data());
   return out;
 }
 
 template <class T>
 void PyNetwork<T>::set_value(int v, const py::array& value, bool of_gradient) {
   check_value(v);
-  if (value.ndim() != 2 || value.shape(0) != network_->batch_rows() || value.shape(1) != width(v))
+  const int64_t rows = network_->batch_rows();
+  if (value.ndim() != 2 || value.shape(0) != rows || value.shape(1) != width(v))
     raise_shape(std::string(of_gradient ? "gradient of value " : "value ") + std::to_string(v) + ": expected shape (" +
-                std::to_string(network_->batch_rows()) + ", " + std::to_string(width(v)) + "), received " +
-                text(value));
+                std::to_string(rows) + ", " + std::to_string(width(v)) + "), received " + text(value));
   const Array a = plain<T>(value);
   if (of_gradient)
-    network_->write_value_gradient(v, a.data());
+    network_->write_value_gradient(v, rows, a.data());
   else
-    network_->write_value(v, a.data());
+    network_->write_value(v, rows, a.data());
 }
 
 template <class T>

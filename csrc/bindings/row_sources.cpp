@@ -7,7 +7,7 @@
 namespace fp::bindings {
 namespace {
 
-// A view of the caller's memory; the caller keeps the array alive. `cols` < 0 takes a vector as one column.
+// A view of the array's memory. `cols` < 0 takes a vector as one column.
 DenseSource source_of(const py::array& a, int64_t cols, const char* what) {
   DenseSource s;
   s.element = element_of(a, what);
@@ -35,13 +35,6 @@ std::vector<py::object> entries(const py::object& given, std::size_t count, cons
     raise_shape(std::string(what) + ": expected " + std::to_string(count) + " arrays, one per loss head, received " +
                 std::to_string(found.size()));
   return found;
-}
-
-// Other objects would become arrays that nobody keeps alive.
-py::array array_of(const py::object& given, const char* what) {
-  if (!py::isinstance<py::array>(given))
-    raise_dtype(std::string(what) + ": expected an array, received " + std::string(py::str(py::type::of(given))));
-  return py::reinterpret_borrow<py::array>(given);
 }
 
 }  // namespace
@@ -83,10 +76,17 @@ GivenRows::GivenRows(const Program& program, const py::object& x, const py::obje
                           std::to_string(begin) + " and " + std::to_string(end));
 }
 
+py::array GivenRows::kept(const py::object& given, const char* what) {
+  if (!py::isinstance<py::array>(given))
+    raise_dtype(std::string(what) + ": expected an array, received " + std::string(py::str(py::type::of(given))));
+  return arrays_.emplace_back(py::reinterpret_borrow<py::array>(given));
+}
+
 GivenRows::GivenRows(const Program& program, const std::vector<Head>& heads, const std::vector<Metric>& metrics,
-                     const py::object& x, const py::object& y, const py::object& sample_weight, const py::object& rows,
-                     int64_t begin, int64_t end)
+                     uint64_t configuration, const py::object& x, const py::object& y, const py::object& sample_weight,
+                     const py::object& rows, int64_t begin, int64_t end)
     : GivenRows(program, x, rows, begin, end) {
+  sources_.configuration = configuration;
   targets_.resize(heads.size());
   weights_.resize(heads.size());
   const auto ys = entries(y, heads.size(), "y"), ws = entries(sample_weight, heads.size(), "sample_weight");
@@ -94,7 +94,7 @@ GivenRows::GivenRows(const Program& program, const std::vector<Head>& heads, con
     Targets t;
     t.classes = program.widths[program.output(heads[h].output)];
     if (!ys[h].is_none()) {
-      const py::array a = array_of(ys[h], "y");
+      const py::array a = kept(ys[h], "y");
       // Without a built-in loss the targets' form says what they are.
       t.labels = heads[h].loss ? loss_takes_labels(*heads[h].loss) : a.ndim() == 1;
       for (const Metric& m : metrics)
@@ -106,7 +106,7 @@ GivenRows::GivenRows(const Program& program, const std::vector<Head>& heads, con
       t.y = &targets_[h];
     }
     if (!ws[h].is_none()) {
-      weights_[h] = source_of(array_of(ws[h], "sample_weight"), -1, "sample_weight");
+      weights_[h] = source_of(kept(ws[h], "sample_weight"), -1, "sample_weight");
       check_rows("sample_weight", weights_[h]);
       t.weights = &weights_[h];
     }
@@ -128,7 +128,7 @@ void GivenRows::read_inputs(const Program& program, const py::object& x) {
   const bool single = given.size() == 1;
   parts_.reserve(given.size());
   for (const py::object& part : given) {
-    const py::array a = array_of(part, "x");
+    const py::array a = kept(part, "x");
     parts_.push_back(source_of(a, single || a.ndim() != 2 ? program.widths[0] : a.shape(1), "x"));
     if (parts_.back().rows != parts_.front().rows)
       raise_shape("x: expected arrays of as many rows, " + std::to_string(parts_.front().rows) + ", received " +
@@ -144,8 +144,11 @@ void GivenRows::read_inputs(const Program& program, const py::object& x) {
 
 void GivenRows::read_row_numbers(const py::object& rows) {
   using Index = py::array_t<int64_t, py::array::c_style>;
-  if (!py::isinstance<Index>(rows)) raise_dtype("rows: expected a contiguous array of int64");
+  const bool aligned =
+      py::isinstance<Index>(rows) && py::cast<bool>(rows.attr("flags").attr("aligned"));  // pybind11 does not ask
+  if (!aligned) raise_dtype("rows: expected a contiguous, aligned array of int64");
   const auto index = py::cast<Index>(rows);
+  arrays_.push_back(index);
   if (index.ndim() != 1) raise_shape("rows: expected shape (m,), received " + text(index));
   positions_ = index.shape(0);
   sources_.index = index.data();

@@ -16,15 +16,15 @@ namespace py = pybind11;
 // Raises DTypeError where the network cannot read the array's dtype.
 Element element_of(const py::array& a, const char* what);
 
-// The rows of a run; owns the views, refers to the arrays of the call.
+// The rows of a run: views of the call's arrays, which it keeps alive.
 class GivenRows {
  public:
   // Inputs alone: an array, or a tuple or list of them, and the numbers of the rows (None: all of them in order).
   GivenRows(const Program& program, const py::object& x, const py::object& rows, int64_t begin, int64_t end);
-  // And what each head is judged by.
+  // And what each head is judged by, in a configuration of the network.
   GivenRows(const Program& program, const std::vector<Head>& heads, const std::vector<Metric>& metrics,
-            const py::object& x, const py::object& y, const py::object& sample_weight, const py::object& rows,
-            int64_t begin, int64_t end);
+            uint64_t configuration, const py::object& x, const py::object& y, const py::object& sample_weight,
+            const py::object& rows, int64_t begin, int64_t end);
   GivenRows(const GivenRows&) = delete;
 
   const Sources& sources() const { return sources_; }
@@ -35,7 +35,10 @@ class GivenRows {
   void read_inputs(const Program& program, const py::object& x);
   void read_row_numbers(const py::object& rows);
   void check_rows(const char* what, const DenseSource& source) const;
+  // The object as an array, which is kept.
+  py::array kept(const py::object& given, const char* what);
 
+  std::vector<py::array> arrays_;
   std::vector<DenseSource> parts_, targets_, weights_;
   SideBySide together_;
   Sources sources_;

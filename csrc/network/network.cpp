@@ -45,7 +45,7 @@ void Network<T>::read(Part part, int index, T* to) {
 
 template <class T>
 void Network<T>::write(Part part, int index, const T* from) {
-  Exclusive hold(occupancy_);
+  Exclusive hold(occupancy_, part == Part::parameter ? Writes::parameters : Writes::others);
   if (part == Part::state) {
     instance_.copy_in(instance_.state, instance_.state_layout().slices[index], 1, from);
   } else if (part == Part::parameter) {
@@ -121,6 +121,7 @@ void Network<T>::set_heads(std::vector<Head> heads) {
   if (!same) batch_rows_ = 0;  // its targets are others'
   heads_ = std::move(heads);
   std::erase_if(metrics_, [&](const Metric& m) { return m.head >= static_cast<int>(heads_.size()); });
+  ++configuration_;
   clear_logs();
   replan();
 }
@@ -129,7 +130,13 @@ template <class T>
 void Network<T>::set_metrics(std::vector<Metric> metrics) {
   Exclusive hold(occupancy_);
   metrics_ = std::move(metrics);
+  ++configuration_;
   clear_logs();
+}
+
+template <class T>
+void Network<T>::check_configuration(const Sources& sources) const {
+  if (sources.configuration != configuration_) throw Busy("another thread has replaced this model's losses or metrics");
 }
 
 template <class T>
@@ -153,6 +160,36 @@ void Network<T>::follow_path() {
   instance_.pack_all();
   space_.reset();
   batch_rows_ = 0;
+}
+
+template <class T>
+uint64_t Network<T>::step() {
+  Shared hold(occupancy_);
+  return step_;
+}
+
+template <class T>
+void Network<T>::set_step(uint64_t step) {
+  Exclusive hold(occupancy_);
+  step_ = step;
+}
+
+template <class T>
+uint64_t Network<T>::key() {
+  Shared hold(occupancy_);
+  return key_;
+}
+
+template <class T>
+void Network<T>::set_key(uint64_t key) {
+  Exclusive hold(occupancy_);
+  key_ = key;
+}
+
+template <class T>
+int64_t Network<T>::batch_rows() {
+  Shared hold(occupancy_);
+  return batch_rows_;
 }
 
 template <class T>
@@ -185,7 +222,7 @@ Workspace<T>& Network<T>::workspace(int64_t rows) {
 
 template <class T>
 Run<T> Network<T>::run(Workspace<T>& space, Interrupt& interrupt, bool training) {
-  Run<T> run{program, &instance_, space, kernels<T>(), plan_, interrupt, training, key, step};
+  Run<T> run{program, &instance_, space, *space.made_for, plan_, interrupt, training, key_, step_};
   run.master = &instance_;
   return run;
 }

@@ -4,6 +4,7 @@
 // one in progress throws Busy and does nothing.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -37,8 +38,12 @@ class Network {
   explicit Network(Program program);
 
   const Program program;
-  uint64_t step = 0;  // finished updates; selects the dropout masks
-  uint64_t key = 0;
+
+  // Finished updates, which select the dropout masks; and the key of all that is random.
+  uint64_t step();
+  void set_step(uint64_t step);
+  uint64_t key();
+  void set_key(uint64_t key);
 
   // What computes the dense products: the type of their operands and the path, as in "bfloat16 avx512_bf16".
   std::string product_path();
@@ -72,6 +77,8 @@ class Network {
   const std::optional<Sgd>& sgd() const { return optimizer_; }
   void set_heads(std::vector<Head> heads);  // metrics of heads that are gone go too
   void set_metrics(std::vector<Metric> metrics);
+  // How often heads or metrics have been set.
+  uint64_t configuration() const { return configuration_; }
 
   // Logs: each head's sums, then each metric's.
   void reset_metrics();
@@ -89,12 +96,13 @@ class Network {
   // The pieces of one step.
   void load_batch(const Sources& sources, int64_t begin, int64_t end);
   void forward(int first, int last, bool training);
-  int64_t batch_rows() const { return batch_rows_; }
-  void read_value(int value, T* to);
-  void write_value(int value, const T* from);
+  int64_t batch_rows();
+  // Of a batch of so many rows.
+  void read_value(int value, int64_t rows, T* to);
+  void write_value(int value, int64_t rows, const T* from);
   double judge(bool training);
-  void read_value_gradient(int value, T* to);
-  void write_value_gradient(int value, const T* from);
+  void read_value_gradient(int value, int64_t rows, T* to);
+  void write_value_gradient(int value, int64_t rows, const T* from);
   void backward(int first, int last);
   void update();
   void advance();
@@ -109,6 +117,9 @@ class Network {
   Workspace<T>& workspace(int64_t rows);
   void check_operations(int first, int last) const;
   void check_value(int value) const;
+  void check_value(int value, int64_t rows) const;
+  // Throws where heads or metrics have been replaced since the sources were made for them.
+  void check_configuration(const Sources& sources) const;
   int64_t steps(const Sources& sources, int64_t batch_size, int64_t begin, int64_t end, const Limits& limits,
                 bool training);
   double log_batch(const Run<T>& run);
@@ -122,8 +133,10 @@ class Network {
   std::vector<std::unique_ptr<Instance<T>>> copies_;  // that threads other than the first train, see Way::copies
   Plan plan_;
   std::optional<Sgd> optimizer_;
+  uint64_t step_ = 0, key_ = 0;
   std::vector<Head> heads_;
   std::vector<Metric> metrics_;
+  std::atomic<uint64_t> configuration_{0};
 
   std::unique_ptr<Workspace<T>> space_;
   // Workspaces that finished predictions left for the next ones.

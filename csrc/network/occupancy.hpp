@@ -12,21 +12,29 @@ class Busy : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// What a writer changes: what predictions are made from, or other things alone.
+enum class Writes { parameters, others };
+
 // Counts readers, or one writer; forgets the holders of the parent after a fork.
 class Occupancy {
  public:
   void enter_shared();
   void leave_shared();
-  void enter_exclusive();
+  void enter_exclusive(Writes what);
   void leave_exclusive();
-  // How many writers there have been. A copy of the state that outlives the network can still ask.
+  // How many writers of parameters there have been. A copy of them that outlives the network can still ask.
   using Changes = std::shared_ptr<const std::atomic<uint64_t>>;
   Changes changes() const { return changes_; }
 
  private:
-  void notice_fork();
-  std::atomic<int> holders_{0};  // -1: a writer
-  std::atomic<long> owner_{0};   // process id
+  // Of one process, in one word, so that what a fork left behind is forgotten along with its process's number.
+  struct Holders {
+    int32_t process;
+    int32_t count;  // -1: a writer
+  };
+  template <class F>
+  void change(const F& changed);
+  std::atomic<Holders> holders_{Holders{0, 0}};
   std::shared_ptr<std::atomic<uint64_t>> changes_ = std::make_shared<std::atomic<uint64_t>>(0);
 };
 
@@ -38,7 +46,7 @@ struct Shared {
 };
 
 struct Exclusive {
-  explicit Exclusive(Occupancy& o) : o_(o) { o_.enter_exclusive(); }
+  explicit Exclusive(Occupancy& o, Writes what = Writes::others) : o_(o) { o_.enter_exclusive(what); }
   ~Exclusive() { o_.leave_exclusive(); }
   Exclusive(const Exclusive&) = delete;
   Occupancy& o_;

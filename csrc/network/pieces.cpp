@@ -24,6 +24,12 @@ void Network<T>::check_value(int value) const {
   if (batch_rows_ == 0) throw std::logic_error("value: no batch is loaded");
 }
 
+template <class T>
+void Network<T>::check_value(int value, int64_t rows) const {
+  check_value(value);
+  if (rows != batch_rows_) throw Busy("value: another thread has loaded another batch");
+}
+
 // Runs fn(run, team) on the loaded batch.
 template <class T>
 struct Network<T>::Call {
@@ -52,6 +58,7 @@ struct Network<T>::Call {
 template <class T>
 void Network<T>::load_batch(const Sources& sources, int64_t begin, int64_t end) {
   Exclusive hold(occupancy_);
+  check_configuration(sources);
   if (end <= begin) throw std::invalid_argument("load_batch: expected at least one row");
   Workspace<T>& space = workspace(end - begin);
   space.need_targets(sources.heads, head_widths());
@@ -79,9 +86,9 @@ void Network<T>::forward(int first, int last, bool training) {
 }
 
 template <class T>
-void Network<T>::read_value(int value, T* to) {
+void Network<T>::read_value(int value, int64_t rows, T* to) {
   Exclusive hold(occupancy_);
-  check_value(value);
+  check_value(value, rows);
   Interrupt never(nullptr, nullptr);
   const auto v = run(*space_, never, batch_training_).value(value);
   const int64_t width = program.widths[value];
@@ -90,9 +97,9 @@ void Network<T>::read_value(int value, T* to) {
 }
 
 template <class T>
-void Network<T>::write_value(int value, const T* from) {
+void Network<T>::write_value(int value, int64_t rows, const T* from) {
   Exclusive hold(occupancy_);
-  check_value(value);
+  check_value(value, rows);
   const auto& v = space_->values[value];
   const int64_t width = program.widths[value];
   for (int64_t i = 0; i < batch_rows_; ++i)
@@ -132,9 +139,9 @@ double Network<T>::judge(bool training) {
 }
 
 template <class T>
-void Network<T>::read_value_gradient(int value, T* to) {
+void Network<T>::read_value_gradient(int value, int64_t rows, T* to) {
   Exclusive hold(occupancy_);
-  check_value(value);
+  check_value(value, rows);
   const auto& g = space_->gradients[value];
   const int64_t width = program.widths[value];
   for (int64_t i = 0; i < batch_rows_; ++i)
@@ -145,9 +152,9 @@ void Network<T>::read_value_gradient(int value, T* to) {
 }
 
 template <class T>
-void Network<T>::write_value_gradient(int value, const T* from) {
+void Network<T>::write_value_gradient(int value, int64_t rows, const T* from) {
   Exclusive hold(occupancy_);
-  check_value(value);
+  check_value(value, rows);
   const auto& g = space_->gradients[value];
   if (!g.data) return;  // the input's gradient is not kept
   const int64_t width = program.widths[value];
@@ -182,7 +189,7 @@ void Network<T>::backward(int first, int last) {
 
 template <class T>
 void Network<T>::update() {
-  Exclusive hold(occupancy_);
+  Exclusive hold(occupancy_, Writes::parameters);
   if (!optimizer_) throw std::logic_error("update: no optimizer is set");
   if (batch_rows_ == 0) throw std::logic_error("update: no batch is loaded");
   instance_.need(instance_.gradients);
@@ -191,13 +198,13 @@ void Network<T>::update() {
   for (int p = 0; p < instance_.count(); ++p)
     if (!parameter_begun_[p]) instance_.clear(instance_.gradients, p);  // no loss reached it
   Call::over(*this, true, [&](Run<T>& run, Team& team) { run.update(team, plan_.trainable); });
-  ++step;
+  ++step_;
 }
 
 template <class T>
 void Network<T>::advance() {
   Exclusive hold(occupancy_);
-  ++step;
+  ++step_;
 }
 
 #define FP_INSTANTIATE(T)                                                 \
@@ -205,11 +212,11 @@ void Network<T>::advance() {
   template void Network<T>::check_value(int) const;                       \
   template void Network<T>::load_batch(const Sources&, int64_t, int64_t); \
   template void Network<T>::forward(int, int, bool);                      \
-  template void Network<T>::read_value(int, T*);                          \
-  template void Network<T>::write_value(int, const T*);                   \
+  template void Network<T>::read_value(int, int64_t, T*);                 \
+  template void Network<T>::write_value(int, int64_t, const T*);          \
   template double Network<T>::judge(bool);                                \
-  template void Network<T>::read_value_gradient(int, T*);                 \
-  template void Network<T>::write_value_gradient(int, const T*);          \
+  template void Network<T>::read_value_gradient(int, int64_t, T*);        \
+  template void Network<T>::write_value_gradient(int, int64_t, const T*); \
   template void Network<T>::backward(int, int);                           \
   template void Network<T>::update();                                     \
   template void Network<T>::advance();

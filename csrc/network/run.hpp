@@ -64,6 +64,7 @@ struct Sources {
   const RowSource* x = nullptr;
   std::vector<Targets> heads;
   const int64_t* index = nullptr;  // row numbers, or nullptr for 0, 1, 2, ...
+  uint64_t configuration = 0;      // of the network whose heads and metrics these are for
 };
 
 // A team's threads may share one, or have a copy each, which they then lead from batch to batch on their own.

@@ -63,11 +63,13 @@ void Network<T>::reject(const Sources& sources, int64_t position) const {
 template <class T>
 int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t begin, int64_t end, const Limits& limits,
                           bool training) {
+  check_configuration(sources);
   if (begin >= end) return begin;
   batch_size = std::min(batch_size, end - begin);
   if (training && !optimizer_) throw std::logic_error("train_steps: no optimizer is set");
   if (!program.is_native()) throw std::logic_error("train_steps: the program has operations written in Python");
   Workspace<T>& space = workspace(batch_size);
+  const int most = std::min(threads(), space.threads);  // others may allow more or fewer meanwhile
   space.need_targets(sources.heads, head_widths());
   space.need_metrics(metrics_.size());
   batch_rows_ = 0;  // the pieces' batch, if any, is overwritten, and training needs the gradients' memory
@@ -100,7 +102,7 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     alignas(256) Verdict verdict[2] = {};
     bool stop_before_update = false;
   };
-  const int team_size = useful_threads(batch_size, training);
+  const int team_size = std::min(useful_threads(batch_size, training), most);
   // Which updates are epilogues: those whose whole gradient nobody needs, and that are over soon.
   double flop = 0;
   for (const Parameter& p : program.parameters) flop += 2.0 * static_cast<double>(p.rows * p.cols);
@@ -125,8 +127,8 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
   job.run.keeps = true;
   job.run.begin = begin;
   job.run.all_fused = training && !job.updates.any_apart;
-  if (job.run.all_fused && threads() > 1 && space.block_sums.size() > 0) {
-    copies_.resize(std::max(copies_.size(), static_cast<std::size_t>(threads()) - 1));
+  if (job.run.all_fused && most > 1 && space.block_sums.size() > 0) {
+    copies_.resize(std::max(copies_.size(), static_cast<std::size_t>(most) - 1));
     for (auto& copy : copies_) {
       if (!copy) copy = std::make_unique<Instance<T>>(program);
       copy->make_room(instance_);
@@ -212,7 +214,7 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
         if (!give_up) {
           net.log_batch(run);
           c.reached += run.n;
-          if (c.training) ++net.step;
+          if (c.training) ++net.step_;
         }
         run.interrupt.check(team);
         begun = Interrupt::Clock::now();
@@ -228,13 +230,13 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
     job.stretch_begun = Interrupt::Clock::now();
     if (training) {
       const int64_t left = (end - job.reached + batch_size - 1) / batch_size;
-      job.stretch = pace_.next(batch_size, 3 * flop, team_size, threads(), left, job.stretch_begun);
+      job.stretch = pace_.next(batch_size, 3 * flop, team_size, most, left, job.stretch_begun);
       const Way way = job.run.way_for(batch_size, job.stretch.threads);
       if (way.across > 1) instance_.arrange(way.across);
     }
     job.taken = 0;
     job.run.begin = job.reached;
-    job.run.step = step;
+    job.run.step = step_;
     parallel_run(job.stretch.threads, work, &job);
     const auto now = Interrupt::Clock::now();
     const double seconds = std::chrono::duration<double>(now - job.first).count();
@@ -250,7 +252,7 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
 template <class T>
 int64_t Network<T>::train_steps(const Sources& sources, int64_t batch_size, int64_t begin, int64_t end,
                                 const Limits& limits) {
-  Exclusive hold(occupancy_);
+  Exclusive hold(occupancy_, Writes::parameters);
   return steps(sources, batch_size, begin, end, limits, true);
 }
 

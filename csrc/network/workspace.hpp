@@ -57,6 +57,7 @@ struct Workspace {
     double total = 0;  // sum of the weights, where something divides by it
     Block target;
     Buffer<int64_t> label;
+    int64_t classes = 0;  // of the labels that may be there
     Buffer<T> weights;
     Buffer<double> losses;
   };
@@ -162,7 +163,10 @@ struct Workspace {
       j.given = targets[h].y != nullptr;
       j.labels = targets[h].labels;
       j.weighted = targets[h].weights != nullptr;
-      if (j.labels && j.label.size() < capacity) j.label = Buffer<int64_t>(capacity);
+      // Where a step is given up before all its labels are there, kernels still index with those of steps before.
+      if (j.labels && (j.label.size() < capacity || targets[h].classes < j.classes))
+        j.label = Buffer<int64_t>(capacity);
+      if (j.labels) j.classes = targets[h].classes;
       if (j.given && !j.labels && (j.target.row < widths[h] || !j.target.data)) allocate(j.target, widths[h]);
       if (j.weighted && j.weights.size() < capacity) j.weights = Buffer<T>(capacity);
       if (j.losses.size() < 2 * capacity) j.losses = Buffer<double>(2 * capacity);
