@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,11 +24,13 @@ USES: dict[str, Callable[[fp.Sequential], Any]] = {
 
 
 def interrupted(use: Callable[[fp.Sequential], Any], model: fp.Sequential, seconds: float) -> None:
-    """Calls use(model) again and again until Ctrl-C comes, after so many seconds."""
+    """Calls use(model) again and again until Ctrl-C comes, after so many seconds. (Or for half a second: it may fall
+    into a finalizer of somebody else's, where it is lost.)"""
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
+        end = time.monotonic() + 0.5
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        while True:
+        while time.monotonic() < end:
             use(model)
     except KeyboardInterrupt:
         pass
