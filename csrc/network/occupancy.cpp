@@ -22,37 +22,37 @@ int32_t process_id() {
 
 // changed(count) is the new count, or throws.
 template <class F>
-void Occupancy::change(const F& changed) {
+void Occupancy::enter(const F& changed) {
   const int32_t me = process_id();
-  Holders now = holders_.load();
-  for (;;) {
+  for (Holders now = holders_.load();;) {
     // Holders counted before a fork belong to threads that this process does not have.
     const Holders next{me, changed(now.process == me ? now.count : 0)};
     if (holders_.compare_exchange_weak(now, next)) return;
   }
 }
 
+void Occupancy::leave(int32_t holder) {
+  for (Holders now = holders_.load();;)
+    if (holders_.compare_exchange_weak(now, {now.process, now.count - holder})) return;
+}
+
 void Occupancy::enter_shared() {
-  change([](int32_t count) {
+  enter([](int32_t count) {
     if (count < 0) throw Busy("predict: another thread is training or changing this model");
-    return count + 1;
+    return count + kReader;
   });
 }
 
-void Occupancy::leave_shared() {
-  change([](int32_t count) { return count > 0 ? count - 1 : 0; });
-}
+void Occupancy::leave_shared() { leave(kReader); }
 
 void Occupancy::enter_exclusive(Writes what) {
-  change([](int32_t count) {
+  enter([](int32_t count) {
     if (count != 0) throw Busy("another thread is using this model");
-    return -1;
+    return kWriter;
   });
   if (what == Writes::parameters) changes_->fetch_add(1);
 }
 
-void Occupancy::leave_exclusive() {
-  change([](int32_t) { return 0; });
-}
+void Occupancy::leave_exclusive() { leave(kWriter); }
 
 }  // namespace fp

@@ -30,10 +30,12 @@ class Occupancy {
   // Of one process, in one word, so that what a fork left behind is forgotten along with its process's number.
   struct Holders {
     int32_t process;
-    int32_t count;  // -1: a writer
+    int32_t count;
   };
+  static constexpr int32_t kReader = 1, kWriter = -1;
   template <class F>
-  void change(const F& changed);
+  void enter(const F& changed);
+  void leave(int32_t holder);
   std::atomic<Holders> holders_{Holders{0, 0}};
   std::shared_ptr<std::atomic<uint64_t>> changes_ = std::make_shared<std::atomic<uint64_t>>(0);
 };
