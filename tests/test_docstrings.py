@@ -66,3 +66,13 @@ def test_import_loads_little() -> None:
     loaded, heavy = run.stdout.splitlines()
     assert set(loaded.split()) <= {"__future__", "copy", "numpy", "signal", "threading", "weakref", "_weakrefset"}
     assert heavy == "False"
+
+
+@pytest.mark.parametrize("name", ["config", "datasets", "kernels", "peak"])
+def test_modules_are_loaded_when_first_named(name: str) -> None:
+    code = (
+        "import sys, fastperceptron as fp;"
+        f"print('fastperceptron.{name}' in sys.modules, fp.{name}.__name__, 'fastperceptron.{name}' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", f"fastperceptron.{name}", "True"]

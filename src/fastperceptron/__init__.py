@@ -36,7 +36,7 @@ from .predictors import Predictor
 from .saving import load_model
 
 if TYPE_CHECKING:
-    from . import backends, config, datasets, errors, kernels, models, program, random
+    from . import backends, config, datasets, errors, kernels, models, peak, program, random
     from .config import get_num_threads, set_num_threads, show_config, threads
     from .embedding import get_include
 
@@ -89,6 +89,7 @@ __all__ = [
     "metrics",
     "models",
     "optimizers",
+    "peak",
     "program",
     "random",
     "set_backend",
@@ -98,7 +99,7 @@ __all__ = [
 ]
 
 # Loaded when first used: importing the package stays quick.
-_MODULES = ("config", "datasets", "kernels")
+_MODULES = ("config", "datasets", "kernels", "peak")
 _FROM_CONFIG = ("get_num_threads", "set_num_threads", "show_config", "threads")
 
 
