@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from parity import PURE, forced, instruction_sets
 
 import fastperceptron as fp
 from fastperceptron import config
 
-PURE = os.environ.get("FASTPERCEPTRON_PURE") == "1"
 native_only = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
 
 KEYS = [
@@ -82,6 +82,19 @@ def test_show_config_prints_every_answer(capsys: pytest.CaptureFixture[str]) -> 
         assert any(line.startswith(word) for line in text.splitlines()), word
     assert str(config.get_config()["backend_reason"]) in text
     assert ("OpenMP runtime" in text) == (not PURE)
+
+
+@native_only
+@pytest.mark.parametrize("path", instruction_sets("bfloat16_paths_usable"))
+def test_show_config_names_the_paths_in_force(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with forced(path):
+        found = config.get_config()
+        fp.show_config()
+    printed = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert found["bfloat16_path"] == path
+    assert printed["bfloat16 path in use"].strip() == f"{path} (set_instruction_set)"
+    assert found["instruction_set"] == path or path not in instruction_sets()
+    assert printed["instruction set in use"].strip() == f"{found['instruction_set']} (set_instruction_set)"
 
 
 def test_set_and_get_num_threads() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
 import pytest
 from api_examples import MyMSE, classification, classifier
+from parity import PURE, forced, instruction_sets
 
 import fastperceptron as fp
 
-pytestmark = pytest.mark.usefixtures("backend")
+native_only = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
+each_backend = pytest.mark.usefixtures("backend")
 
 
 class Scaled(fp.Layer):
@@ -55,6 +58,39 @@ def test_parts_and_counts(backend: str, capsys: pytest.CaptureFixture[str]) -> N
     assert all(np.array_equal(after[name], value) for name, value in before.items())
 
 
+def dense_paths(dtype: str, backend: str) -> tuple[set[str], str]:
+    """What the dense rows of a profile name, and what the network does."""
+    model = fp.Sequential([fp.Dense(20, activation="relu"), fp.Dropout(0.5), fp.Dense(3)], dtype=dtype, backend=backend)
+    model.compile("sgd", "mse")
+    model.build(8)
+    profile = model.profile(np.ones((16, 8)), np.ones((16, 3)), seconds=0.01, print_fn=lambda table: None)
+    dense = [row for row in profile.rows if row.layer.startswith("dense")]
+    assert len(dense) == 4
+    assert not any("product" in row.path for row in profile.rows if row not in dense)
+    assert model._network is not None
+    return {row.path for row in dense}, model._network.product_path()
+
+
+@native_only
+@pytest.mark.parametrize("path", instruction_sets("bfloat16_paths_usable"))
+def test_dense_rows_name_the_path_in_force(path: str) -> None:
+    with forced(path):
+        instruction_set = importlib.import_module("fastperceptron._core").instruction_set()
+        assert instruction_set == path or path not in instruction_sets()
+        for dtype, product in (
+            ("mixed_bfloat16", f"bfloat16 {path}"),
+            ("float32", f"float32 {instruction_set}"),
+            ("float64", f"float64 {instruction_set}"),
+        ):
+            assert dense_paths(dtype, "native") == ({f"native {instruction_set}, product {product}"}, product)
+
+
+def test_dense_rows_name_numpy() -> None:
+    for dtype, product in (("mixed_bfloat16", "bfloat16 numpy"), ("float32", "float32 numpy")):
+        assert dense_paths(dtype, "numpy") == ({f"numpy, product {product}"}, product)
+
+
+@each_backend
 def test_what_runs_in_python_is_named() -> None:
     model = fp.Sequential([fp.Dense(4), Scaled(name="scaled"), fp.Dense(1)], seed=0)
     model.compile(fp.SGD(0.1), MyMSE())
@@ -66,6 +102,7 @@ def test_what_runs_in_python_is_named() -> None:
     assert all(row.seconds > 0 for row in profile.rows)
 
 
+@each_backend
 def test_bad_arguments_name_what_was_expected() -> None:
     x, y = classification()
     model = classifier()
@@ -83,6 +120,7 @@ def test_bad_arguments_name_what_was_expected() -> None:
     assert model.profile(x, y, seconds=np.float32(0.01), print_fn=lambda table: None).rows
 
 
+@each_backend
 def test_a_graph_with_several_losses() -> None:
     a, b = fp.Input((3,)), fp.Input((2,))
     h = fp.Dense(4, activation="tanh")(fp.Concatenate()([a, b]))
