@@ -14,9 +14,9 @@ __all__ = ["cache_round_trip", "memory_bandwidth", "peak_flops"]
 
 #: Number formats that the kernels have a measure for.
 _DTYPES = ("float32", "float64", "bfloat16")
-# Shorter than the time slices of a busy system, so that some repeats are not interrupted.
-_REPEATS = 25
-_SECONDS = 0.004
+# Shorter than the time slices of a busy system (3 ms), so that some repeats are not interrupted on any thread.
+_REPEATS = 100
+_SECONDS = 0.001
 _TRIPS = 5
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _LEAST_BYTES, _MOST_BYTES = 128 * 2**20, 2**30
