@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from statistics import median
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,7 +24,7 @@ _MOST_SECONDS = 86_400
 
 
 class ProfileRow(NamedTuple):
-    """One line of a profile; times are medians."""
+    """One line of a profile; Profile says what the times are."""
 
     layer: str
     part: str  # "gather", "forward", "loss", "backward" or "update"
@@ -44,19 +43,37 @@ class Profile:
 
     ``rows`` are the parts of a step, each run and timed on its own; ``step_seconds`` is a whole step as ``fit`` runs
     it, its parts fused, which takes less than their sum; by AMX it also keeps what is between two dense layers packed
-    in bfloat16, where the parts, run apart, hand on float32. ``call_seconds`` is the price of a call that does nothing:
-    every row contains it. ``peak`` is the flop per second that the step's threads reach in registers, or None on the
-    NumPy backend.
+    in bfloat16, where the parts, run apart, hand on float32. ``call_seconds`` is the price of a call of the backend
+    that does nothing: every row contains it, but for those that run in Python.
+
+    Each of these times is the least of all samples, five or more. What else the machine does makes a sample longer,
+    never shorter: they are the times of steps left in peace, which ``fit`` on a busy machine exceeds. ``is_disturbed``:
+    the machine is so busy that even of the least samples the calling thread had a CPU for less than 0.8 of the time,
+    although they were taken for three times as long as wanted. Then all times are too long.
+
+    ``peak`` is the flop per second that the step's threads reach in registers, or None on the NumPy backend.
+    ``peak_is_low``: it was measured too low, several times, since the machine was busy: a row is faster, or several
+    threads reach less than 0.8 times their number times what one does (or they share a core and never do). Shares of
+    such a peak are too high.
     """
 
     def __init__(
-        self, title: str, rows: list[ProfileRow], step_seconds: float, call_seconds: float, peak: float | None
+        self,
+        title: str,
+        rows: list[ProfileRow],
+        step_seconds: float,
+        call_seconds: float,
+        is_disturbed: bool,
+        peak: float | None,
+        peak_is_low: bool,
     ) -> None:
         self.title = title
         self.rows = rows
         self.step_seconds = step_seconds
         self.call_seconds = call_seconds
+        self.is_disturbed = is_disturbed
         self.peak = peak
+        self.peak_is_low = peak_is_low
 
     @property
     def flop(self) -> float:
@@ -73,10 +90,17 @@ class Profile:
         widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
         text = [_aligned(line, widths) for line in lines]
         rule = "-" * max(map(len, text))
-        note = f"Every row but the last contains its own call, about {_time(self.call_seconds)}."
+        notes = [
+            "Times are the least of all samples, so as to be those of steps that nothing else disturbs.",
+            f"Every part that does not run in Python contains a call, about {_time(self.call_seconds)}.",
+        ]
+        if self.is_disturbed:
+            notes.append("The machine is too busy for that: these times are too long.")
         if self.peak is not None:
-            note = f"Peak of multiply-adds in registers: {self.peak / 1e9:.0f} GFLOP/s. " + note
-        return "\n".join([self.title, rule, text[0], rule, *text[1:-2], rule, *text[-2:], rule, note])
+            notes.append(f"Peak of multiply-adds in registers: {self.peak / 1e9:.0f} GFLOP/s.")
+        if self.peak_is_low:
+            notes.append("The machine is busy (or its threads share a core): shares of peak are too high.")
+        return "\n".join([self.title, rule, text[0], rule, *text[1:-2], rule, *text[-2:], rule, *notes])
 
     def _cells(self, row: ProfileRow, whole: float) -> tuple[str, ...]:
         speed = row.flop_per_second
@@ -112,14 +136,13 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
     weights = rows.cast_weights(PRECISIONS[twin.dtype])
     n = rows.n
 
-    def whole_step() -> None:
-        assert twin._runner is not None
-        twin._runner.train_steps(rows.x, rows.y, weights, None, n, 0, n, 0.0)
+    clock, runner = _Clock(), twin._runner
+    assert runner is not None
 
-    step_seconds = median(_times(whole_step, seconds / 3))
-    network.load_batch(rows.x, None, None, None, 0, n)
-    call_seconds = median(_times(lambda: network.forward(0, 0, True), min(seconds / 30, 0.01)))
-    clock = _Clock()
+    def whole_step() -> None:
+        clock.time("step", -1, lambda: runner.train_steps(rows.x, rows.y, weights, None, n, 0, n, 0.0))
+        clock.next()
+
     judges = [judge._replace(metrics=[]) for judge in twin._judges]
     optimizer = compiled.optimizer if compiled.optimizer.native() is None else None
     steps = _Steps(clock, _Watched(network, clock), graph.shapes, judges, optimizer)
@@ -127,39 +150,59 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
 
     def parted_step() -> None:
         steps.train_steps(rows.x, rows.y, weights, None, n, 0, n, 0.0)
+        clock.time("call", -1, lambda: network.forward(0, 0, True))
+        clock.next()
 
-    _times(parted_step, seconds * 2 / 3, clock.next)
+    for turn in range(_MOST_TURNS):
+        _repeat(whole_step, seconds / 3 / _TURNS)
+        _repeat(parted_step, seconds * 2 / 3 / _TURNS)
+        if turn + 1 >= _TURNS and not clock.is_disturbed():
+            break
     in_python = any(judge.loss is not None and judge.loss.native() is None for judge in judges)
     described = _described(network, n, rows, in_python, optimizer)
-    listed = [row._replace(seconds=clock.median(row.part, index)) for index, row in described]
+    listed = [row._replace(seconds=clock.least(row.part, index)) for index, row in described]
     step = f"one training step of {n} rows, {twin.dtype}, {_machine(network, n)}"
     title = f"{type(model).__name__} {model.name!r}: {step}"
-    return Profile(title, listed, step_seconds, call_seconds, _peak(twin.dtype, network, n))
+    peak, peak_is_low = _peak(twin.dtype, network, n, max(row.flop_per_second for row in listed))
+    step_seconds, call_seconds = clock.least("step", -1), clock.least("call", -1)
+    return Profile(title, listed, step_seconds, call_seconds, clock.is_disturbed(), peak, peak_is_low)
 
 
 # -- timing ------------------------------------------------------------------------------------------------------
 
+# Whole steps and steps in parts take turns, so that a busy moment meets both.
+_TURNS = 5
+_MOST_TURNS = 15  # while even the least samples are disturbed
+_LEAST_CPU = 0.8
+
 
 class _Clock:
-    """Seconds per (part, operation) of the present step, and the steps before it."""
+    """Samples per (part, operation): seconds, and those of them in which the calling thread had a CPU."""
 
     def __init__(self) -> None:
-        self._steps: list[dict[tuple[str, int], float]] = []
-        self.next()
+        self._samples: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+        self._present: dict[tuple[str, int], tuple[float, float]] = {}
 
     def next(self) -> None:
-        self._steps.append(defaultdict(float))
+        for key, sample in self._present.items():
+            self._samples[key].append(sample)
+        self._present.clear()
 
     def time(self, part: str, index: int, call: Callable[[], Any]) -> Any:
-        start = perf_counter()
+        seconds, cpu = self._present.get((part, index), (0.0, 0.0))
+        cpu_start, start = thread_time(), perf_counter()
         result = call()
-        self._steps[-1][part, index] += perf_counter() - start
+        seconds += perf_counter() - start
+        self._present[part, index] = (seconds, cpu + thread_time() - cpu_start)
         return result
 
-    def median(self, part: str, index: int) -> float:
-        # The first step made the workspace, the last entry was begun and never used.
-        steps = self._steps[1:-1] or self._steps[:1]
-        return median(step[part, index] for step in steps)
+    def least(self, part: str, index: int) -> float:
+        """Nothing for what never ran."""
+        return min(self._samples.get((part, index), [(0.0, 0.0)]))[0]
+
+    def is_disturbed(self) -> bool:
+        least = [min(samples) for samples in self._samples.values()]
+        return sum(cpu for _, cpu in least) < _LEAST_CPU * sum(seconds for seconds, _ in least)
 
 
 class _Watched:
@@ -226,16 +269,12 @@ class _Steps(Segments):
         self._clock.time("update", -1, lambda: super(_Steps, self)._update(optimizer))
 
 
-def _times(call: Callable[[], Any], seconds: float, after: Callable[[], Any] = lambda: None) -> list[float]:
-    """How long each of many calls took; three at least."""
-    times: list[float] = []
-    end = perf_counter() + seconds
-    while len(times) < 3 or (perf_counter() < end and len(times) < 10_000):
-        start = perf_counter()
+def _repeat(call: Callable[[], Any], seconds: float) -> None:
+    """Once at least."""
+    end, count = perf_counter() + seconds, 0
+    while count == 0 or (perf_counter() < end and count < 10_000 / _TURNS):
         call()
-        times.append(perf_counter() - start)
-        after()
-    return times
+        count += 1
 
 
 # -- what each part has to do ------------------------------------------------------------------------------------
@@ -310,12 +349,25 @@ def _machine(network: Any, n: int) -> str:
     return f"native backend, {_instruction_set()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def _peak(dtype: str, network: Any, n: int) -> float | None:
-    from .peak import peak_flops
+# Several threads reach at least this share of their number times one thread's peak, or do not run all the time.
+_LEAST_SCALING = 0.8
+_PEAK_ATTEMPTS = 3
+
+
+def _peak(dtype: str, network: Any, n: int, fastest: float) -> tuple[float | None, bool]:
+    """The peak of the step's threads, measured again while it must be too low, and whether it still must."""
+    from .peak import best_peak
 
     if network.backend != "native":
-        return None
-    return peak_flops("bfloat16" if dtype == "mixed_bfloat16" else dtype, network.useful_threads(n, True))
+        return None, False
+    name = "bfloat16" if dtype == "mixed_bfloat16" else dtype
+    threads = network.useful_threads(n, True)
+    peak = best_peak(name, threads)
+    least = max(fastest, _LEAST_SCALING * threads * best_peak(name, 1))
+    for _ in range(_PEAK_ATTEMPTS):
+        if peak < least:
+            peak = best_peak(name, threads, again=True)
+    return peak, peak < least
 
 
 # -- text --------------------------------------------------------------------------------------------------------
