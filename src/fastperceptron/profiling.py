@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,13 +24,13 @@ _MOST_SECONDS = 86_400
 
 
 class ProfileRow(NamedTuple):
-    """One line of a profile; Profile says what the times are."""
+    """One line of a profile; Profile says what the times and bytes are."""
 
     layer: str
     part: str  # "gather", "forward", "loss", "backward" or "update"
     seconds: float
     flop: float  # of the dense products, a multiply-add being two; other arithmetic is not counted
-    bytes: float  # that must be read or written at least once
+    bytes: float
     path: str  # what did the work
 
     @property
@@ -50,6 +50,12 @@ class Profile:
     never shorter: they are the times of steps left in peace, which ``fit`` on a busy machine exceeds. ``is_disturbed``:
     the machine is so busy that even of the least samples the calling thread had a CPU for less than 0.8 of the time,
     although they were taken for three times as long as wanted. Then all times are too long.
+
+    ``bytes`` of a row are what its part, run apart, has to move: what it reads and what it writes, each once, however
+    often caches fetch it. Numbers have 4 bytes (in float64 8). The native backend's products also read copies of the
+    weights, which the update writes: transposed ones for the gradients of values, and in mixed precision, for all
+    products, ones that are packed in bfloat16 and have 2 bytes a number. What else a product packs, it makes from
+    float32 values and throws away; that does not count.
 
     ``peak`` is the flop per second that the step's threads reach in registers, or None on the NumPy backend.
     ``peak_is_low``: it was measured too low, several times, since the machine was busy: a row is faster, or several
@@ -146,7 +152,8 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
     judges = [judge._replace(metrics=[]) for judge in twin._judges]
     optimizer = compiled.optimizer if compiled.optimizer.native() is None else None
     steps = _Steps(clock, _Watched(network, clock), graph.shapes, judges, optimizer)
-    steps.set_trainable([weight.trainable and layer.trainable for weight, layer in graph.owners])
+    trainable = [weight.trainable and layer.trainable for weight, layer in graph.owners]
+    steps.set_trainable(trainable)
 
     def parted_step() -> None:
         steps.train_steps(rows.x, rows.y, weights, None, n, 0, n, 0.0)
@@ -159,7 +166,7 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
         if turn + 1 >= _TURNS and not clock.is_disturbed():
             break
     in_python = any(judge.loss is not None and judge.loss.native() is None for judge in judges)
-    described = _described(network, n, rows, in_python, optimizer)
+    described = _described(network, n, rows, trainable, in_python, optimizer)
     listed = [row._replace(seconds=clock.least(row.part, index)) for index, row in described]
     step = f"one training step of {n} rows, {twin.dtype}, {_machine(network, n)}"
     title = f"{type(model).__name__} {model.name!r}: {step}"
@@ -281,54 +288,101 @@ def _repeat(call: Callable[[], Any], seconds: float) -> None:
 
 
 def _described(
-    network: Any, n: int, rows: Rows, loss_in_python: bool, optimizer: Any
+    network: Any, n: int, rows: Rows, trainable: list[bool], loss_in_python: bool, optimizer: Any
 ) -> Iterable[tuple[int, ProfileRow]]:
     """The rows of the table without times, in the order of a step, with the number of their operation."""
     program: Program = network.program
     item = np.dtype(program.array_dtype).itemsize
     engine = f"native {_instruction_set()}" if network.backend == "native" else "numpy"
     paths = {index: _path(op, engine, network.product_path()) for index, op in enumerate(program.operations)}
+    work = _Work(network, n, trainable)
     given = sum(array.nbytes for arrays in rows for array in arrays if array is not None)
-    learns = [False] * len(program.widths)  # parameters are below the value
-    for op in program.operations:
-        learns[op.output] = bool(op.parameters) or any(learns[v] for v in op.inputs)
     yield -1, ProfileRow("batch", "gather", 0.0, 0.0, given + n * program.widths[0] * item, engine)
     for index, op in enumerate(program.operations):
-        if op.kind == "columns":  # a view
-            continue
-        flop, elements = _forward(program, op, n)
-        yield index, ProfileRow(op.name, "forward", 0.0, flop, elements * item, paths[index])
-    out = n * sum(program.widths[v] for v in program.outputs)
-    yield -1, ProfileRow("loss", "loss", 0.0, 0.0, 3 * out * item, "Python" if loss_in_python else engine)
+        if op.kind != "columns":  # a view
+            yield index, ProfileRow(op.name, "forward", 0.0, *work.forward(op), paths[index])
+    # Outputs and targets are read, the outputs' gradients are written.
+    judged = 2 * n * sum(program.widths[v] for v in program.outputs) + sum(y.size for y in rows.y if y is not None)
+    yield -1, ProfileRow("loss", "loss", 0.0, 0.0, judged * item, "Python" if loss_in_python else engine)
     for index in range(len(program.operations) - 1, -1, -1):
         op = program.operations[index]
-        if op.kind == "columns":
-            continue
-        flop, elements = _backward(program, op, n, any(learns[v] for v in op.inputs))
-        yield index, ProfileRow(op.name, "backward", 0.0, flop, elements * item, paths[index])
-    sizes = sum(int(np.prod(parameter.shape)) for parameter in program.parameters)
-    update = "Python" if optimizer is not None else engine
-    yield -1, ProfileRow("optimizer", "update", 0.0, 0.0, 3 * sizes * item, update)
+        if op.kind != "columns":
+            yield index, ProfileRow(op.name, "backward", 0.0, *work.backward(op), paths[index])
+    slots = len(network.slot_names() if optimizer is None else optimizer.slot_names)
+    update = engine if optimizer is None else "Python"
+    yield -1, ProfileRow("optimizer", "update", 0.0, 0.0, work.update(slots), update)
 
 
-def _forward(program: Program, op: Operation, n: int) -> tuple[float, float]:
-    """Flop of the products, and elements that are read or written."""
-    read, written = n * sum(program.widths[v] for v in op.inputs), n * program.widths[op.output]
-    elements = read + written * (2 if op.kind == "dense" and op.activation in NEEDS_Z else 1)
-    if op.kind != "dense":
-        return 0.0, elements
-    weights = sum(int(np.prod(program.parameters[p].shape)) for p in op.parameters)
-    return 2.0 * n * np.prod(program.parameters[op.parameters[0]].shape), elements + weights
+class _Work:
+    """Flop of the products and bytes, as Profile counts them, of the operations of a network over n rows."""
 
+    def __init__(self, network: Any, n: int, trainable: list[bool]) -> None:
+        program: Program = network.program
+        self._widths, self._operations, self._n = program.widths, program.operations, n
+        self._sizes = [int(np.prod(parameter.shape)) for parameter in program.parameters]
+        self._trainable = trainable
+        self._native = network.backend == "native"
+        self._packed = self._native and program.is_mixed
+        self._item = np.dtype(program.array_dtype).itemsize
+        self._weight_item = 2 if self._packed else self._item
+        self._learns = [False] * len(program.widths)  # what is trained is below the value
+        for op in self._operations:
+            self._learns[op.output] = self._is_needed(op) or any(trainable[p] for p in op.parameters)
+        # A value's only reader, if dense, applies the derivative of the activation that made it.
+        readers = Counter(v for op in self._operations for v in op.inputs) + Counter(program.outputs)
+        bent = {op.output: op.activation for op in self._dense() if op.activation != "linear"}
+        only = {op.inputs[0] for op in self._dense() if readers[op.inputs[0]] == 1}
+        self._bent_below = {v: activation for v, activation in bent.items() if v in only}
 
-def _backward(program: Program, op: Operation, n: int, needed: bool) -> tuple[float, float]:
-    read, written = n * program.widths[op.output], n * sum(program.widths[v] for v in op.inputs) * needed
-    if op.kind != "dense":
-        return 0.0, 2 * read + written
-    size = float(np.prod(program.parameters[op.parameters[0]].shape))
-    # dw = x^T dz reads x and dz and writes dw; dx = dz w^T reads dz, w and what the derivative needs, and writes dx.
-    elements = read + n * sum(program.widths[v] for v in op.inputs) + size + (read + size + 2 * written) * needed
-    return 2.0 * n * size * (2 if needed else 1), elements
+    def forward(self, op: Operation) -> tuple[float, float]:
+        numbers = self._numbers(*op.inputs, op.output)
+        if op.kind != "dense":
+            return 0.0, numbers * self._item
+        if op.activation in NEEDS_Z:
+            numbers += self._numbers(op.output)
+        weights, *bias = (self._sizes[p] for p in op.parameters)
+        return 2.0 * self._n * weights, (numbers + sum(bias)) * self._item + weights * self._weight_item
+
+    def backward(self, op: Operation) -> tuple[float, float]:
+        if not self._learns[op.output]:  # nobody asks for it
+            return 0.0, 0.0
+        below, above, needed = self._numbers(*op.inputs), self._numbers(op.output), self._is_needed(op)
+        if op.kind != "dense":
+            saved = {"activation": above, "multiply": below}.get(op.kind, 0)
+            return 0.0, (above + saved + below * needed) * self._item
+        # dw = x^T dz reads x and dz; dx = dz w^T reads dz, w and what the derivative below needs.
+        weights, learns = self._sizes[op.parameters[0]], self._trainable[op.parameters[0]]
+        activation = self._bent_below.get(op.inputs[0], "linear") if needed else "linear"
+        reads_z = activation in NEEDS_Z
+        reads_x = learns or (activation != "linear" and not reads_z)
+        # Its own derivative, where nobody above applies it, reads y or z and writes dz.
+        own = op.activation != "linear" and op.output not in self._bent_below
+        numbers = above * (1 + 2 * own) + below * (reads_x + reads_z + needed)
+        numbers += sum(self._sizes[p] for p in op.parameters if self._trainable[p])
+        flop = 2.0 * self._n * weights * (learns + needed)
+        return flop, numbers * self._item + weights * needed * self._weight_item
+
+    def update(self, slots: int) -> float:
+        """Gradients are read, parameters and slots are read and written, copies of weights written."""
+        trained = sum(size for size, trainable in zip(self._sizes, self._trainable, strict=True) if trainable)
+        # Packed ones for the products forward, and transposed ones, packed or not, for those of gradients.
+        copies = {op.parameters[0]: 0 for op in self._dense() if self._native and self._trainable[op.parameters[0]]}
+        for op in self._dense():
+            p = op.parameters[0]
+            if p in copies:
+                copies[p] = max(copies[p], self._packed + self._is_needed(op))
+        copied = sum(self._sizes[p] * count for p, count in copies.items())
+        return trained * (3 + 2 * slots) * self._item + copied * self._weight_item
+
+    def _dense(self) -> Iterable[Operation]:
+        return (op for op in self._operations if op.kind == "dense")
+
+    def _numbers(self, *values: int) -> int:
+        return self._n * sum(self._widths[v] for v in values)
+
+    def _is_needed(self, op: Operation) -> bool:
+        """Whether the gradient of an input is."""
+        return any(self._learns[v] for v in op.inputs)
 
 
 def _path(op: Operation, engine: str, product: str) -> str:
