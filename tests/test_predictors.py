@@ -8,6 +8,7 @@ import pickle
 import re
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from promises import activation
 
 import fastperceptron as fp
 from fastperceptron.errors import DTypeError, NotBuiltError, ShapeError
-from fastperceptron.program import ACTIVATIONS
+from fastperceptron.program import ACTIVATIONS, PRECISIONS
 
 NATIVE = "native" in BACKENDS
 native_only = pytest.mark.skipif(not NATIVE, reason="the pure wheel has no extension")
@@ -521,6 +522,39 @@ def test_many_threads_at_once(backend: str, widths: tuple[int, ...]) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@contextlib.contextmanager
+def waiting_thread() -> Iterator[threading.Event]:
+    """A Python thread that awaits the interpreter, which nobody is made to give up; the event says it has had it."""
+    go, ran = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: go.wait() and ran.set())
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        thread.start()
+        go.set()
+        yield ran
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+
+
+@native_only
+@pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this interpreter is not locked")
+@pytest.mark.parametrize("dtype", [*DTYPES, "mixed_bfloat16"])
+@pytest.mark.parametrize(("n", "lets"), [(1, False), (20_000, True)])
+def test_large_work_lets_other_threads_run(n: int, lets: bool, dtype: str) -> None:
+    """Small work does not: to give the interpreter up and get it back would take longer."""
+    model = chain((32, 256, 10), dtype=dtype)
+    p, x = model.predictor(), rows(n, 32, PRECISIONS[dtype])
+    out = np.empty((n, 10), x.dtype)
+    with waiting_thread() as ran:
+        for _ in range(500):  # for one call the thread may not get a CPU
+            p(x, out=out)
+            if ran.is_set():
+                break
+        assert ran.is_set() == lets
 
 
 @native_only
