@@ -303,7 +303,7 @@ class Model(Trainer):
         Parameters
         ----------
         x, y, sample_weight : the rows of one batch
-        seconds : how long to measure
+        seconds : how long to measure; up to three times as long where others use the processor
         print_fn : takes the table; ``print`` by default
 
         >>> import fastperceptron as fp
