@@ -24,8 +24,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#define FP_INLINE static inline __attribute__((always_inline))
-#define FP_INLINE_MEMBER inline __attribute__((always_inline))
+#include "kernels/inline.hpp"
+
 #if defined(__clang__)
 #define FP_UNROLL _Pragma("clang loop unroll(full)")
 #else
@@ -59,6 +59,14 @@
 #else
 #error "define one of FP_ISA_GENERIC, FP_ISA_AVX2, FP_ISA_AVX512, FP_ISA_NEON"
 #endif
+
+// The namespace's name as text, and at the end of the one symbol that an object exports.
+#define FP_TEXT_OF(name) #name
+#define FP_TEXT(name) FP_TEXT_OF(name)
+#define FP_ISA_NAME FP_TEXT(FP_ISA_NAMESPACE)
+#define FP_JOINED_OF(prefix, name) prefix##name
+#define FP_JOINED(prefix, name) FP_JOINED_OF(prefix, name)
+#define FP_ISA_SYMBOL(prefix) FP_JOINED(prefix, FP_ISA_NAMESPACE)
 
 namespace fp::FP_ISA_NAMESPACE {
 

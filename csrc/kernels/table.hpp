@@ -5,8 +5,9 @@
 // Table. Row strides ("_row") count elements; columns are always contiguous unless "_col" is given.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
+
+#include "kernels/inline.hpp"
 
 namespace fp {
 
@@ -85,10 +86,10 @@ struct Epilogue {
 struct Parted {
   int64_t rows, row, part;
 
-  bool is_whole() const { return part == row; }
-  int64_t begin(int64_t j) const { return j / part * part; }
-  int64_t stride(int64_t b) const { return row - b < part ? row - b : part; }
-  int64_t origin(int64_t b) const { return (rows - 1) * b; }
+  FP_INLINE_MEMBER bool is_whole() const { return part == row; }
+  FP_INLINE_MEMBER int64_t begin(int64_t j) const { return j / part * part; }
+  FP_INLINE_MEMBER int64_t stride(int64_t b) const { return row - b < part ? row - b : part; }
+  FP_INLINE_MEMBER int64_t origin(int64_t b) const { return (rows - 1) * b; }
 };
 
 // c[i, j] = sum over p of a[i, p] b[p, j], in ordered sums: p is cut into blocks of `block`, each block is a
