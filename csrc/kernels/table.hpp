@@ -185,11 +185,11 @@ struct Kernels {
   // out[j, i] = a[i, j]
   void (*transpose)(int64_t rows, int64_t cols, const T* a, int64_t a_row, T* out, int64_t out_row);
 
-  // Elementwise, over one contiguous range. Not softmax. y may equal z; dz may equal dy.
+  // Elementwise, over one contiguous range. Not softmax. y may equal z; dz may equal dy or saved.
   void (*activation_forward)(Activation, T alpha, int64_t count, const T* z, T* y);
   // dz = dy * act'(saved), saved being z or y as derivative_needs_z says.
   void (*activation_backward)(Activation, T alpha, int64_t count, const T* dy, const T* saved, T* dz);
-  // Over each row. y may equal z; dz may equal dy.
+  // y = softmax(z), dz = y (dy - sum_j dy_j y_j) over each of n rows of `width`. y may equal z; dz may equal dy or y.
   void (*softmax_forward)(int64_t n, int64_t width, const T* z, int64_t z_row, T* y, int64_t y_row);
   void (*softmax_backward)(int64_t n, int64_t width, const T* dy, int64_t dy_row, const T* y, int64_t y_row, T* dz,
                            int64_t dz_row);
