@@ -6,7 +6,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <cmath>
 #include <string>
 
 #include "bindings/arrays.hpp"
@@ -316,8 +315,8 @@ py::array dropout_forward(const py::object& x_, double rate, uint64_t key, uint3
     args.x_row = x.matrix.row;
     args.y = y.matrix.data;
     args.y_row = y.matrix.row;
-    args.threshold = static_cast<uint32_t>(std::floor(rate * 4294967296.0));
-    args.scale = T(1 / (1 - rate));
+    args.threshold = dropout_threshold(rate);
+    args.scale = dropout_scale<T>(rate);
     args.key = key;
     args.step = step;
     args.stream = stream;

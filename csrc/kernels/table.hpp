@@ -154,6 +154,13 @@ struct LossArgs {
   int64_t gradient_row;
 };
 
+// Of DropoutArgs, 0 <= rate < 1: floor(rate 2^32), and 1 / (1 - rate) rounded from float64.
+FP_INLINE_MEMBER uint32_t dropout_threshold(double rate) { return static_cast<uint32_t>(rate * 4294967296.0); }
+template <class T>
+FP_INLINE_MEMBER T dropout_scale(double rate) {
+  return static_cast<T>(1 / (1 - rate));
+}
+
 // y = x * mask / (1 - rate). Element (i, j) is kept when word j % 4 of
 // Philox4x32-10(counter = (j / 4, row0 + i, step & 0xffffffff, (stream << 16) | (step >> 32 & 0xffff)),
 // key = (key & 0xffffffff, key >> 32)) is >= threshold. The backward pass is the same function on dy. y may equal x.
@@ -164,8 +171,8 @@ struct DropoutArgs {
   int64_t x_row;
   T* y;
   int64_t y_row;
-  uint32_t threshold;  // floor(rate * 2^32)
-  T scale;             // 1 / (1 - rate), rounded from float64
+  uint32_t threshold;  // dropout_threshold(rate)
+  T scale;             // dropout_scale<T>(rate)
   uint64_t key, step;
   uint32_t stream;
 };
