@@ -70,11 +70,7 @@ py::array bfloat16_product(const py::object& a_, const py::object& b_, bool tran
   check_shape(op, "b", ba, transpose_b ? Shape{n, k} : Shape{k, n}, "to match a " + text(aa));
   Input<float> a(op, "a", aa), b(op, "b", ba);
   Output<float> c(op, py::none(), {m, n});
-  try {
-    products16();
-  } catch (const std::runtime_error& error) {
-    raise("BackendUnavailableError", error.what());
-  }
+  available(products16);
   {
     const WithoutGil release;
     whole::bfloat16_product(a.matrix, transpose_a, b.matrix, transpose_b, c.matrix);

@@ -241,8 +241,8 @@ PyObject* get_current(PyObject* me, void*) {
 
 // (program, parameters, shapes): what predictors.restored makes a predictor from.
 PyObject* reduce(PyObject* me, PyObject*) {
-  auto* self = reinterpret_cast<Object*>(me);
-  try {
+  return guarded([&] {
+    auto* self = reinterpret_cast<Object*>(me);
     py::list parameters;
     const py::object program = py::reinterpret_borrow<py::object>(self->program);
     int index = 0;
@@ -263,12 +263,7 @@ PyObject* reduce(PyObject* me, PyObject*) {
                py::make_tuple(program, parameters, py::handle(self->input_shape), py::handle(self->output_shape)))
         .release()
         .ptr();
-  } catch (py::error_already_set& error) {
-    error.restore();
-  } catch (const std::exception& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return nullptr;
+  });
 }
 
 PyGetSetDef properties[] = {
