@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <utility>
 
 #include "network/run.hpp"
 #include "network/workspace.hpp"
@@ -154,29 +155,6 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
     copy.to = kOutput;
     if (copy.from != kOutput) steps_.push_back(copy);
   }
-}
-
-template <class T>
-Predictor<T>::~Predictor() {
-  for (auto& s : spare_) delete s.exchange(nullptr);
-}
-
-template <class T>
-Buffer<T>* Predictor<T>::take(int64_t count) const {
-  for (auto& s : spare_) {
-    std::unique_ptr<Buffer<T>> b(s.exchange(nullptr));
-    if (b && b->size() >= count) return b.release();
-  }
-  return new Buffer<T>(count, Pages::small);
-}
-
-template <class T>
-void Predictor<T>::leave(Buffer<T>* buffer) const {
-  for (auto& s : spare_) {
-    Buffer<T>* empty = nullptr;
-    if (s.compare_exchange_strong(empty, buffer)) return;
-  }
-  delete buffer;
 }
 
 template <class T>
@@ -359,7 +337,9 @@ void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
     T* memory;
     bool by_columns;
   };
-  Buffer<T>* memory = take(by_columns ? arena + team * each.size() : team * (arena + each.size()));
+  const int64_t size = by_columns ? arena + team * each.size() : team * (arena + each.size());
+  std::unique_ptr<Buffer<T>> memory = spares_.take([&](const Buffer<T>& spare) { return spare.size() >= size; });
+  if (!memory) memory = std::make_unique<Buffer<T>>(size, Pages::small);
   Job job{*this, x, rows, chunk, arena, each, y, memory->data(), by_columns};
   parallel_run(
       team,
@@ -379,7 +359,7 @@ void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
         }
       },
       &job);
-  leave(memory);
+  spares_.leave(std::move(memory));
 }
 
 template class Predictor<float>;

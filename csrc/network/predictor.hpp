@@ -16,6 +16,7 @@
 #include "runtime/dispatch.hpp"
 #include "runtime/memory.hpp"
 #include "runtime/parallel.hpp"
+#include "runtime/spares.hpp"
 
 namespace fp {
 
@@ -27,7 +28,6 @@ class Predictor {
 
   // changes: of the network that the instance belongs to, which nobody changes meanwhile.
   Predictor(const Program& program, const Instance<T>& instance, Occupancy::Changes changes);
-  ~Predictor();
   Predictor(const Predictor&) = delete;
 
   int64_t inputs() const { return inputs_; }
@@ -120,11 +120,7 @@ class Predictor {
   Occupancy::Changes changes_;
   uint64_t changes_then_;
 
-  // Memory that finished runs left for the next ones.
-  static constexpr int kSpare = 8;
-  Buffer<T>* take(int64_t count) const;
-  void leave(Buffer<T>* buffer) const;
-  mutable std::atomic<Buffer<T>*> spare_[kSpare] = {};
+  mutable Spares<Buffer<T>> spares_;
   // Of large weights: when the run in progress began, or 0, and when the last one was over.
   class Reader;
   using Clock = std::chrono::steady_clock;
