@@ -13,16 +13,15 @@
 
 #include "bindings/errors.hpp"
 #include "bindings/gil.hpp"
+#include "network/worth.hpp"
 #include "runtime/dispatch.hpp"
 
 namespace fp::bindings {
 namespace py = pybind11;
 namespace {
 
-// Arithmetic from which the interpreter is worth giving to other threads (some 30 us), and after which signals are
-// looked for: per vector lane, some 10 ms.
+// Arithmetic from which the interpreter is worth giving to other threads: some 30 us.
 constexpr double kReleaseFlop = 5e5;
-constexpr double kFlopPerPiece = 7.5e7;
 
 struct Object {
   PyObject_HEAD;

@@ -8,6 +8,7 @@
 
 #include "network/run.hpp"
 #include "network/workspace.hpp"
+#include "network/worth.hpp"
 #include "runtime/fpstate.hpp"
 
 namespace fp {
@@ -120,7 +121,7 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
         widest_flop_ = std::max(widest_flop_, flop);
         flop_ += flop;
       }
-      flop_ += 16.0 * static_cast<double>(out);
+      flop_ += kFlopPerElement * static_cast<double>(out);
       steps_.push_back(s);
     } else {
       for (std::size_t j = 0; j < op.inputs.size(); ++j) {
@@ -129,7 +130,7 @@ Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occ
         s.from = slot[is[op.inputs[j]]];
         steps_.push_back(s);
         if (op.kind == OperationKind::concatenate) s.to_begin += s.out;
-        flop_ += 16.0 * static_cast<double>(s.out);
+        flop_ += kFlopPerElement * static_cast<double>(s.out);
       }
     }
     for (int v : op.inputs)
@@ -165,12 +166,6 @@ void Predictor<T>::read(int parameter, T* to) const {
       std::memcpy(to + i * c.cols + cols.begin, c.data + origin + i * row + cols.begin,
                   sizeof(T) * static_cast<std::size_t>(cols.size()));
   });
-}
-
-template <class T>
-std::string Predictor<T>::product_path() const {
-  if (products_) return std::string("bfloat16 ") + products_->name;
-  return std::string(sizeof(T) == 4 ? "float32 " : "float64 ") + table().name;
 }
 
 template <class T>
@@ -325,7 +320,7 @@ void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
   const bool by_columns = team > 1 && rows < kRowsPerThread * team && widest_flop_ * worth >= kFlopPerThread * 2;
   if (!by_columns) team = static_cast<int>(std::min<int64_t>(team, (rows + 15) / 16));
   const int64_t share = by_columns ? rows : (rows + team - 1) / team;
-  const int64_t chunk = std::min(share, products_ ? kMostPacked : std::clamp<int64_t>(65536 / slot_row_, 512, 1024));
+  const int64_t chunk = std::min(share, products_ ? kMostPacked : rows_at_a_time(slot_row_));
   const Need each = need(chunk);
   const int64_t arena = slots_ * slot_size(chunk);
   struct Job {

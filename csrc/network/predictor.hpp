@@ -39,7 +39,7 @@ class Predictor {
     return changes_->load(std::memory_order_acquire) == changes_then_ && (!products_ || products_ == &products16());
   }
   // As Network::product_path. The path of a mixed predictor is that of the moment when it was made.
-  std::string product_path() const;
+  std::string product_path() const { return path_name<T>(products_); }
   // The copy of a parameter, unpadded.
   void read(int parameter, T* to) const;
 
@@ -69,7 +69,8 @@ class Predictor {
   static int64_t padded(int64_t cols) { return (cols + kPad - 1) / kPad * kPad; }
   // Values of one row up to this size lie on the stack, and so does what the products of a row need in mixed precision.
   static constexpr int64_t kStack = 2048, kStackRoom = 2048;
-  // Rows that mixed precision packs at once, for a product that follows while they are in cache.
+  // Rows that mixed precision packs at once, for a product that follows while they are in cache. Not the path's
+  // slab_rows: AMX's, twice as many, are for runs that keep values packed in two bytes; here they are float32.
   static constexpr int64_t kMostPacked = 256;
 
   struct Place {

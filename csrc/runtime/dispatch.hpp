@@ -39,4 +39,12 @@ inline const Kernels<double>& kernels<double>() {
   return table().f64;
 }
 
+// The type of the operands of dense products and what computes them, as in "bfloat16 avx512_bf16". products: of mixed
+// precision, or nullptr.
+template <class T>
+std::string path_name(const Products16* products) {
+  if (products) return std::string("bfloat16 ") + products->name;
+  return std::string(sizeof(T) == 4 ? "float32 " : "float64 ") + table().name;
+}
+
 }  // namespace fp
