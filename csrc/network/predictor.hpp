@@ -2,7 +2,6 @@
 // at once, without locks. Its outputs are those of Network::predict, bit for bit.
 #pragma once
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <string>
@@ -83,14 +82,21 @@ class Predictor {
     int64_t size() const { return scratch + room; }
   };
   struct Batch {
+    const Kernels<T>& kernels;  // asked for once: another thread may choose others meanwhile
     const T* x;
     int64_t n;
     T* y;
     T* slots;
   };
+  // The parts of the constructor.
+  void copy_weights(const Program& program, const Instance<T>& instance);
+  void pack_weights(const Program& program);
+  void compile(const Program& program);
+  void add_step(Step s);
+
   // The instruction set of a mixed predictor goes with its path.
   const Kernels<T>& kernels_in_use() const { return kernels_ ? *kernels_ : kernels<T>(); }
-  Need need(int64_t rows) const;
+  Need need(const Kernels<T>& k, int64_t rows) const;
   int64_t slot_size(int64_t rows) const { return rows * slot_row_; }
   // products: Need::size() elements, in mixed precision only.
   void run_row(const T* x, T* y, T* slots, T* products) const;
