@@ -1,7 +1,6 @@
 // The functions behind src/fastperceptron/include/fastperceptron.h: everything is checked, nothing is thrown.
 #define FASTPERCEPTRON_NO_CALLS
 #include <new>
-#include <type_traits>
 
 #include "bindings/arrays.hpp"
 #include "bindings/predictor.hpp"

@@ -2,7 +2,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <stdexcept>
 #include <string>
 
 #include "bindings/errors.hpp"
@@ -20,16 +19,6 @@
 namespace fp::bindings {
 namespace py = pybind11;
 namespace {
-
-// A wish that cannot be had, by name or by environment variable, is the error of an unavailable backend.
-template <class F>
-auto available(const F& f) {
-  try {
-    return f();
-  } catch (const std::runtime_error& error) {
-    raise("BackendUnavailableError", error.what());
-  }
-}
 
 uint64_t floating_point_state() {
 #if defined(__SSE2__) || defined(_M_X64)
@@ -94,13 +83,13 @@ void check_measurement(const char* operation, int threads, double seconds) {
 
 double peak_of(const std::string& dtype, int threads, double seconds) {
   check_measurement("measure_peak", threads, seconds);
-  available([]() -> const Table& { return table(); });
+  available(table);
   double (*measure)(int, double) = dtype == "float32"    ? &measure_peak<float>
                                    : dtype == "float64"  ? &measure_peak<double>
                                    : dtype == "bfloat16" ? &measure_peak16
                                                          : nullptr;
   if (!measure) raise_dtype("measure_peak: dtype must be float32, float64 or bfloat16; received " + dtype);
-  if (dtype == "bfloat16") available([]() -> const Products16& { return products16(); });
+  if (dtype == "bfloat16") available(products16);
   const WithoutGil release;  // nothing of Python's is used
   return measure(threads, seconds);
 }
@@ -109,7 +98,7 @@ py::dict bandwidth_of(int threads, double bytes, double seconds) {
   check_measurement("measure_bandwidth", threads, seconds);
   if (!(bytes >= 1e6 && bytes <= 1e12))
     raise_value("measure_bandwidth: bytes must lie in [1e6, 1e12]; received " + std::to_string(bytes));
-  available([]() -> const Table& { return table(); });
+  available(table);
   Bandwidth measured;
   {
     const WithoutGil release;
@@ -142,12 +131,11 @@ void register_config(py::module_& m) {
       "derivative_needs_z", [](int activation) { return derivative_needs_z(static_cast<Activation>(activation)); },
       py::arg("activation"));
 
-  m.def("instruction_set", [] { return std::string(available([]() -> const Table& { return table(); }).name); });
+  m.def("instruction_set", [] { return std::string(available(table).name); });
   m.def("instruction_set_reason", &instruction_set_reason);
   m.def("instruction_sets_built", &instruction_sets_built);
   m.def("instruction_sets_usable", &instruction_sets_usable);
-  m.def("bfloat16_path",
-        [] { return std::string(available([]() -> const Products16& { return products16(); }).name); });
+  m.def("bfloat16_path", [] { return std::string(available(products16).name); });
   m.def("bfloat16_path_reason", &bfloat16_path_reason);
   m.def("bfloat16_paths_built", &bfloat16_paths_built);
   m.def("bfloat16_paths_usable", &bfloat16_paths_usable);

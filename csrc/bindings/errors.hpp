@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <stdexcept>
 #include <string>
 
 namespace fp::bindings {
@@ -16,5 +17,15 @@ namespace fp::bindings {
 [[noreturn]] inline void raise_shape(const std::string& message) { raise("ShapeError", message); }
 [[noreturn]] inline void raise_dtype(const std::string& message) { raise("DTypeError", message); }
 [[noreturn]] inline void raise_value(const std::string& message) { throw pybind11::value_error(message); }
+
+// Calls f: a wish for an instruction set or a path that cannot be had is the error of an unavailable backend.
+template <class F>
+decltype(auto) available(const F& f) {
+  try {
+    return f();
+  } catch (const std::runtime_error& error) {
+    raise("BackendUnavailableError", error.what());
+  }
+}
 
 }  // namespace fp::bindings

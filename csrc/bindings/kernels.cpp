@@ -6,7 +6,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <cmath>
 #include <string>
 
 #include "bindings/arrays.hpp"
@@ -71,11 +70,7 @@ py::array bfloat16_product(const py::object& a_, const py::object& b_, bool tran
   check_shape(op, "b", ba, transpose_b ? Shape{n, k} : Shape{k, n}, "to match a " + text(aa));
   Input<float> a(op, "a", aa), b(op, "b", ba);
   Output<float> c(op, py::none(), {m, n});
-  try {
-    products16();
-  } catch (const std::runtime_error& error) {
-    raise("BackendUnavailableError", error.what());
-  }
+  available(products16);
   {
     const WithoutGil release;
     whole::bfloat16_product(a.matrix, transpose_a, b.matrix, transpose_b, c.matrix);
@@ -316,8 +311,8 @@ py::array dropout_forward(const py::object& x_, double rate, uint64_t key, uint3
     args.x_row = x.matrix.row;
     args.y = y.matrix.data;
     args.y_row = y.matrix.row;
-    args.threshold = static_cast<uint32_t>(std::floor(rate * 4294967296.0));
-    args.scale = T(1 / (1 - rate));
+    args.threshold = dropout_threshold(rate);
+    args.scale = dropout_scale<T>(rate);
     args.key = key;
     args.step = step;
     args.stream = stream;

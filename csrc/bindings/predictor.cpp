@@ -13,16 +13,15 @@
 
 #include "bindings/errors.hpp"
 #include "bindings/gil.hpp"
+#include "network/worth.hpp"
 #include "runtime/dispatch.hpp"
 
 namespace fp::bindings {
 namespace py = pybind11;
 namespace {
 
-// Arithmetic from which the interpreter is worth giving to other threads (some 30 us), and after which signals are
-// looked for: per vector lane, some 10 ms.
+// Arithmetic from which the interpreter is worth giving to other threads: some 30 us.
 constexpr double kReleaseFlop = 5e5;
-constexpr double kFlopPerPiece = 7.5e7;
 
 struct Object {
   PyObject_HEAD;
@@ -241,8 +240,8 @@ PyObject* get_current(PyObject* me, void*) {
 
 // (program, parameters, shapes): what predictors.restored makes a predictor from.
 PyObject* reduce(PyObject* me, PyObject*) {
-  auto* self = reinterpret_cast<Object*>(me);
-  try {
+  return guarded([&] {
+    auto* self = reinterpret_cast<Object*>(me);
     py::list parameters;
     const py::object program = py::reinterpret_borrow<py::object>(self->program);
     int index = 0;
@@ -263,12 +262,7 @@ PyObject* reduce(PyObject* me, PyObject*) {
                py::make_tuple(program, parameters, py::handle(self->input_shape), py::handle(self->output_shape)))
         .release()
         .ptr();
-  } catch (py::error_already_set& error) {
-    error.restore();
-  } catch (const std::exception& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return nullptr;
+  });
 }
 
 PyGetSetDef properties[] = {

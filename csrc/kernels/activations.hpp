@@ -198,14 +198,14 @@ FP_INLINE void with_activation(Activation activation, Body body) {
   }
 }
 
-// y = act(z) over (count,); y may equal z.
+// y = act(z) over (count,).
 template <class T>
 static void activation_forward_range(Activation activation, T alpha, int64_t count, const T* z, T* y) {
   with_activation(activation, [&]<Activation a>()
                                   __attribute__((always_inline)) { activation_forward_loop<a>(alpha, count, z, y); });
 }
 
-// dz = dy act'(saved) over (count,); dz may equal dy or saved.
+// dz = dy act'(saved) over (count,).
 template <class T>
 static void activation_backward_range(Activation activation, T alpha, int64_t count, const T* dy, const T* saved,
                                       T* dz) {

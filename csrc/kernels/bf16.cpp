@@ -7,17 +7,12 @@
 #include "kernels/bf16_tiles.hpp"
 #endif
 
-#define FP_NAME_OF(isa) #isa
-#define FP_NAME(isa) FP_NAME_OF(isa)
-#define FP_PRODUCTS_OF(isa) fp_bf16_##isa
-#define FP_PRODUCTS(isa) FP_PRODUCTS_OF(isa)
-
 namespace fp {
 namespace FP_ISA_NAMESPACE {
 
 constexpr Products16 products() {
   Products16 p{};
-  p.name = FP_NAME(FP_ISA_NAMESPACE);
+  p.name = FP_ISA_NAME;
   p.right_bytes = pairs_bytes;
   p.pack_right = pack_pairs;
   p.pack_right_transposed = pack_pairs_transposed;
@@ -51,6 +46,6 @@ constexpr Products16 products() {
 
 }  // namespace FP_ISA_NAMESPACE
 
-extern "C" constexpr Products16 FP_PRODUCTS(FP_ISA_NAMESPACE) = FP_ISA_NAMESPACE::products();
+extern "C" constexpr Products16 FP_ISA_SYMBOL(fp_bf16_) = FP_ISA_NAMESPACE::products();
 
 }  // namespace fp

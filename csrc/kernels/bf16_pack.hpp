@@ -2,8 +2,7 @@
 //
 //   rows     (m, k): rows of k numbers, filled up with zeros to a multiple of 32.
 //   pairs    (k, n): panels of 16 columns; a panel holds, for every pair of indices of the sum, 16 columns of two
-//   numbers,
-//            64 bytes; filled up with zero pairs to a multiple of 16 pairs, and with zero columns.
+//            numbers, 64 bytes; filled up with zero pairs to a multiple of 16 pairs, and with zero columns.
 //   squares  (m, k): panels of 16 rows; a panel holds, for every 32 indices of the sum, 16 rows of 32 numbers, 1 KiB,
 //            filled up with zeros along the sum. Tiles are loaded from there at once.
 //
@@ -94,10 +93,7 @@ FP_INLINE int64_t rows_stride(int64_t k) {
   const int64_t bytes = padded_sum(k) * 2;
   return bytes % 1024 ? bytes : bytes + 64;
 }
-FP_INLINE int64_t pairs_stride(int64_t k) {  // of a panel
-  const int64_t bytes = padded_sum(k) * 32;
-  return bytes % 1024 ? bytes : bytes + 64;
-}
+FP_INLINE int64_t pairs_stride(int64_t k) { return padded_sum(k) / 32 * 1024 + 64; }  // of a panel
 FP_INLINE int64_t squares_stride(int64_t k) { return (padded_sum(k) / 32 | 1) * 1024; }
 inline int64_t rows_bytes(int64_t m, int64_t k) { return m * rows_stride(k); }
 inline int64_t pairs_bytes(int64_t k, int64_t n) { return (n + 15) / 16 * pairs_stride(k); }

@@ -27,8 +27,8 @@ struct Strip {
   T* sums;  // rows of `width`
 };
 
-// With fetch, into the second-level cache too what the next visit but one will read.
 // sums[i, j] = (begin ? 0 : sums[i, j]) + a[i, 0] b[0, j] + ... + a[i, deep - 1] b[deep - 1, j], in this order.
+// With fetch, what the next visit but one will read is fetched into the second-level cache meanwhile.
 template <class T, int rows, int deep, bool fetch = false>
 void stream_step(const Strip<T>& s) {
   constexpr int lanes = Vec<T>::lanes;
@@ -83,8 +83,7 @@ template <class T>
 __attribute__((noinline)) void gemm_stream(const GemmArgs<T>& g) {
   constexpr int lanes = Vec<T>::lanes;
   constexpr int64_t line = 64 / sizeof(T), most = kStripBytes / int64_t(sizeof(T));
-  alignas(64) T sums[most + kStreamFarRows * line];
-  alignas(64) T totals[most + kStreamFarRows * line];
+  alignas(64) T sums[most], totals[most];  // g.m rows of up to `widest`, which is whole lines
   const int64_t widest = most / g.m / line * line, strips = (g.n + widest - 1) / widest;
   const int64_t step = ((g.n + strips - 1) / strips + line - 1) / line * line;
   // The groups of rows share what they read.

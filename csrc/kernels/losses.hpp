@@ -11,8 +11,7 @@
 // Cross-entropies over the row's classes are sums; targets need not add up to 1:
 //   categorical           -sum t log c, c = p clipped, rows not normalised; derivative -t / p, 0 where clipped
 //       ... from logits   sum t (log sum e^p - p); gradient softmax(p) sum(t) - t; a class with t = 0 adds nothing,
-//       even
-//                         at p = -infinity
+//                         even at p = -infinity
 //   sparse                the same with t = 1 at the label, else 0
 //
 // The gradient is (scale weight / columns) times the derivative, rounded in that order; a weight of 0 therefore

@@ -3,14 +3,12 @@
 // Largest errors measured over some 10^7 arguments each, in units in the last place:
 //
 //                float  double
-//   exp          1.0    1.0
 //   expm1        1.5    1.6
 //   log          0.9    1.0
 //   log1p        1.0    1.1
 //   tanh         1.5    2.7
 //   sigmoid      1.9    1.9
 //   softplus     1.7    1.6
-//   erf          1.5    1.7
 //   normal_cdf   6.5    8.8    over the whole range, the negative tail included
 //
 // Without a fused multiply-add (generic) the same but for normal_cdf: 67 and 512 at the far end of the tail.
@@ -42,9 +40,6 @@ struct MathConstants<float> {
   static constexpr float log_terms[] = {0x1.5555b4p-1f, 0x1.992a7ap-2f, 0x1.36f09cp-2f};
   // (tanh(x) - x) / x^3 in x^2, |x| <= 0.3
   static constexpr float tanh_terms[] = {-0x1.55549ep-2f, 0x1.10b012p-3f, -0x1.9c999p-5f};
-  // erf(x) / x - 1 in x^2, |x| <= 1
-  static constexpr float erf_terms[] = {0x1.06eba8p-3f, -0x1.81273ep-2f,  0x1.ce2cf8p-4f, -0x1.b7f91p-6f,
-                                        0x1.5405bep-8f, -0x1.a3f71ep-11f, 0x1.496a12p-14f};
   // (a + k) Phi(-a) e^(a^2 / 2) in (a - k) / (a + k)
   static constexpr float tail_k = 4.0f;
   static constexpr float tail_terms[] = {0x1.82b4bcp-1f, -0x1.373e3ap-1f, 0x1.8c6d9cp-2f, -0x1.7dffbp-3f,
@@ -67,10 +62,6 @@ struct MathConstants<double> {
   static constexpr double log_terms[] = {0x1.555555555577ep-1, 0x1.99999998ee720p-2, 0x1.249249b3c790cp-2,
                                          0x1.c71c005389cc1p-3, 0x1.74750effd79f6p-3, 0x1.384f562a7a1c3p-3,
                                          0x1.3ad9b0ad8b21fp-3};
-  static constexpr double erf_terms[] = {0x1.06eba8214db68p-3,   -0x1.812746b0379bdp-2,  0x1.ce2f21a040d21p-4,
-                                         -0x1.b82ce311fab6fp-6,  0x1.565bccf92eaadp-8,   -0x1.c02db03e3cd72p-11,
-                                         0x1.f9a2bab00ed8ep-14,  -0x1.f4ca4dbca9a02p-17, 0x1.b97fd5d5cea58p-20,
-                                         -0x1.5c072df7c0e9ep-23, 0x1.d71b21cf3dcd1p-27,  -0x1.abae353b8c9f6p-31};
   static constexpr double tail_k = 5.5;
   static constexpr double tail_terms[] = {
       0x1.8c2b8893b5c8dp-1,   -0x1.5ed05c7e41a2ep-1,  0x1.1239b3f8c06dap-1,   -0x1.77dbb5cdda96cp-2,
@@ -101,8 +92,7 @@ FP_INLINE Vec<T> infinity() {
   return broadcast(T(__builtin_inf()));
 }
 
-// e^x = (1 + growth) 2^k with k the integer nearest to x / ln2. power: the representation of 2^(k + offset), or with
-// offset = -bias the integer k shifted to where the exponent stands.
+// e^x = (1 + growth) 2^k with k the integer nearest to x / ln2. power: 2^(k + offset).
 template <class T>
 struct ReducedExp {
   Vec<T> growth, power;
@@ -126,16 +116,6 @@ FP_INLINE ReducedExp<T> reduce_exp(Vec<T> x, int offset, Low... low) {
     Vec<T> r = sub(high, rest);
     return {add(high, fms(mul(r, r), polynomial(r, C::exp_terms), rest)), power};
   }
-}
-
-template <class T>
-FP_INLINE Vec<T> exp(Vec<T> x) {
-  using C = MathConstants<T>;
-  ReducedExp<T> e = reduce_exp(x, -Vec<T>::bias);
-  // Added to the exponent, because 2^128 (2^1024) is not a number to multiply with.
-  Vec<T> y = from_bits<T>(bits(add(broadcast(T(1)), e.growth)) + bits(e.power));
-  y = select(lt(x, broadcast(C::exp_lowest)), zero<T>(), y);
-  return select(le(x, broadcast(C::exp_highest)), y, mul(x, infinity<T>()));
 }
 
 // e^x, or e^(x + low) with |low| tiny, for x <= 0: the exp of softmax, sigmoid and all that is built on them.
@@ -270,15 +250,6 @@ FP_INLINE Vec<T> normal_cdf(Vec<T> x, Vec<T>* density) {
   Vec<T> high = mul(half, a);
   Vec<T> tail = normal_tail(a, high, fms(half, a, high), density);
   return select(gt(x, zero<T>()), sub(broadcast(T(1)), tail), tail);
-}
-
-template <class T>
-FP_INLINE Vec<T> erf(Vec<T> x) {
-  Vec<T> a = abs(x), square = mul(x, x), density;
-  Vec<T> tail = normal_tail(mul(a, broadcast(T(1.4142135623730951))), square, fms(x, x, square), &density);
-  Vec<T> outer = copysign(fnma(broadcast(T(2)), tail, broadcast(T(1))), x);
-  Vec<T> inner = fma(x, polynomial(square, MathConstants<T>::erf_terms), x);
-  return select(lt(a, broadcast(T(1))), inner, outer);
 }
 
 }  // namespace fp::FP_ISA_NAMESPACE

@@ -4,19 +4,18 @@
 //
 // Compile with exactly one of FP_ISA_GENERIC, FP_ISA_AVX2, FP_ISA_AVX512, FP_ISA_NEON, or with FP_ISA_AVX512_BF16 or
 // FP_ISA_AMX, which are AVX-512 in a namespace of their own. What GCC's and Clang's vector
-// types can express stands here; simd_<isa>.hpp supplies the rest: fma, masks, parts of a register, sqrt, round,
-// and max and min where they are one instruction.
+// types can express stands here; simd_<isa>.hpp supplies the rest: fma, masks, parts of a register, and max and min
+// where they are one instruction.
 //
 //   load(p) store(p, v)            unaligned
 //   load_part(p, n), store_part    the first n lanes (0 <= n <= lanes), others zero; touches nothing past n
 //   broadcast(x), zero<T>()
 //   fma(a,b,c) = a b + c, fms = a b - c, fnma = c - a b      one rounding (generic: two)
-//   add sub mul div sqrt neg abs copysign(magnitude, sign)
+//   add sub mul div neg abs copysign(magnitude, sign)
 //   max(a,b) = a > b ? a : b       so b when either is NaN or both are zeros; min(a,b) = a < b ? a : b likewise; where
 //                                  subnormals count as zeros, they may become zeros
-//   lt le gt ge eq                 false when either is NaN;  is_nan, is_negative (sign bit, -0 included)
-//   select(m, a, b)                m ? a : b;  mask_and, mask_or, mask_not, mask_first<T>(n), any, all
-//   round_nearest(v)               to the nearest integer, ties to even, as T; keeps the sign of zero
+//   lt le gt ge eq                 false when either is NaN;  is_nan
+//   select(m, a, b)                m ? a : b;  mask_or, mask_first<T>(n)
 //   exp2_int(v)                    2^v for integral v, -126..127 (float) or -1022..1023 (double)
 //   exponent(v), mantissa(v)       v = mantissa 2^exponent, mantissa in [1, 2), for positive normal v
 //   bit_and bit_or bit_xor bit_andnot(a, b) = a & ~b, shift_left<s>, shift_right<s>      of the representations
@@ -25,8 +24,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#define FP_INLINE static inline __attribute__((always_inline))
-#define FP_INLINE_MEMBER inline __attribute__((always_inline))
+#include "kernels/inline.hpp"
+
 #if defined(__clang__)
 #define FP_UNROLL _Pragma("clang loop unroll(full)")
 #else
@@ -60,6 +59,14 @@
 #else
 #error "define one of FP_ISA_GENERIC, FP_ISA_AVX2, FP_ISA_AVX512, FP_ISA_NEON"
 #endif
+
+// The namespace's name as text, and at the end of the one symbol that an object exports.
+#define FP_TEXT_OF(name) #name
+#define FP_TEXT(name) FP_TEXT_OF(name)
+#define FP_ISA_NAME FP_TEXT(FP_ISA_NAMESPACE)
+#define FP_JOINED_OF(prefix, name) prefix##name
+#define FP_JOINED(prefix, name) FP_JOINED_OF(prefix, name)
+#define FP_ISA_SYMBOL(prefix) FP_JOINED(prefix, FP_ISA_NAMESPACE)
 
 namespace fp::FP_ISA_NAMESPACE {
 
@@ -232,10 +239,6 @@ FP_INLINE Vec<T> mantissa(Vec<T> v) {
 
 namespace fp::FP_ISA_NAMESPACE {
 
-template <class T>
-FP_INLINE bool all(Mask<T> m) {
-  return !any(mask_not(m));
-}
 #if !defined(FP_ISA_AVX512) && !defined(FP_ISA_AVX2)
 template <class T>
 FP_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
@@ -250,7 +253,6 @@ FP_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
 // The 16 virtual lanes of every reduction that is not a dense product: lane j takes elements j, j + 16, ...
 template <class T>
 struct Wide {
-  static constexpr int lanes = 16;
   static constexpr int registers = 16 / Vec<T>::lanes;
   Vec<T> r[registers];
 };

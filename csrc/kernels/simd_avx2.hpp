@@ -12,14 +12,9 @@ FP_INLINE Vec<float> fms(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm
 FP_INLINE Vec<float> fnma(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm256_fnmadd_ps(a.v, b.v, c.v)}; }
 FP_INLINE Vec<float> max(Vec<float> a, Vec<float> b) { return {_mm256_max_ps(a.v, b.v)}; }
 FP_INLINE Vec<float> min(Vec<float> a, Vec<float> b) { return {_mm256_min_ps(a.v, b.v)}; }
-FP_INLINE Vec<float> sqrt(Vec<float> a) { return {_mm256_sqrt_ps(a.v)}; }
-FP_INLINE Vec<float> round_nearest(Vec<float> a) {
-  return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-}
 FP_INLINE Vec<float> select(Mask<float> m, Vec<float> a, Vec<float> b) {
   return {_mm256_blendv_ps(b.v, a.v, (__m256)m.m)};
 }
-FP_INLINE bool any(Mask<float> a) { return _mm256_movemask_ps((__m256)a.m) != 0; }
 FP_INLINE Vec<float> load_part(const float* p, int64_t n) {
   return {_mm256_maskload_ps(p, (__m256i)mask_first<float>(n).m)};
 }
@@ -29,14 +24,9 @@ FP_INLINE Vec<double> fms(Vec<double> a, Vec<double> b, Vec<double> c) { return 
 FP_INLINE Vec<double> fnma(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm256_fnmadd_pd(a.v, b.v, c.v)}; }
 FP_INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return {_mm256_max_pd(a.v, b.v)}; }
 FP_INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return {_mm256_min_pd(a.v, b.v)}; }
-FP_INLINE Vec<double> sqrt(Vec<double> a) { return {_mm256_sqrt_pd(a.v)}; }
-FP_INLINE Vec<double> round_nearest(Vec<double> a) {
-  return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-}
 FP_INLINE Vec<double> select(Mask<double> m, Vec<double> a, Vec<double> b) {
   return {_mm256_blendv_pd(b.v, a.v, (__m256d)m.m)};
 }
-FP_INLINE bool any(Mask<double> a) { return _mm256_movemask_pd((__m256d)a.m) != 0; }
 FP_INLINE Vec<double> load_part(const double* p, int64_t n) {
   return {_mm256_maskload_pd(p, (__m256i)mask_first<double>(n).m)};
 }

@@ -1,5 +1,5 @@
-// The parts of simd.hpp that need AVX-512 F and DQ. Included by simd.hpp. The masked forms of sqrt and round are
-// there because GCC 12 warns about its own headers otherwise; a full mask costs nothing.
+// The parts of simd.hpp that need AVX-512 F and DQ. Included by simd.hpp. Masked forms stand for
+// plain ones about which GCC 12 warns in its own headers; a full mask costs nothing.
 #pragma once
 
 #include <immintrin.h>
@@ -22,22 +22,14 @@ FP_INLINE Vec<float> fms(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm
 FP_INLINE Vec<float> fnma(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
 FP_INLINE Vec<float> max(Vec<float> a, Vec<float> b) { return {_mm512_maskz_max_ps(0xffff, a.v, b.v)}; }
 FP_INLINE Vec<float> min(Vec<float> a, Vec<float> b) { return {_mm512_maskz_min_ps(0xffff, a.v, b.v)}; }
-FP_INLINE Vec<float> sqrt(Vec<float> a) { return {_mm512_mask_sqrt_ps(a.v, 0xffff, a.v)}; }
-FP_INLINE Vec<float> round_nearest(Vec<float> a) {
-  return {_mm512_mask_roundscale_ps(a.v, 0xffff, a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-}
 FP_INLINE Mask<float> lt(Vec<float> a, Vec<float> b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
 FP_INLINE Mask<float> le(Vec<float> a, Vec<float> b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
 FP_INLINE Mask<float> gt(Vec<float> a, Vec<float> b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
 FP_INLINE Mask<float> ge(Vec<float> a, Vec<float> b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)}; }
 FP_INLINE Mask<float> eq(Vec<float> a, Vec<float> b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
 FP_INLINE Mask<float> is_nan(Vec<float> a) { return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)}; }
-FP_INLINE Mask<float> is_negative(Vec<float> a) { return {_mm512_movepi32_mask((__m512i)a.v)}; }
 FP_INLINE Vec<float> select(Mask<float> m, Vec<float> a, Vec<float> b) { return {_mm512_mask_blend_ps(m.m, b.v, a.v)}; }
-FP_INLINE Mask<float> mask_and(Mask<float> a, Mask<float> b) { return {static_cast<__mmask16>(a.m & b.m)}; }
 FP_INLINE Mask<float> mask_or(Mask<float> a, Mask<float> b) { return {static_cast<__mmask16>(a.m | b.m)}; }
-FP_INLINE Mask<float> mask_not(Mask<float> a) { return {static_cast<__mmask16>(~a.m)}; }
-FP_INLINE bool any(Mask<float> a) { return a.m != 0; }
 FP_INLINE __mmask16 first_float(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
 FP_INLINE Vec<float> load_part(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_float(n), p)}; }
 FP_INLINE void store_part(float* p, int64_t n, Vec<float> a) { _mm512_mask_storeu_ps(p, first_float(n), a.v); }
@@ -53,24 +45,16 @@ FP_INLINE Vec<double> fms(Vec<double> a, Vec<double> b, Vec<double> c) { return 
 FP_INLINE Vec<double> fnma(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm512_fnmadd_pd(a.v, b.v, c.v)}; }
 FP_INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return {_mm512_maskz_max_pd(0xff, a.v, b.v)}; }
 FP_INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return {_mm512_maskz_min_pd(0xff, a.v, b.v)}; }
-FP_INLINE Vec<double> sqrt(Vec<double> a) { return {_mm512_mask_sqrt_pd(a.v, 0xff, a.v)}; }
-FP_INLINE Vec<double> round_nearest(Vec<double> a) {
-  return {_mm512_mask_roundscale_pd(a.v, 0xff, a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-}
 FP_INLINE Mask<double> lt(Vec<double> a, Vec<double> b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ)}; }
 FP_INLINE Mask<double> le(Vec<double> a, Vec<double> b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LE_OQ)}; }
 FP_INLINE Mask<double> gt(Vec<double> a, Vec<double> b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_GT_OQ)}; }
 FP_INLINE Mask<double> ge(Vec<double> a, Vec<double> b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_GE_OQ)}; }
 FP_INLINE Mask<double> eq(Vec<double> a, Vec<double> b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_EQ_OQ)}; }
 FP_INLINE Mask<double> is_nan(Vec<double> a) { return {_mm512_cmp_pd_mask(a.v, a.v, _CMP_UNORD_Q)}; }
-FP_INLINE Mask<double> is_negative(Vec<double> a) { return {_mm512_movepi64_mask((__m512i)a.v)}; }
 FP_INLINE Vec<double> select(Mask<double> m, Vec<double> a, Vec<double> b) {
   return {_mm512_mask_blend_pd(m.m, b.v, a.v)};
 }
-FP_INLINE Mask<double> mask_and(Mask<double> a, Mask<double> b) { return {static_cast<__mmask8>(a.m & b.m)}; }
 FP_INLINE Mask<double> mask_or(Mask<double> a, Mask<double> b) { return {static_cast<__mmask8>(a.m | b.m)}; }
-FP_INLINE Mask<double> mask_not(Mask<double> a) { return {static_cast<__mmask8>(~a.m)}; }
-FP_INLINE bool any(Mask<double> a) { return a.m != 0; }
 FP_INLINE __mmask8 first_double(int64_t n) { return static_cast<__mmask8>((1u << n) - 1u); }
 FP_INLINE Vec<double> load_part(const double* p, int64_t n) { return {_mm512_maskz_loadu_pd(first_double(n), p)}; }
 FP_INLINE void store_part(double* p, int64_t n, Vec<double> a) { _mm512_mask_storeu_pd(p, first_double(n), a.v); }

@@ -18,31 +18,10 @@ template <class T>
 FP_INLINE Vec<T> fnma(Vec<T> a, Vec<T> b, Vec<T> c) {
   return {c.v - a.v * b.v};
 }
-FP_INLINE Vec<float> sqrt(Vec<float> a) {
-  for (int i = 0; i < Vec<float>::lanes; ++i) a.v[i] = __builtin_sqrtf(a.v[i]);
-  return a;
-}
-FP_INLINE Vec<double> sqrt(Vec<double> a) {
-  for (int i = 0; i < Vec<double>::lanes; ++i) a.v[i] = __builtin_sqrt(a.v[i]);
-  return a;
-}
 template <class T>
 FP_INLINE Vec<T> select(Mask<T> m, Vec<T> a, Vec<T> b) {
   using I = typename Vec<T>::I;
   return {(typename Vec<T>::F)((m.m & (I)a.v) | (~m.m & (I)b.v))};
-}
-template <class T>
-FP_INLINE bool any(Mask<T> a) {
-  for (int i = 0; i < Vec<T>::lanes; ++i)
-    if (a.m[i] != 0) return true;
-  return false;
-}
-// Adding 2^mantissa_bits drops the fraction; numbers that large have none.
-template <class T>
-FP_INLINE Vec<T> round_nearest(Vec<T> a) {
-  Vec<T> magic = broadcast(Vec<T>::two_mantissa), magnitude = abs(a);
-  Vec<T> rounded = copysign(sub(add(magnitude, magic), magic), a);
-  return select(lt(magnitude, magic), rounded, a);
 }
 
 }  // namespace fp::FP_ISA_NAMESPACE

@@ -33,20 +33,8 @@ FP_INLINE Mask<T> is_nan(Vec<T> a) {
   return {(typename Vec<T>::I)(a.v != a.v)};
 }
 template <class T>
-FP_INLINE Mask<T> is_negative(Vec<T> a) {
-  return {(typename Vec<T>::I)((typename Vec<T>::I)a.v < typename Vec<T>::I{})};
-}
-template <class T>
-FP_INLINE Mask<T> mask_and(Mask<T> a, Mask<T> b) {
-  return {a.m & b.m};
-}
-template <class T>
 FP_INLINE Mask<T> mask_or(Mask<T> a, Mask<T> b) {
   return {a.m | b.m};
-}
-template <class T>
-FP_INLINE Mask<T> mask_not(Mask<T> a) {
-  return {~a.m};
 }
 template <class T>
 struct MaskTable;

@@ -15,12 +15,9 @@ FP_INLINE Vec<float> fnma(Vec<float> a, Vec<float> b, Vec<float> c) {
   return {(Vec<float>::F)vfmsq_f32((float32x4_t)c.v, (float32x4_t)a.v, (float32x4_t)b.v)};
 }
 FP_INLINE Vec<float> fms(Vec<float> a, Vec<float> b, Vec<float> c) { return fma(a, b, neg(c)); }
-FP_INLINE Vec<float> sqrt(Vec<float> a) { return {(Vec<float>::F)vsqrtq_f32((float32x4_t)a.v)}; }
-FP_INLINE Vec<float> round_nearest(Vec<float> a) { return {(Vec<float>::F)vrndnq_f32((float32x4_t)a.v)}; }
 FP_INLINE Vec<float> select(Mask<float> m, Vec<float> a, Vec<float> b) {
   return {(Vec<float>::F)vbslq_f32((uint32x4_t)m.m, (float32x4_t)a.v, (float32x4_t)b.v)};
 }
-FP_INLINE bool any(Mask<float> a) { return vmaxvq_u32((uint32x4_t)a.m) != 0; }
 
 FP_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
   return {(Vec<double>::F)vfmaq_f64((float64x2_t)c.v, (float64x2_t)a.v, (float64x2_t)b.v)};
@@ -29,12 +26,9 @@ FP_INLINE Vec<double> fnma(Vec<double> a, Vec<double> b, Vec<double> c) {
   return {(Vec<double>::F)vfmsq_f64((float64x2_t)c.v, (float64x2_t)a.v, (float64x2_t)b.v)};
 }
 FP_INLINE Vec<double> fms(Vec<double> a, Vec<double> b, Vec<double> c) { return fma(a, b, neg(c)); }
-FP_INLINE Vec<double> sqrt(Vec<double> a) { return {(Vec<double>::F)vsqrtq_f64((float64x2_t)a.v)}; }
-FP_INLINE Vec<double> round_nearest(Vec<double> a) { return {(Vec<double>::F)vrndnq_f64((float64x2_t)a.v)}; }
 FP_INLINE Vec<double> select(Mask<double> m, Vec<double> a, Vec<double> b) {
   return {(Vec<double>::F)vbslq_f64((uint64x2_t)m.m, (float64x2_t)a.v, (float64x2_t)b.v)};
 }
-FP_INLINE bool any(Mask<double> a) { return vmaxvq_u32((uint32x4_t)a.m) != 0; }
 
 }  // namespace fp::FP_ISA_NAMESPACE
 

@@ -94,13 +94,13 @@ FP_INLINE void softmax_forward_row(int64_t width, const T* z, T* y) {
     wide_store_row(y, j, width, wide_scale(wide_load_row(y, j, width, T(0)), inverse));
 }
 
-// y = softmax(z) over each of n rows; z, y (n, width), y may equal z.
+// y = softmax(z) over each of n rows; z, y (n, width).
 template <class T>
 static void softmax_forward_rows(int64_t n, int64_t width, const T* z, int64_t z_row, T* y, int64_t y_row) {
   for (int64_t i = 0; i < n; ++i) softmax_forward_row(width, z + i * z_row, y + i * y_row);
 }
 
-// dz = y (dy - sum_j dy_j y_j) over each of n rows; dy, y, dz (n, width), dz may equal dy or y.
+// dz = y (dy - sum_j dy_j y_j) over each of n rows; dy, y, dz (n, width).
 template <class T>
 static void softmax_backward_rows(int64_t n, int64_t width, const T* dy, int64_t dy_row, const T* y, int64_t y_row,
                                   T* dz, int64_t dz_row) {

@@ -12,11 +12,6 @@
 #include "kernels/softmax.hpp"
 #include "kernels/sums.hpp"
 
-#define FP_NAME_OF(isa) #isa
-#define FP_NAME(isa) FP_NAME_OF(isa)
-#define FP_TABLE_OF(isa) fp_table_##isa
-#define FP_TABLE(isa) FP_TABLE_OF(isa)
-
 namespace fp {
 namespace FP_ISA_NAMESPACE {
 
@@ -43,12 +38,11 @@ constexpr Kernels<T> kernels() {
   return k;
 }
 
-static constexpr Products16 kWidened = widened_products(FP_NAME(FP_ISA_NAMESPACE));
+static constexpr Products16 kWidened = widened_products(FP_ISA_NAME);
 
 }  // namespace FP_ISA_NAMESPACE
 
-extern "C" constexpr Table FP_TABLE(FP_ISA_NAMESPACE) = {FP_NAME(FP_ISA_NAMESPACE), FP_ISA_NAMESPACE::kernels<float>(),
-                                                         FP_ISA_NAMESPACE::kernels<double>(),
-                                                         &FP_ISA_NAMESPACE::kWidened};
+extern "C" constexpr Table FP_ISA_SYMBOL(fp_table_) = {
+    FP_ISA_NAME, FP_ISA_NAMESPACE::kernels<float>(), FP_ISA_NAMESPACE::kernels<double>(), &FP_ISA_NAMESPACE::kWidened};
 
 }  // namespace fp

@@ -5,8 +5,9 @@
 // Table. Row strides ("_row") count elements; columns are always contiguous unless "_col" is given.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
+
+#include "kernels/inline.hpp"
 
 namespace fp {
 
@@ -85,10 +86,10 @@ struct Epilogue {
 struct Parted {
   int64_t rows, row, part;
 
-  bool is_whole() const { return part == row; }
-  int64_t begin(int64_t j) const { return j / part * part; }
-  int64_t stride(int64_t b) const { return row - b < part ? row - b : part; }
-  int64_t origin(int64_t b) const { return (rows - 1) * b; }
+  FP_INLINE_MEMBER bool is_whole() const { return part == row; }
+  FP_INLINE_MEMBER int64_t begin(int64_t j) const { return j / part * part; }
+  FP_INLINE_MEMBER int64_t stride(int64_t b) const { return row - b < part ? row - b : part; }
+  FP_INLINE_MEMBER int64_t origin(int64_t b) const { return (rows - 1) * b; }
 };
 
 // c[i, j] = sum over p of a[i, p] b[p, j], in ordered sums: p is cut into blocks of `block`, each block is a
@@ -153,6 +154,13 @@ struct LossArgs {
   int64_t gradient_row;
 };
 
+// Of DropoutArgs, 0 <= rate < 1: floor(rate 2^32), and 1 / (1 - rate) rounded from float64.
+FP_INLINE_MEMBER uint32_t dropout_threshold(double rate) { return static_cast<uint32_t>(rate * 4294967296.0); }
+template <class T>
+FP_INLINE_MEMBER T dropout_scale(double rate) {
+  return static_cast<T>(1 / (1 - rate));
+}
+
 // y = x * mask / (1 - rate). Element (i, j) is kept when word j % 4 of
 // Philox4x32-10(counter = (j / 4, row0 + i, step & 0xffffffff, (stream << 16) | (step >> 32 & 0xffff)),
 // key = (key & 0xffffffff, key >> 32)) is >= threshold. The backward pass is the same function on dy. y may equal x.
@@ -163,8 +171,8 @@ struct DropoutArgs {
   int64_t x_row;
   T* y;
   int64_t y_row;
-  uint32_t threshold;  // floor(rate * 2^32)
-  T scale;             // 1 / (1 - rate), rounded from float64
+  uint32_t threshold;  // dropout_threshold(rate)
+  T scale;             // dropout_scale<T>(rate)
   uint64_t key, step;
   uint32_t stream;
 };
@@ -184,11 +192,11 @@ struct Kernels {
   // out[j, i] = a[i, j]
   void (*transpose)(int64_t rows, int64_t cols, const T* a, int64_t a_row, T* out, int64_t out_row);
 
-  // Elementwise, over one contiguous range. Not softmax. y may equal z; dz may equal dy.
+  // Elementwise, over one contiguous range. Not softmax. y may equal z; dz may equal dy or saved.
   void (*activation_forward)(Activation, T alpha, int64_t count, const T* z, T* y);
   // dz = dy * act'(saved), saved being z or y as derivative_needs_z says.
   void (*activation_backward)(Activation, T alpha, int64_t count, const T* dy, const T* saved, T* dz);
-  // Over each row. y may equal z; dz may equal dy.
+  // y = softmax(z), dz = y (dy - sum_j dy_j y_j) over each of n rows of `width`. y may equal z; dz may equal dy or y.
   void (*softmax_forward)(int64_t n, int64_t width, const T* z, int64_t z_row, T* y, int64_t y_row);
   void (*softmax_backward)(int64_t n, int64_t width, const T* dy, int64_t dy_row, const T* y, int64_t y_row, T* dz,
                            int64_t dz_row);

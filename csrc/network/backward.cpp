@@ -159,8 +159,8 @@ void Run<T>::backward_operation(Team& team, int i, const std::vector<char>& accu
       T* to = accumulate[0] ? spare : dx.data + k * dx.row;
       const T* from = dy.data + k * dy.row;
       if (op.kind == OperationKind::dropout) {
-        kernels.dropout({1, width, k, from, dy.row, to, dx.row, static_cast<uint32_t>(op.rate * 4294967296.0),
-                         static_cast<T>(1.0 / (1.0 - op.rate)), key, step, op.stream});
+        kernels.dropout({1, width, k, from, dy.row, to, dx.row, dropout_threshold(op.rate), dropout_scale<T>(op.rate),
+                         key, step, op.stream});
       } else if (op.activation == Activation::softmax) {
         kernels.softmax_backward(1, width, from, dy.row, y.data + k * y.row, y.row, to, dx.row);
       } else {

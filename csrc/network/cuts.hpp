@@ -5,14 +5,12 @@
 #include <algorithm>
 
 #include "network/run.hpp"
+#include "network/worth.hpp"
 
 namespace fp {
 
-// A product is run in pieces of about this much arithmetic per vector lane, some ten milliseconds, with a look at the
-// interrupt in between.
-inline constexpr double kFlopPerPiece = 7.5e7;
-// The same for elementwise work, in elements; and what an element's epilogue counts for in a product: more than its
-// arithmetic, since the first write to a page may wait for the system to clear it.
+// As kFlopPerPiece, for elementwise work, in elements; and what an element's epilogue counts for in a product: more
+// than its arithmetic, since the first write to a page may wait for the system to clear it.
 inline constexpr int64_t kElementsPerSlab = int64_t(1) << 19;
 inline constexpr double kFlopPerEpilogue = 1600;
 // Operand elements of a piece.

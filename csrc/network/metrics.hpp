@@ -1,12 +1,10 @@
 // Logs accumulated while batches run: the loss and the built-in metrics. Row values are computed by whoever owns the
-// rows; the batch's sums are taken by one thread, in 16 lanes and one fixed tree, so that they do not depend on
-// threads.
+// rows, from column to column; the batch's sums are taken by one thread, in 16 lanes and one fixed tree, those of r2
+// from row to row. So they do not depend on threads.
 #pragma once
 
 #include <cstdint>
 #include <vector>
-
-#include "runtime/memory.hpp"
 
 namespace fp {
 

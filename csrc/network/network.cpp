@@ -248,12 +248,8 @@ int64_t Network<T>::predict(const RowSource& x, const std::vector<T*>& out, int6
   const int team_size = Run<T>::useful_threads(program, chunk, false, most);
 
   const Products16* products = instance_.packed.products;
-  std::unique_ptr<Workspace<T>> space;
-  for (auto& s : spare_) {
-    space.reset(s.exchange(nullptr));
-    if (space && space->fits(chunk, team_size, kernels<T>(), products)) break;
-    space.reset();
-  }
+  std::unique_ptr<Workspace<T>> space =
+      spares_.take([&](const Workspace<T>& spare) { return spare.fits(chunk, team_size, kernels<T>(), products); });
   if (!space) space = std::make_unique<Workspace<T>>(program, kernels<T>(), products, chunk, team_size, false);
 
   struct Context {
@@ -306,13 +302,7 @@ int64_t Network<T>::predict(const RowSource& x, const std::vector<T*>& out, int6
         }
       },
       &job);
-  for (auto& s : spare_) {
-    Workspace<T>* empty = nullptr;
-    if (s.compare_exchange_strong(empty, space.get())) {
-      space.release();
-      break;
-    }
-  }
+  spares_.leave(std::move(space));
   return job.reached;
 }
 

@@ -14,6 +14,7 @@
 #include "network/pace.hpp"
 #include "network/predictor.hpp"
 #include "network/run.hpp"
+#include "runtime/spares.hpp"
 
 namespace fp {
 
@@ -139,15 +140,7 @@ class Network {
   std::atomic<uint64_t> configuration_{0};
 
   std::unique_ptr<Workspace<T>> space_;
-  // Workspaces that finished predictions left for the next ones.
-  static constexpr int kSpare = 8;
-  std::atomic<Workspace<T>*> spare_[kSpare] = {};
-  struct SpareKeeper {
-    std::atomic<Workspace<T>*>* spare;
-    ~SpareKeeper() {
-      for (int i = 0; i < kSpare; ++i) delete spare[i].exchange(nullptr);
-    }
-  } keeper_{spare_};
+  Spares<Workspace<T>> spares_;  // of predictions
 
   // The batch that the pieces work on.
   int64_t batch_rows_ = 0;

@@ -1,7 +1,7 @@
 // The pieces of one step, for runs in which Python takes part.
 #include <algorithm>
+#include <cstring>
 #include <limits>
-#include <utility>
 
 #include "network/network.hpp"
 #include "runtime/dispatch.hpp"

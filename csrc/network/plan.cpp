@@ -5,17 +5,23 @@
 
 namespace fp {
 
+std::vector<int> inference_values(const Program& program) {
+  std::vector<int> is(program.widths.size());
+  for (std::size_t v = 0; v < is.size(); ++v) is[v] = static_cast<int>(v);
+  for (const Operation& op : program.operations)
+    if (op.kind == OperationKind::dropout) is[op.output] = is[op.input()];
+  return is;
+}
+
 void Plan::build(const Program& program, const std::vector<char>& begun) {
   const auto& ops = program.operations;
   const std::size_t values = program.widths.size();
   producer.assign(values, -1);
-  inference.resize(values);
-  for (std::size_t v = 0; v < values; ++v) inference[v] = static_cast<int>(v);
+  inference = inference_values(program);
   wanted.assign(values, 0);
   for (std::size_t i = 0; i < ops.size(); ++i) {
     const Operation& op = ops[i];
     producer[op.output] = static_cast<int>(i);
-    if (op.kind == OperationKind::dropout) inference[op.output] = inference[op.input()];
     char needed = 0;
     for (int v : op.inputs) needed |= wanted[v];
     if (op.weights >= 0) needed |= trainable[op.weights];

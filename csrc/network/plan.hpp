@@ -21,14 +21,16 @@ struct BackwardPlan {
   std::vector<char> accumulate_weights, accumulate_bias;
 };
 
+// What each value's memory is in inference: dropout passes its input on.
+std::vector<int> inference_values(const Program& program);
+
 struct Plan {
   // Chosen.
   int threads = 0;  // 0: as many as set for all
   std::vector<char> trainable;
   std::vector<double> rates;  // of each parameter, times the optimizer's learning rate
 
-  // What a value's memory is in inference: dropout passes its input on.
-  std::vector<int> inference;
+  std::vector<int> inference;  // inference_values
   // The gradient of this value leads to something trainable.
   std::vector<char> wanted;
   // The consumer's product multiplies by the activation's derivative of the dense operation that made the value.

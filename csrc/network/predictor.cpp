@@ -4,9 +4,11 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <utility>
 
 #include "network/run.hpp"
 #include "network/workspace.hpp"
+#include "network/worth.hpp"
 #include "runtime/fpstate.hpp"
 
 namespace fp {
@@ -27,159 +29,6 @@ constexpr std::chrono::milliseconds kAwake{1}, kForgotten{100};
 }  // namespace
 
 template <class T>
-bool Predictor<T>::can_run(const Program& program) {
-  return program.outputs.size() == 1 &&
-         std::none_of(program.operations.begin(), program.operations.end(), [](const Operation& op) {
-           return op.kind == OperationKind::python || op.kind == OperationKind::columns;
-         });
-}
-
-template <class T>
-Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occupancy::Changes changes)
-    : inputs_(program.widths[0]),
-      outputs_(program.widths[static_cast<std::size_t>(program.output(0))]),
-      changes_(std::move(changes)),
-      changes_then_(changes_->load(std::memory_order_acquire)) {
-  int64_t size = 0;
-  for (const Parameter& p : program.parameters) size += p.rows * padded(p.cols);
-  block_ = Buffer<T>(size);
-  T* at = block_.data();
-  for (int p = 0; p < static_cast<int>(program.parameters.size()); ++p) {
-    const auto& s = instance.slice(p);
-    const int64_t row = padded(s.cols);
-    copies_.push_back({at, s.cols, parted_if_large(s.rows, row, sizeof(T), program.mixed ? row : kPartColumns)});
-    instance.each_weights(p, {0, s.cols}, [&](Range some, ops::Matrix<const T> w) {
-      each_part(copies_.back().parted, some, [&](Range cols, int64_t origin, int64_t to_row) {
-        for (int64_t i = 0; i < s.rows; ++i)
-          std::memcpy(at + origin + i * to_row + cols.begin, w.data + i * w.row + cols.begin,
-                      sizeof(T) * static_cast<std::size_t>(cols.size()));
-      });
-    });
-    at += s.rows * padded(s.cols);
-  }
-
-  if constexpr (std::is_same_v<T, float>) {
-    if (program.mixed) {
-      products_ = &products16();
-      kernels_ = &kernels<T>();
-      packed_.resize(copies_.size());
-      for (const Operation& op : program.operations) {
-        if (op.kind != OperationKind::dense || packed_[op.weights].size() > 0) continue;
-        const Copy& w = copies_[op.weights];
-        packed_[op.weights] = Buffer<char>(products_->right_bytes(w.parted.rows, w.cols));
-        const int64_t rows = w.parted.rows;
-        products_->pack_right({w.data, w.parted.row, rows, w.cols, 0, rows, 0, w.cols, packed_[op.weights].data()});
-      }
-    }
-  }
-
-  // What each value is once dropout has gone, and when it is last read.
-  const auto& ops = program.operations;
-  std::vector<int> is(program.widths.size(), 0), last(program.widths.size(), -1);
-  for (std::size_t v = 0; v < is.size(); ++v) is[v] = static_cast<int>(v);
-  for (const Operation& op : ops)
-    if (op.kind == OperationKind::dropout) is[op.output] = is[op.input()];
-  const int output = is[program.output(0)];
-  for (std::size_t i = 0; i < ops.size(); ++i)
-    if (ops[i].kind != OperationKind::dropout)
-      for (int v : ops[i].inputs) last[is[v]] = static_cast<int>(i);
-
-  std::vector<int> slot(program.widths.size(), kInput);
-  std::vector<char> taken;
-  int64_t widest = 0;
-  for (std::size_t i = 0; i < ops.size(); ++i) {
-    const Operation& op = ops[i];
-    if (op.kind == OperationKind::dropout || (last[op.output] < 0 && op.output != output)) continue;
-    const int64_t out = program.widths[op.output];
-    // Where the caller wants the result lies only what nobody reads.
-    int to = kOutput;
-    if (op.output != output || last[op.output] >= 0) {
-      to = static_cast<int>(std::find(taken.begin(), taken.end(), 0) - taken.begin());
-      if (to == static_cast<int>(taken.size())) taken.push_back(0);
-      taken[to] = 1;
-      widest = std::max(widest, out);
-    }
-    slot[op.output] = to;
-    Step s{};
-    s.kind = OperationKind::activation;
-    s.weights = s.bias = -1;
-    s.to = to;
-    s.to_row = out;
-    if (op.kind == OperationKind::dense || op.kind == OperationKind::activation) {
-      s.kind = op.kind;
-      s.activation = op.activation;
-      s.alpha = static_cast<T>(op.alpha);
-      s.in = program.widths[op.input()];
-      s.out = out;
-      s.from = slot[is[op.input()]];
-      if (op.kind == OperationKind::dense) {
-        s.weights = op.weights;
-        s.bias = op.bias;
-        const double flop = 2.0 * static_cast<double>(s.in) * static_cast<double>(out);
-        widest_flop_ = std::max(widest_flop_, flop);
-        flop_ += flop;
-      }
-      flop_ += 16.0 * static_cast<double>(out);
-      steps_.push_back(s);
-    } else {
-      for (std::size_t j = 0; j < op.inputs.size(); ++j) {
-        if (j > 0 && op.kind != OperationKind::concatenate) s.kind = op.kind;
-        s.in = s.out = program.widths[op.inputs[j]];
-        s.from = slot[is[op.inputs[j]]];
-        steps_.push_back(s);
-        if (op.kind == OperationKind::concatenate) s.to_begin += s.out;
-        flop_ += 16.0 * static_cast<double>(s.out);
-      }
-    }
-    for (int v : op.inputs)
-      if (last[is[v]] == static_cast<int>(i) && slot[is[v]] >= 0 && is[v] != output) taken[slot[is[v]]] = 0;
-  }
-  slots_ = static_cast<int>(taken.size());
-  // One more, where dense_row may write beyond the caller's columns.
-  slot_row_ = batch_row<T>(padded(std::max(widest, outputs_)));
-  row_need_ = need(1);
-  row_is_small_ =
-      (slots_ + 1) * slot_row_ <= kStack &&
-      (products_ ? row_need_.size() <= kStackRoom : std::all_of(steps_.begin(), steps_.end(), [&](const Step& s) {
-        return s.kind != OperationKind::dense || copies_[s.weights].parted.is_whole();
-      }));
-  // The result may be a value that no step writes to the caller: the input itself, or one that others read too.
-  if (steps_.empty() || steps_.back().to != kOutput) {
-    Step copy{};
-    copy.kind = OperationKind::activation;
-    copy.activation = Activation::linear;
-    copy.weights = copy.bias = -1;
-    copy.in = copy.out = copy.to_row = outputs_;
-    copy.from = slot[output];
-    copy.to = kOutput;
-    if (copy.from != kOutput) steps_.push_back(copy);
-  }
-}
-
-template <class T>
-Predictor<T>::~Predictor() {
-  for (auto& s : spare_) delete s.exchange(nullptr);
-}
-
-template <class T>
-Buffer<T>* Predictor<T>::take(int64_t count) const {
-  for (auto& s : spare_) {
-    std::unique_ptr<Buffer<T>> b(s.exchange(nullptr));
-    if (b && b->size() >= count) return b.release();
-  }
-  return new Buffer<T>(count, Pages::small);
-}
-
-template <class T>
-void Predictor<T>::leave(Buffer<T>* buffer) const {
-  for (auto& s : spare_) {
-    Buffer<T>* empty = nullptr;
-    if (s.compare_exchange_strong(empty, buffer)) return;
-  }
-  delete buffer;
-}
-
-template <class T>
 void Predictor<T>::read(int parameter, T* to) const {
   const Copy& c = copies_[static_cast<std::size_t>(parameter)];
   each_part(c.parted, {0, c.cols}, [&](Range cols, int64_t origin, int64_t row) {
@@ -190,13 +39,7 @@ void Predictor<T>::read(int parameter, T* to) const {
 }
 
 template <class T>
-std::string Predictor<T>::product_path() const {
-  if (products_) return std::string("bfloat16 ") + products_->name;
-  return std::string(sizeof(T) == 4 ? "float32 " : "float64 ") + table().name;
-}
-
-template <class T>
-typename Predictor<T>::Need Predictor<T>::need(int64_t rows) const {
+typename Predictor<T>::Need Predictor<T>::need(const Kernels<T>& k, int64_t rows) const {
   const auto lines = [](int64_t elements) { return (elements + 15) / 16 * 16; };
   Need most{0, 0};
   for (const Step& s : steps_) {
@@ -206,8 +49,7 @@ typename Predictor<T>::Need Predictor<T>::need(int64_t rows) const {
       most.scratch = std::max(most.scratch, lines(products_->scratch(rows, s.out, s.in)));
       most.room = std::max(most.room, lines((products_->left_bytes(rows, s.in) + item - 1) / item));
     } else {
-      most.scratch =
-          std::max(most.scratch, lines(kernels<T>().gemm_scratch(rows, copies_[s.weights].parted.part, s.in)));
+      most.scratch = std::max(most.scratch, lines(k.gemm_scratch(rows, copies_[s.weights].parted.part, s.in)));
     }
   }
   return most;
@@ -263,7 +105,7 @@ void Predictor<T>::dense16([[maybe_unused]] const Step& s, [[maybe_unused]] int6
 // Columns of a dense operation, or all of another.
 template <class T>
 void Predictor<T>::step(const Step& s, const Batch& batch, Range cols, T* scratch, Need need) const {
-  const Kernels<T>& k = kernels_in_use();
+  const Kernels<T>& k = batch.kernels;
   const int64_t slot = slot_size(batch.n);
   const Place from =
       s.from == kInput ? Place{batch.x, inputs_} : Place{batch.slots + s.from * slot, batch_row<T>(s.in)};
@@ -347,11 +189,13 @@ void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
   const bool by_columns = team > 1 && rows < kRowsPerThread * team && widest_flop_ * worth >= kFlopPerThread * 2;
   if (!by_columns) team = static_cast<int>(std::min<int64_t>(team, (rows + 15) / 16));
   const int64_t share = by_columns ? rows : (rows + team - 1) / team;
-  const int64_t chunk = std::min(share, products_ ? kMostPacked : std::clamp<int64_t>(65536 / slot_row_, 512, 1024));
-  const Need each = need(chunk);
+  const int64_t chunk = std::min(share, products_ ? kMostPacked : rows_at_a_time(slot_row_));
+  const Kernels<T>& k = kernels_in_use();
+  const Need each = need(k, chunk);
   const int64_t arena = slots_ * slot_size(chunk);
   struct Job {
     const Predictor& self;
+    const Kernels<T>& kernels;
     const T* x;
     int64_t rows, chunk, arena;
     Need each;
@@ -359,8 +203,10 @@ void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
     T* memory;
     bool by_columns;
   };
-  Buffer<T>* memory = take(by_columns ? arena + team * each.size() : team * (arena + each.size()));
-  Job job{*this, x, rows, chunk, arena, each, y, memory->data(), by_columns};
+  const int64_t size = by_columns ? arena + team * each.size() : team * (arena + each.size());
+  std::unique_ptr<Buffer<T>> memory = spares_.take([&](const Buffer<T>& spare) { return spare.size() >= size; });
+  if (!memory) memory = std::make_unique<Buffer<T>>(size, Pages::small);
+  Job job{*this, k, x, rows, chunk, arena, each, y, memory->data(), by_columns};
   parallel_run(
       team,
       [](Team& t, void* p) {
@@ -371,7 +217,8 @@ void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
         T* slots = j.by_columns ? j.memory : mine - j.arena;
         const Range r = j.by_columns ? Range{0, j.rows} : split(j.rows, t.rank, t.size, 8);
         for (int64_t at = r.begin; at < r.end; at += j.chunk) {
-          const Batch batch{j.x + at * self.inputs_, std::min(j.chunk, r.end - at), j.y + at * self.outputs_, slots};
+          const Batch batch{j.kernels, j.x + at * self.inputs_, std::min(j.chunk, r.end - at), j.y + at * self.outputs_,
+                            slots};
           if (j.by_columns)
             self.run_columns(t, batch, mine, j.each);
           else
@@ -379,7 +226,7 @@ void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
         }
       },
       &job);
-  leave(memory);
+  spares_.leave(std::move(memory));
 }
 
 template class Predictor<float>;

@@ -2,7 +2,6 @@
 // at once, without locks. Its outputs are those of Network::predict, bit for bit.
 #pragma once
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <string>
@@ -16,6 +15,7 @@
 #include "runtime/dispatch.hpp"
 #include "runtime/memory.hpp"
 #include "runtime/parallel.hpp"
+#include "runtime/spares.hpp"
 
 namespace fp {
 
@@ -27,7 +27,6 @@ class Predictor {
 
   // changes: of the network that the instance belongs to, which nobody changes meanwhile.
   Predictor(const Program& program, const Instance<T>& instance, Occupancy::Changes changes);
-  ~Predictor();
   Predictor(const Predictor&) = delete;
 
   int64_t inputs() const { return inputs_; }
@@ -39,7 +38,7 @@ class Predictor {
     return changes_->load(std::memory_order_acquire) == changes_then_ && (!products_ || products_ == &products16());
   }
   // As Network::product_path. The path of a mixed predictor is that of the moment when it was made.
-  std::string product_path() const;
+  std::string product_path() const { return path_name<T>(products_); }
   // The copy of a parameter, unpadded.
   void read(int parameter, T* to) const;
 
@@ -69,7 +68,8 @@ class Predictor {
   static int64_t padded(int64_t cols) { return (cols + kPad - 1) / kPad * kPad; }
   // Values of one row up to this size lie on the stack, and so does what the products of a row need in mixed precision.
   static constexpr int64_t kStack = 2048, kStackRoom = 2048;
-  // Rows that mixed precision packs at once, for a product that follows while they are in cache.
+  // Rows that mixed precision packs at once, for a product that follows while they are in cache. Not the path's
+  // slab_rows: AMX's, twice as many, are for runs that keep values packed in two bytes; here they are float32.
   static constexpr int64_t kMostPacked = 256;
 
   struct Place {
@@ -82,14 +82,21 @@ class Predictor {
     int64_t size() const { return scratch + room; }
   };
   struct Batch {
+    const Kernels<T>& kernels;  // asked for once: another thread may choose others meanwhile
     const T* x;
     int64_t n;
     T* y;
     T* slots;
   };
+  // The parts of the constructor.
+  void copy_weights(const Program& program, const Instance<T>& instance);
+  void pack_weights(const Program& program);
+  void compile(const Program& program);
+  void add_step(Step s);
+
   // The instruction set of a mixed predictor goes with its path.
   const Kernels<T>& kernels_in_use() const { return kernels_ ? *kernels_ : kernels<T>(); }
-  Need need(int64_t rows) const;
+  Need need(const Kernels<T>& k, int64_t rows) const;
   int64_t slot_size(int64_t rows) const { return rows * slot_row_; }
   // products: Need::size() elements, in mixed precision only.
   void run_row(const T* x, T* y, T* slots, T* products) const;
@@ -120,11 +127,7 @@ class Predictor {
   Occupancy::Changes changes_;
   uint64_t changes_then_;
 
-  // Memory that finished runs left for the next ones.
-  static constexpr int kSpare = 8;
-  Buffer<T>* take(int64_t count) const;
-  void leave(Buffer<T>* buffer) const;
-  mutable std::atomic<Buffer<T>*> spare_[kSpare] = {};
+  mutable Spares<Buffer<T>> spares_;
   // Of large weights: when the run in progress began, or 0, and when the last one was over.
   class Reader;
   using Clock = std::chrono::steady_clock;

@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <mutex>
 #include <new>
-#include <string>
 #include <thread>
 
 #include "runtime/cpu_limits.hpp"
@@ -147,11 +146,11 @@ struct alignas(128) Team::Shared {
 // Woken threads often begin on one CPU while another idles, and as long as they wait for each other there the system
 // sees little reason to part them: it can take milliseconds. So a helper (never the caller's thread) that finds itself
 // beside another member asks, once in a region, to be elsewhere; its affinity is then as it was.
-void Team::part() {
+void Team::move_away() {
 #if defined(__linux__)
   Shared& s = *shared;
-  if (rank == 0 || parted || !s.is_shared(s.note_place(rank), rank)) return;
-  parted = true;
+  if (rank == 0 || moved || !s.is_shared(s.note_place(rank), rank)) return;
+  moved = true;
   cpu_set_t own;
   if (sched_getaffinity(0, sizeof own, &own) != 0) return;
   cpu_set_t free = own;
@@ -180,7 +179,7 @@ void Team::await(int behind) {
     const std::atomic<uint32_t>& theirs = s.member(other).marks;
     while (other != rank && static_cast<int32_t>(theirs.load(std::memory_order_acquire) - count) < 0) {
       if (spins == kFirstSpins && s.is_shared(here, rank)) {
-        part();
+        move_away();
         spins = s.spins;  // whoever is waited for needs this CPU
       }
       if (spins < s.spins) {
@@ -213,7 +212,7 @@ void parallel_run(int threads, void (*fn)(Team&, void*), void* context) {
   auto run = [&](int rank) {
     FpState state;
     Team team{rank, threads, &shared};
-    team.part();
+    team.move_away();
     fn(team, context);
   };
   std::vector<std::thread> helpers;
@@ -269,7 +268,7 @@ void parallel_run(int threads, void (*fn)(Team&, void*), void* context) {
   {
     FpState state;
     Team team{omp_get_thread_num(), omp_get_num_threads(), &shared};
-    team.part();
+    team.move_away();
     fn(team, context);
   }
 }

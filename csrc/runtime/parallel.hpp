@@ -1,7 +1,6 @@
 // Threads: the only header that offers them; parallel.cpp is the only file that knows OpenMP.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 namespace fp {
@@ -24,9 +23,9 @@ class Team {
   struct Shared;
   Shared* shared;
   uint32_t marks = 0;
-  // Called when the team begins: leaves a CPU that another member runs on.
-  void part();
-  bool parted = false;
+  // Leaves a CPU that another member runs on, at most once: when the team begins, or in a long wait.
+  void move_away();
+  bool moved = false;
 };
 
 // Runs fn(team, context) on up to `threads` threads (the caller is rank 0) and returns when all have finished.
@@ -38,8 +37,10 @@ void parallel_run(int threads, void (*fn)(Team&, void*), void* context);
 // Thread count in force: set_thread_count, else OMP_NUM_THREADS, else min(CPU affinity, cgroup quota).
 int thread_count();
 void set_thread_count(int threads);  // 0: back to the default
-const char* thread_count_reason();   // "set_num_threads", "OMP_NUM_THREADS", "cgroup quota", "CPU affinity"
-const char* openmp_runtime();        // "libgomp", "libomp", ... or "none"; with version when known
+// "set_num_threads", "OMP_NUM_THREADS", "cgroup quota", "CPU affinity", the last two perhaps followed by
+// " (OMP_NUM_THREADS is not a positive number)".
+const char* thread_count_reason();
+const char* openmp_runtime();  // "libgomp", "libomp", ... or "none"; with version when known
 
 // While one exists, the process does not fork: for what a child must not see half done. Short work only.
 struct Unforked {
