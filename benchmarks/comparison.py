@@ -149,8 +149,9 @@ class Comparison:
         self._note_distance()
         for name, timing in zip(workers, timings, strict=True):
             trained[name]["rounds"] = timing.rounds
-            if (threads := workers[name].ask("threads")) is not None:
-                trained[name]["threads"] = threads
+            for what in ("threads", "path"):
+                if (said := workers[name].ask(what)) is not None:
+                    trained[name][what] = said
         self.result["training"][workload.name] = {**describe(workload), "contestants": trained}
         opened.pop("fit", None)
         predicted = self.result["prediction"][workload.name] = {}
@@ -182,8 +183,10 @@ class Comparison:
         with Worker("native", options.threads, options.clock, {"FASTPERCEPTRON_ISA": "avx2"}) as worker:
             peak = worker.ask("peak float32")
             worker.open(workload)
+            if (path := worker.ask("path")) != "float32 avx2":
+                raise ContestantError(f"expected products by float32 avx2; received {path}")
             timing = time_side_by_side([worker], options.seconds, options.rounds)[0]
-        self.result["avx2"] = {**describe(workload), "peak": peak, "rounds": timing.rounds}
+        self.result["avx2"] = {**describe(workload), "peak": peak, "path": path, "rounds": timing.rounds}
 
     def scaling(self) -> None:
         """This package's steps with 1, 2, 4, ... threads, up to the number of CPUs."""

@@ -15,6 +15,7 @@ SHARE = {"A": 0.50, "A2": 0.55, "B": 0.65, "C": 0.82, "D": 0.86}
 FASTER_BFLOAT16 = {"A": (6.0, None), "A2": (5.0, None), "B": (4.5, None), "C": (2.5, 3.0), "D": (2.5, 3.5)}
 FIT_ADDS = {"A": 0.30, "B": 0.03}
 LARGEST_CLIFF = 1.3
+_AMX = "bfloat16 amx"
 _UNKNOWN = "not measured"
 
 
@@ -90,7 +91,6 @@ def _training(result: Result) -> Iterator[Wanted]:
 
 
 def _bfloat16(result: Result) -> Iterator[Wanted]:
-    has_amx = any(flag.startswith("amx") for flag in result["machine"]["flags"])
     for name, (least, stretch) in FASTER_BFLOAT16.items():
         what = f"{name}, mixed_bfloat16 step on AMX: times faster than the best other at any precision"
         more = f" (stretch {stretch:g} x)" if stretch else ""
@@ -106,9 +106,8 @@ def _bfloat16(result: Result) -> Iterator[Wanted]:
         line = line._replace(
             note=line.note + _would_take(result, found, best_other(contestants, None), least, "bfloat16")
         )
-        if not has_amx:
-            note = "not applicable: this processor has no AMX"
-            line = line._replace(held=None, note=f"{note}; {line.note}")
+        if line.reached and (path := contestants["native-bf16"].get("path")) != _AMX:
+            line = line._replace(held=None, note=f"not applicable: not by AMX, but by {path}; {line.note}")
         yield line
 
 
