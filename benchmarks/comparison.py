@@ -53,6 +53,7 @@ class Comparison:
             "clock": options.clock,
             "machine": describe_machine(),
             "versions": versions(),
+            "absent": options.absent,
             "descriptions": {},
             "failed": {},
             "limits": {},
@@ -247,6 +248,8 @@ class Comparison:
             tasks.append(Task(f"workload {workload.describe()}", seconds, lambda w=workload: self.workload(w)))
         if options.extras:
             tasks += self._extras(each)
+        for what in ("width", "batch", "depth") if options.sweep else ():
+            tasks.append(Task(f"growth with {what}", 60, lambda what=what: self.sweep(what)))
         return [*tasks, Task("peak once more", 5, self.limits)]
 
     def _extras(self, each: float) -> list[Task]:
@@ -258,8 +261,6 @@ class Comparison:
         tasks.append(Task("import, wheel, memory", 15, self.footprint))
         for data in time_to_result.available():
             tasks.append(Task(f"time to a result: {data}", 25, self._result_of(data)))
-        for what in ("width", "batch", "depth") if options.sweep else ():
-            tasks.append(Task(f"growth with {what}", 60, lambda what=what: self.sweep(what)))
         return tasks
 
     def _result_of(self, data: str) -> Callable[[], None]:

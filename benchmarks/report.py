@@ -10,7 +10,7 @@ from typing import Any
 from standings import LABELS, OURS, Result, best_other, cliffs, fewer_threads, peak_of, ranked, ratio
 from wanted import wanted
 
-__all__ = ["best_other", "cliffs", "pictures", "ratio", "tables", "wanted", "write_between_markers"]
+__all__ = ["best_other", "between_markers", "cliffs", "pictures", "ratio", "tables", "wanted", "write_between_markers"]
 
 _BEGIN, _END = "<!-- compare: begin -->", "<!-- compare: end -->"
 
@@ -204,11 +204,16 @@ def pictures(paths: Sequence[Path], base: Path) -> str:
     return "".join(f"\n![{path.stem}]({path.relative_to(base).as_posix()})\n" for path in paths)
 
 
-def write_between_markers(page: Path, text: str) -> None:
-    """Replaces what stands between the two markers of a page. Raises ValueError when it has none."""
-    old = page.read_text(encoding="utf-8")
-    before, found, rest = old.partition(_BEGIN)
-    _, closed, after = rest.partition(_END)
+def between_markers(page: Path) -> tuple[str, str, str]:
+    """What stands before, between and after the two markers of a page. Raises ValueError when it has none."""
+    before, found, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
+    between, closed, after = rest.partition(_END)
     if not found or not closed:
         raise ValueError(f"{page}: expected the lines {_BEGIN} and {_END}, in this order")
+    return before, between, after
+
+
+def write_between_markers(page: Path, text: str) -> None:
+    """Replaces what stands there."""
+    before, _, after = between_markers(page)
     page.write_text(f"{before}{_BEGIN}\n\n{text}\n{_END}{after}", encoding="utf-8")

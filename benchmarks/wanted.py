@@ -102,7 +102,7 @@ def _bfloat16(result: Result) -> Iterator[Wanted]:
         other = best_other(contestants, None)
         line = _compare(what, contestants, "native-bf16", least, other, more)
         if "native-bf16" not in contestants:
-            line = line._replace(note="this version has no mixed_bfloat16")
+            line = line._replace(note=result.get("absent", {}).get("native-bf16", _UNKNOWN))
         line = line._replace(
             note=line.note + _would_take(result, found, best_other(contestants, None), least, "bfloat16")
         )

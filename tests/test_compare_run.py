@@ -61,7 +61,7 @@ def pretender(monkeypatch: pytest.MonkeyPatch) -> type[Pretender]:
 
 def compare(*contestants: str, rows: int = 1024) -> Any:
     options = module("compare").arguments(["--workloads", "A", "--threads", "1", "--rounds", "3", "--rows", str(rows)])
-    options.contestants = list(contestants)
+    options.contestants, options.absent = list(contestants), {}
     return module("comparison").Comparison(options)
 
 
@@ -130,6 +130,13 @@ def test_who_does_not_predict_the_same_is_found(
     assert (found[contestant]["reason"] is None) is same
     assert found["numpy"]["reason"] is None
     assert {command for _, command in pretender.asked if command.startswith("outputs")} == {"outputs 1024"}
+
+
+def test_growth_without_extras() -> None:
+    options = module("compare").arguments(["--workloads", "A", "--sweep", "--no-extras"])
+    options.contestants, options.absent = [], {}
+    names = [task.name for task in module("comparison").Comparison(options).tasks()]
+    assert names[2:-1] == ["growth with width", "growth with batch", "growth with depth"]
 
 
 def test_the_floor_compares_ten_steps(pretender: type[Pretender]) -> None:
