@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import time_to_result
 from footprint import can_measure_memory, import_seconds, memory_while_training, wheel_bytes
 from interleave import ContestantError, Worker, disagreement, time_side_by_side
-from machine import describe_machine, usable_cpus, versions
+from machine import Others, commit, describe_machine, disturbance, usable_cpus, versions
 from others import OTHERS
 from workloads import WORKLOADS, Workload, growth
 
@@ -52,6 +52,7 @@ class Comparison:
             "threads": options.threads,
             "clock": options.clock,
             "machine": describe_machine(),
+            "commit": commit(),
             "versions": versions(),
             "absent": options.absent,
             "descriptions": {},
@@ -60,19 +61,28 @@ class Comparison:
             "training": {},
             "prediction": {},
         }
+        self._others = Others()
         self._stack = ExitStack()
         self._workers: dict[str, Worker] = {}
 
     # -- workers -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        say(f"version: {self.result['commit'] or 'unknown to git'}")
+        if warning := disturbance(self.result["machine"]):
+            say(warning)
         for name in self.options.contestants:
             self._workers[name] = self._stack.enter_context(Worker(name, self.options.threads, self.options.clock))
         if any(name in _FIT for name in self.options.workloads):
             self._workers["fit"] = self._stack.enter_context(Worker("fit", self.options.threads, self.options.clock))
 
     def close(self) -> None:
+        """Ends the workers; then it is known what others used."""
         self._stack.close()
+        machine = self.result["machine"]
+        machine["others"] = self._others.share()
+        if warning := disturbance(machine):
+            say(warning)
 
     def _failed(self, name: str, error: ContestantError) -> None:
         self.result["failed"][f"{name}, {self._workers[name].workload}"] = str(error)

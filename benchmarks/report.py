@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from machine import disturbance
 from standings import LABELS, OURS, Result, best_other, cliffs, fewer_threads, peak_of, ranked, ratio
 from wanted import wanted
 
@@ -46,6 +47,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) ->
 
 def _introduction(result: Result) -> str:
     machine, threads = result["machine"], result["threads"]
+    versions = ({"commit": result["commit"]} if result.get("commit") else {}) | result["versions"]
     how = "short" if result["quick"] else "full"
     clock = (
         "" if result["clock"] == "wall" else " Times are those of each process on a CPU, since the machine was busy."
@@ -55,8 +57,10 @@ def _introduction(result: Result) -> str:
         f"{machine['processor']}, {machine['cpus']} CPUs, load {machine['load']} at the start; {machine['system']}, "
         f"Python {machine['python']}. Vectors: {', '.join(machine['flags']) or 'unknown'}. "
         f"Caches: {', '.join(f'{k} {v}' for k, v in machine['caches'].items()) or 'unknown'}.",
-        "Versions: " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()) + ".",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
     ]
+    if warning := disturbance(machine):
+        lines.append(f"**{warning}**")
     if result.get("interrupted"):
         lines.append("**The run was interrupted: what is missing was not measured.**")
     limits = [

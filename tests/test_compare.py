@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +173,10 @@ def test_tables(result: dict[str, Any]) -> None:
     assert "- A, predicting 1,024 rows: ONNX Runtime takes 0.75 of our time" in text
     assert "A, training" not in text  # torch is faster, but does not compute the same step
     assert "interrupted" not in text
+    assert "busy" not in text
+    busy = module("report").tables({**result, "machine": {**result["machine"], "load": 1.5}})
+    assert "**The machine was busy (load 1.5 at the start): " in busy
+    assert "Versions: commit abc-dirty, numpy 2." in module("report").tables({**result, "commit": "abc-dirty"})
     assert "The run was interrupted" in module("report").tables({**result, "interrupted": True})
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) >= 8
@@ -282,6 +287,10 @@ def test_tiny_run(tmp_path: Path) -> None:
     assert set(result["prediction"]["A"]) == {"1", "9"}
     assert all(found["reason"] is None for rows in result["prediction"]["A"].values() for found in rows.values())
     assert result["limits"]["1"]["float32"] > 1e9
+    if (FOLDER.parent / ".git").exists() and shutil.which("git"):
+        assert f"Versions: commit {result['commit']}, fastperceptron " in done.stdout
+        assert f"version: {result['commit']}\n" in done.stderr
+    assert "others" in result["machine"]
     assert "round_trips" not in result  # with one thread
     assert {name: found.get("threads") for name, found in contestants.items()} == {
         "numpy": None,
