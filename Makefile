@@ -22,7 +22,7 @@ PIP_INSTALL := -m pip install --quiet
 # Tools whose opinions change between releases are pinned.
 CHECKERS := ruff==0.17.6 mypy==2.4.1 clang-format==19.1.7
 BUILD_TOOLS := "numpy>=1.24" "scikit-build-core>=0.11" "pybind11>=2.12" "cmake>=3.21" ninja
-TEST_TOOLS := "pytest>=8" "hypothesis>=6" "safetensors>=0.4" "cython>=3" "pytest-benchmark>=5" scipy scikit-learn
+TEST_TOOLS := "pytest>=8" "hypothesis>=6" "safetensors>=0.4" "cython>=3" "pytest-benchmark>=5" scipy scikit-learn matplotlib
 
 PACKAGE_SOURCES := $(shell find src -type f ! -name '*.pyc')
 NATIVE_SOURCES := CMakeLists.txt $(shell find csrc cmake -type f)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -345,3 +347,56 @@ def test_plots(result: dict[str, Any], tmp_path: Path) -> None:
     drawn = module("plots").draw(result, tmp_path)
     assert [path.name for path in drawn] == ["bars.svg", "roofline.svg", "threads.svg", "growth.svg"]
     assert all(path.read_text(encoding="utf-8").endswith("</svg>\n") for path in drawn)
+
+
+def test_bars(result: dict[str, Any]) -> None:
+    """As long as the medians are, slowest first (which is below), and coloured by who they are."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.colors import to_hex
+
+    figure = module("plots").bars(result)
+    axis = figure.axes[0]
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx([20, 8, 7, 4, 1.2, 1, 1])
+    assert all(bar.get_height() > 0.5 for bar in axis.patches)
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names[:3] == ["PyTorch, compile", "NumPy by hand", "JAX"]
+    colours = dict(zip(names, (to_hex(bar.get_facecolor()) for bar in axis.patches), strict=True))
+    legend = figure.legends[0]
+    means = {
+        text.get_text(): to_hex(patch.get_facecolor())
+        for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
+    }
+    assert len(set(means.values())) == 3
+    assert colours["fastperceptron"] == colours["fastperceptron, fit"] == means["this package"]
+    assert colours["JAX"] == colours["NumPy by hand"] == means["others"]
+    assert colours["PyTorch"] == means["another step: not ranked"]
+
+
+@pytest.mark.parametrize(("fastest", "slowest"), [(2_200e-6, 7_200e-6), (12e-6, 600e-6)])
+def test_bars_have_numbers(result: dict[str, Any], fastest: float, slowest: float) -> None:
+    """Less than a decade of times has numbers at its axis, too."""
+    pytest.importorskip("matplotlib")
+    result["training"]["A"]["contestants"] = {"native": entry(fastest), "numpy": entry(slowest)}
+    figure = module("plots").bars(result)
+    figure.canvas.draw()
+    axis = figure.axes[0]
+    low, high = axis.get_xlim()
+    shown = [label.get_text() for label in axis.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert len(shown) >= 2
+    assert all(re.fullmatch(r"[125],?0*(,000)*", text) for text in shown)
+
+
+def test_roofline(result: dict[str, Any]) -> None:
+    """Every contestant of the same step is a point, and no text lies on another."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    result["training"]["D"] = {**result["training"]["A"], "flop": 1_900_000, "bytes": 400}  # near the peak, far right
+    figure = module("plots").roofline(result)
+    axis = figure.axes[0]
+    points = [line for line in axis.get_lines() if len(line.get_xdata()) == 1]
+    assert len(points) == 2 * 4  # native, NumPy, JAX, PyTorch compiled
+    assert [text.get_text() for text in axis.texts] == ["float32 peak", "A", "D"]
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in axis.texts]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
