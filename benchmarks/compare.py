@@ -1,7 +1,7 @@
 """This package against everybody else: training steps, prediction, and how both grow, side by side in one run.
 
-    python benchmarks/compare.py --quick                            # two to three minutes
-    python benchmarks/compare.py                                    # everything, below half an hour on two CPUs
+    python benchmarks/compare.py --quick                            # about seven minutes on two CPUs
+    python benchmarks/compare.py                                    # everything, below half an hour
     python benchmarks/compare.py --threads 1 --workloads A B --contestants numpy torch jax --no-extras
     python benchmarks/compare.py --cpus 4 5                         # where CPUs 0 and 1 are busy
     python benchmarks/compare.py --from .benchmarks/compare/compare.json --write docs/performance.md
@@ -33,6 +33,7 @@ from interleave import ContestantError
 from machine import PREFERRED_CPUS, allowed_cpus, usable_cpus
 from others import OTHERS
 from report import between_markers, pictures, tables, write_between_markers
+from wanted import ROWS
 from workloads import WORKLOADS
 
 __all__ = ["main"]
@@ -92,7 +93,11 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="compare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a short form: fewer rounds, nobody who compiles for long")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a short form: fewer rounds, nobody who compiles for long, nobody else's growth",
+    )
     parser.add_argument("--threads", type=int, default=min(2, cpus), help="of every contestant (default: 2)")
     parser.add_argument(
         "--clock",
@@ -117,7 +122,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, help="for each contestant and workload (default: 2; quick: 0.5)")
     parser.add_argument("--rounds", type=int, help="slices that the seconds are cut into (default: 7; quick: 4)")
-    parser.add_argument("--rows", type=int, nargs="+", help="of predictions (default: 1 1024 4096; quick: 1 1024)")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, *ROWS], help="of predictions (default: 1 1024 4096)")
     parser.add_argument(
         "--extras",
         action=argparse.BooleanOptionalAction,
@@ -127,7 +132,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--sweep",
         action=argparse.BooleanOptionalAction,
-        help="growth with width, batch and depth (default: as --extras; quick: not)",
+        help="growth with width, batch and depth (default: as --extras)",
     )
     parser.add_argument(
         "--output", type=Path, default=Path(".benchmarks/compare"), help="folder (default: %(default)s)"
@@ -147,8 +152,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f"--cpus: expected CPUs that this process may use; received {strange[0]}")
     options.seconds = options.seconds if options.seconds is not None else 0.5 if options.quick else 2.0
     options.rounds = options.rounds if options.rounds is not None else 4 if options.quick else 7
-    options.rows = options.rows or ([1, 1024] if options.quick else [1, 1024, 4096])
-    options.sweep = options.extras and not options.quick if options.sweep is None else options.sweep
+    options.sweep = options.extras if options.sweep is None else options.sweep
     if options.seconds <= 0 or options.rounds < 1 or min(options.rows) < 1:
         parser.error("--seconds, --rounds and --rows: expected positive numbers")
     return options

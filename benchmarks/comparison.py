@@ -216,8 +216,9 @@ class Comparison:
                 }
 
     def sweep(self, what: str) -> None:
-        """Time per step against one size; ours, and those of the fastest others."""
-        names = [name for name in ("native", "numpy", "torch", "jax") if name in self._workers]
+        """Time per step against one size; ours, and in the full form those of the fastest others."""
+        others = () if self.options.quick else ("numpy", "torch", "jax")
+        names = [name for name in ("native", *others) if name in self._workers]
         points = []
         for size, workload in growth(what):
             workers = [self._workers[name] for name in names]
@@ -259,7 +260,7 @@ class Comparison:
         if options.extras:
             tasks += self._extras(each)
         for what in ("width", "batch", "depth") if options.sweep else ():
-            tasks.append(Task(f"growth with {what}", 60, lambda what=what: self.sweep(what)))
+            tasks.append(Task(f"growth with {what}", 20 if options.quick else 60, lambda what=what: self.sweep(what)))
         return [*tasks, Task("peak once more", 5, self.limits)]
 
     def _extras(self, each: float) -> list[Task]:

@@ -229,9 +229,11 @@ def test_preferred_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options() -> None:
     arguments = module("compare").arguments
-    assert (arguments(["--quick"]).rounds, arguments(["--quick"]).sweep) == (4, False)
-    assert (arguments([]).rounds, arguments([]).sweep) == (7, True)
-    assert arguments(["--quick", "--sweep"]).sweep is True
+    assert (arguments(["--quick"]).rounds, arguments([]).rounds) == (4, 7)
+    for form in ([], ["--quick"]):
+        assert arguments(form).sweep is True
+        assert arguments(form).rows == [1, 1024, 4096]  # those of the wanted figures
+    assert arguments(["--no-sweep"]).sweep is False
     assert arguments(["--no-extras"]).sweep is False
     assert arguments(["--no-extras", "--sweep"]).sweep is True
     assert arguments(["--rows", "7"]).rows == [7]

@@ -132,6 +132,19 @@ def test_who_does_not_predict_the_same_is_found(
     assert {command for _, command in pretender.asked if command.startswith("outputs")} == {"outputs 1024"}
 
 
+@pytest.mark.parametrize(("form", "names"), [([], ["native", "numpy"]), (["--quick"], ["native"])])
+def test_growth_in_both_forms(pretender: type[Pretender], form: list[str], names: list[str]) -> None:
+    options = module("compare").arguments(["--workloads", "A", *form])
+    options.contestants, options.absent = ["numpy", "native", "keras"], {}
+    comparison = module("comparison").Comparison(options)
+    comparison.start()
+    comparison.sweep("depth")
+    points = comparison.result["sweep"]["depth"]
+    assert [point["size"] for point in points] == [size for size, _ in module("workloads").growth("depth")]
+    assert all(list(point["rounds"]) == names for point in points)
+    assert all(len(point["rounds"]["native"]) == 6 for point in points)  # up and down again
+
+
 def test_growth_without_extras() -> None:
     options = module("compare").arguments(["--workloads", "A", "--sweep", "--no-extras"])
     options.contestants, options.absent = [], {}
