@@ -50,9 +50,10 @@ check: $(VENV)/.test-tools  ## linters, formatters, types
 	$(VENV)/bin/clang-format --dry-run -Werror $(CPP_FILES)
 	$(PY) -m mypy --python-version $$($(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-native-test: $(VENV)/.installed $(VENV)/.test-tools  ## the tests, with the native engine
+native-test: $(VENV)/.installed $(VENV)/.test-tools  ## the tests and, untimed, the benchmark suites, with the native engine
 	$(PY) -c 'import fastperceptron._core as c; print("extension:", c.__file__)'
 	$(PY) -m pytest
+	$(PY) -m pytest benchmarks --benchmark-disable -m 'not timed'
 
 pure-test: $(VENV)-pure/.installed  ## the tests of the wheel without the extension
 	$(PURE_PY) -c 'import importlib.util as u, sys; sys.exit("the pure wheel has an extension" if u.find_spec("fastperceptron._core") else 0)'

@@ -17,13 +17,13 @@ from machine import Others, commit, describe_machine, disturbance, usable_cpus, 
 from others import OTHERS
 from workloads import WORKLOADS, Workload, growth
 
-__all__ = ["Comparison", "say"]
+__all__ = ["STEPS_COMPARED", "TOLERANCES", "Comparison", "is_bfloat16", "say"]
 
 #: Relative tolerances of costs and of the distance that weights move, by whether bfloat16 is used.
-_TOLERANCES = {False: (1e-4, 1e-3), True: (5e-3, 2e-2)}
+TOLERANCES = {False: (1e-4, 1e-3), True: (5e-3, 2e-2)}
 #: Of predictions, relative to the largest output.
 _OUTPUT_TOLERANCE = {False: 1e-4, True: 5e-2}
-_STEPS_COMPARED = 10
+STEPS_COMPARED = 10
 _SEEDS = 10
 #: fit is measured where it is said how much it may add.
 _FIT = ("A", "B")
@@ -144,13 +144,13 @@ class Comparison:
             if other is not None and not other.trains:
                 continue
             try:
-                received = worker.ask(f"costs {_STEPS_COMPARED}")
+                received = worker.ask(f"costs {STEPS_COMPARED}")
             except ContestantError as error:
                 self._failed(name, error)
                 continue
             expected = expected or received
             low = is_bfloat16(name)
-            reason = disagreement(expected, received, *_TOLERANCES[low])
+            reason = disagreement(expected, received, *TOLERANCES[low])
             trained[name] = {"bfloat16": low, "reason": reason, **received}
             workers[name] = worker
             if reason:

@@ -25,6 +25,7 @@ __all__ = [
     "NumpyByHand",
     "TrainSteps",
     "chain_network",
+    "first_steps",
     "fixed_batches",
     "model_for",
 ]
@@ -54,6 +55,14 @@ class Contestant(Protocol):
 
     def description(self) -> str:
         """What did the arithmetic."""
+
+
+def first_steps(contestant: Contestant, workload: Workload, steps: int) -> dict[str, list[float]]:
+    """The costs of the first steps, and how far each weight matrix has moved since."""
+    costs = contestant.costs(steps)
+    pairs = zip(contestant.weights()[0::2], initial_weights(workload)[0::2], strict=True)
+    moved = [float(np.linalg.norm(np.asarray(now, np.float64) - first)) for now, first in pairs]
+    return {"costs": costs, "moved": moved}
 
 
 class Batches:

@@ -54,13 +54,9 @@ class _Service:
             self._contestant = OTHERS[self._name].make(workload, self._threads)
 
     def costs(self, argument: str) -> dict[str, list[float]]:
-        import numpy as np
-        from workloads import initial_weights
+        from contestants import first_steps
 
-        costs = self._contestant.costs(int(argument))
-        pairs = zip(self._contestant.weights()[0::2], initial_weights(self._workload)[0::2], strict=True)
-        moved = [float(np.linalg.norm(np.asarray(now, np.float64) - first)) for now, first in pairs]
-        return {"costs": costs, "moved": moved}
+        return first_steps(self._contestant, self._workload, int(argument))
 
     def run(self, argument: str) -> dict[str, float]:
         self._contestant.prepare()
