@@ -152,6 +152,18 @@ def test_growth_without_extras() -> None:
     assert names[2:-1] == ["growth with width", "growth with batch", "growth with depth"]
 
 
+def test_first_steps_are_costs_and_distances() -> None:
+    """Two steps of a network of one layer, against the weights that it starts from and has afterwards."""
+    contestants, workloads = module("contestants"), module("workloads")
+    workload = workloads.Workload("tiny", (3, 2), 4, 8)
+    contestant = contestants.NumpyByHand(workload)
+    found = contestants.first_steps(contestant, workload, 2)
+    moved = np.linalg.norm(contestant.weights()[0] - workloads.initial_weights(workload)[0])
+    assert found["moved"] == [pytest.approx(moved)]
+    assert moved > 1e-4  # learning rate 1e-3, a gradient of about 1
+    assert len(set(found["costs"])) == 2
+
+
 def test_the_floor_compares_ten_steps(pretender: type[Pretender]) -> None:
     interleave = module("interleave")
     workers = [pretender("numpy", 1), pretender("native", 1)]
