@@ -131,7 +131,8 @@ def _bfloat16(result: Result) -> Iterator[Wanted]:
         line = _compare(result, what, contestants, least, other, _BFLOAT16_TRAINERS, "native-bf16", more)
         line = line._replace(note=line.note + _would_take(result, found, other, least, "bfloat16"))
         if line.reached and (path := contestants["native-bf16"].get("path")) != _AMX:
-            line = line._replace(held=None, note=f"not applicable: not by AMX, but by {path}; {line.note}")
+            note = f"not applicable: not by AMX, but by {path}" if path else "what computed it was not noted"
+            line = line._replace(held=None, note=f"{note}; {line.note}")
         yield line
 
 
