@@ -22,7 +22,7 @@ PIP_INSTALL := -m pip install --quiet
 # Tools whose opinions change between releases are pinned.
 CHECKERS := ruff==0.17.6 mypy==2.4.1 clang-format==19.1.7
 BUILD_TOOLS := "numpy>=1.24" "scikit-build-core>=0.11" "pybind11>=2.12" "cmake>=3.21" ninja
-TEST_TOOLS := "pytest>=8" "hypothesis>=6" "safetensors>=0.4" "cython>=3" "pytest-benchmark>=5" scipy scikit-learn
+TEST_TOOLS := "pytest>=8" "hypothesis>=6" "safetensors>=0.4" "cython>=3" "pytest-benchmark>=5" scipy scikit-learn matplotlib
 
 PACKAGE_SOURCES := $(shell find src -type f ! -name '*.pyc')
 NATIVE_SOURCES := CMakeLists.txt $(shell find csrc cmake -type f)
@@ -50,9 +50,10 @@ check: $(VENV)/.test-tools  ## linters, formatters, types
 	$(VENV)/bin/clang-format --dry-run -Werror $(CPP_FILES)
 	$(PY) -m mypy --python-version $$($(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-native-test: $(VENV)/.installed $(VENV)/.test-tools  ## the tests, with the native engine
+native-test: $(VENV)/.installed $(VENV)/.test-tools  ## the tests and, untimed, the benchmark suites, with the native engine
 	$(PY) -c 'import fastperceptron._core as c; print("extension:", c.__file__)'
 	$(PY) -m pytest
+	$(PY) -m pytest benchmarks --benchmark-disable -m 'not timed'
 
 pure-test: $(VENV)-pure/.installed  ## the tests of the wheel without the extension
 	$(PURE_PY) -c 'import importlib.util as u, sys; sys.exit("the pure wheel has an extension" if u.find_spec("fastperceptron._core") else 0)'
@@ -61,10 +62,10 @@ pure-test: $(VENV)-pure/.installed  ## the tests of the wheel without the extens
 docs-test: $(VENV)/.installed $(VENV)/.test-tools  ## the examples in docstrings and documents
 	$(PY) -m pytest tests/test_docs.py tests/test_docstrings.py
 
-bench: $(VENV)/.installed $(VENV)/.test-tools  ## all that was wanted beside what is reached, in a few minutes
-	$(PY) benchmarks/compare.py --quick
+bench: $(VENV)-bench/.installed  ## all that was wanted beside what is reached and what others reach, in seven minutes
+	$(BENCH_PY) benchmarks/compare.py --quick
 
-bench-compare: $(VENV)-bench/.installed  ## the same against every other library, with plots, in half an hour
+bench-compare: $(VENV)-bench/.installed  ## the same with more rounds and more contestants, in half an hour
 	$(BENCH_PY) benchmarks/compare.py
 
 bench-suites: $(VENV)/.installed $(VENV)/.test-tools  ## kernels, steps, prediction, fit, memory and import one by one

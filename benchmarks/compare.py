@@ -1,7 +1,7 @@
 """This package against everybody else: training steps, prediction, and how both grow, side by side in one run.
 
-    python benchmarks/compare.py --quick                            # two to three minutes
-    python benchmarks/compare.py                                    # everything, below half an hour on two CPUs
+    python benchmarks/compare.py --quick                            # about seven minutes on two CPUs
+    python benchmarks/compare.py                                    # everything, below half an hour
     python benchmarks/compare.py --threads 1 --workloads A B --contestants numpy torch jax --no-extras
     python benchmarks/compare.py --cpus 4 5                         # where CPUs 0 and 1 are busy
     python benchmarks/compare.py --from .benchmarks/compare/compare.json --write docs/performance.md
@@ -32,25 +32,28 @@ from contestants import CONTESTANTS
 from interleave import ContestantError
 from machine import PREFERRED_CPUS, allowed_cpus, usable_cpus
 from others import OTHERS
-from report import pictures, tables, write_between_markers
+from report import between_markers, pictures, tables, write_between_markers
+from wanted import ROWS
 from workloads import WORKLOADS
 
 __all__ = ["main"]
 
 #: Everybody is compared with this one's costs.
 _REFERENCE = "numpy"
-_OURS = ("native", "native-bf16")
+_OURS = "native"
 
 
-def installed() -> list[str]:
-    """Contestants that can run here, the reference first."""
-    names = [name for name in CONTESTANTS if name != "fit"]
-    if not _takes_bfloat16():
-        names.remove("native-bf16")
+#: Who may be named, the reference first; fit goes along with native.
+_EVERYBODY = [*(name for name in CONTESTANTS if name != "fit"), *OTHERS]
+
+
+def unavailable() -> dict[str, str]:
+    """Contestants that cannot run here, and why."""
+    found = {} if _takes_bfloat16() else {"native-bf16": "this version has no mixed_bfloat16"}
     for name, other in OTHERS.items():
-        if all(importlib.util.find_spec(package) for package in other.needs):
-            names.append(name)
-    return names
+        if not all(importlib.util.find_spec(package) for package in other.needs):
+            found[name] = "not installed"
+    return found
 
 
 def _takes_bfloat16() -> bool:
@@ -64,12 +67,37 @@ def _takes_bfloat16() -> bool:
     return True
 
 
+def _page(path: str) -> Path:
+    """A page that can be written into. A long run must not end with finding that it cannot."""
+    try:
+        between_markers(Path(path))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(path)
+
+
+def _earlier_run(path: str) -> dict[str, Any]:
+    try:
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    except ValueError:
+        result = None
+    if not isinstance(result, dict) or "training" not in result:
+        raise argparse.ArgumentTypeError(f"{path}: expected the compare.json of a run")
+    return result
+
+
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     cpus = usable_cpus()
     parser = argparse.ArgumentParser(
         prog="compare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a short form: fewer rounds, nobody who compiles for long")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a short form: fewer rounds, nobody who compiles for long, nobody else's growth",
+    )
     parser.add_argument("--threads", type=int, default=min(2, cpus), help="of every contestant (default: 2)")
     parser.add_argument(
         "--clock",
@@ -88,25 +116,31 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--contestants",
         nargs="+",
-        choices=[*(name for name in CONTESTANTS if name != "fit"), *OTHERS],
+        choices=_EVERYBODY,
         metavar="NAME",
         help="default: all that are installed; NumPy by hand and this package always take part",
     )
     parser.add_argument("--seconds", type=float, help="for each contestant and workload (default: 2; quick: 0.5)")
     parser.add_argument("--rounds", type=int, help="slices that the seconds are cut into (default: 7; quick: 4)")
-    parser.add_argument("--rows", type=int, nargs="+", help="of predictions (default: 1 1024 4096; quick: 1 1024)")
-    parser.add_argument("--sweep", action=argparse.BooleanOptionalAction, help="growth with width, batch and depth")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, *ROWS], help="of predictions (default: 1 1024 4096)")
     parser.add_argument(
         "--extras",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="threads, AVX2, import, memory, time to a result, sweep",
+        help="threads, AVX2, import, memory, time to a result, and --sweep",
+    )
+    parser.add_argument(
+        "--sweep",
+        action=argparse.BooleanOptionalAction,
+        help="growth with width, batch and depth (default: as --extras)",
     )
     parser.add_argument(
         "--output", type=Path, default=Path(".benchmarks/compare"), help="folder (default: %(default)s)"
     )
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="replace the generated part of a Markdown page")
-    parser.add_argument("--from", dest="source", type=Path, metavar="JSON", help="report on an earlier run")
+    parser.add_argument("--write", type=_page, metavar="PAGE", help="replace the generated part of a Markdown page")
+    parser.add_argument(
+        "--from", dest="earlier", type=_earlier_run, metavar="JSON", help="report on an earlier run's compare.json"
+    )
     options = parser.parse_args(given)
     if options.clock == "cpu" and options.threads != 1:
         parser.error(f"--clock cpu: expected --threads 1; received {options.threads}")
@@ -118,33 +152,33 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f"--cpus: expected CPUs that this process may use; received {strange[0]}")
     options.seconds = options.seconds if options.seconds is not None else 0.5 if options.quick else 2.0
     options.rounds = options.rounds if options.rounds is not None else 4 if options.quick else 7
-    options.rows = options.rows or ([1, 1024] if options.quick else [1, 1024, 4096])
-    options.sweep = not options.quick if options.sweep is None else options.sweep
+    options.sweep = options.extras if options.sweep is None else options.sweep
     if options.seconds <= 0 or options.rounds < 1 or min(options.rows) < 1:
         parser.error("--seconds, --rounds and --rows: expected positive numbers")
     return options
 
 
 def _choose(options: argparse.Namespace) -> None:
-    """Fills in the contestants, the reference and this package among them, and where they run."""
+    """Fills in who takes part (NumPy by hand and this package always), who is absent and why, and where they run."""
     if options.cpus:
         os.environ[PREFERRED_CPUS] = " ".join(map(str, options.cpus))
-    here = installed()
-    if options.contestants is None:
-        skip = {name for name, other in OTHERS.items() if other.compiles} if options.quick else set()
-        options.contestants = [name for name in here if name not in skip]
-    missing = [name for name in options.contestants if name not in here]
-    if missing:
-        raise ContestantError(f"not installed, or not in this version: {', '.join(missing)}")
-    always = (_REFERENCE, _OURS[0])
-    options.contestants = [name for name in here if name in options.contestants or name in always]
+    options.absent = unavailable()
+    if missing := [name for name in options.contestants or () if name in options.absent]:
+        raise ContestantError("; ".join(f"{name}: {options.absent[name]}" for name in missing))
+    for name in _EVERYBODY:
+        if options.contestants is None:
+            if options.quick and name in OTHERS and OTHERS[name].compiles:
+                options.absent.setdefault(name, "not in the short form")
+        elif name not in (*options.contestants, _REFERENCE, _OURS):
+            options.absent.setdefault(name, "not chosen")
+    options.contestants = [name for name in _EVERYBODY if name not in options.absent]
 
 
 @contextmanager
 def _measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The result, of an earlier run or of one now; what Ctrl-C leaves of it too."""
-    if options.source is not None:
-        yield json.loads(options.source.read_text(encoding="utf-8"))
+    if options.earlier is not None:
+        yield options.earlier
         return
     _choose(options)
     comparison = Comparison(options)

@@ -13,17 +13,17 @@ from typing import Any, NamedTuple
 import time_to_result
 from footprint import can_measure_memory, import_seconds, memory_while_training, wheel_bytes
 from interleave import ContestantError, Worker, disagreement, time_side_by_side
-from machine import describe_machine, usable_cpus, versions
+from machine import Others, commit, describe_machine, disturbance, usable_cpus, versions
 from others import OTHERS
 from workloads import WORKLOADS, Workload, growth
 
-__all__ = ["Comparison", "say"]
+__all__ = ["STEPS_COMPARED", "TOLERANCES", "Comparison", "is_bfloat16", "say"]
 
 #: Relative tolerances of costs and of the distance that weights move, by whether bfloat16 is used.
-_TOLERANCES = {False: (1e-4, 1e-3), True: (5e-3, 2e-2)}
+TOLERANCES = {False: (1e-4, 1e-3), True: (5e-3, 2e-2)}
 #: Of predictions, relative to the largest output.
 _OUTPUT_TOLERANCE = {False: 1e-4, True: 5e-2}
-_STEPS_COMPARED = 10
+STEPS_COMPARED = 10
 _SEEDS = 10
 #: fit is measured where it is said how much it may add.
 _FIT = ("A", "B")
@@ -52,26 +52,37 @@ class Comparison:
             "threads": options.threads,
             "clock": options.clock,
             "machine": describe_machine(),
+            "commit": commit(),
             "versions": versions(),
+            "absent": options.absent,
             "descriptions": {},
             "failed": {},
             "limits": {},
             "training": {},
             "prediction": {},
         }
+        self._others = Others()
         self._stack = ExitStack()
         self._workers: dict[str, Worker] = {}
 
     # -- workers -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        say(f"version: {self.result['commit'] or 'unknown to git'}")
+        if warning := disturbance(self.result["machine"]):
+            say(warning)
         for name in self.options.contestants:
             self._workers[name] = self._stack.enter_context(Worker(name, self.options.threads, self.options.clock))
         if any(name in _FIT for name in self.options.workloads):
             self._workers["fit"] = self._stack.enter_context(Worker("fit", self.options.threads, self.options.clock))
 
     def close(self) -> None:
+        """Ends the workers; then it is known what others used."""
         self._stack.close()
+        machine = self.result["machine"]
+        machine["others"] = self._others.share()
+        if warning := disturbance(machine):
+            say(warning)
 
     def _failed(self, name: str, error: ContestantError) -> None:
         self.result["failed"][f"{name}, {self._workers[name].workload}"] = str(error)
@@ -133,13 +144,13 @@ class Comparison:
             if other is not None and not other.trains:
                 continue
             try:
-                received = worker.ask(f"costs {_STEPS_COMPARED}")
+                received = worker.ask(f"costs {STEPS_COMPARED}")
             except ContestantError as error:
                 self._failed(name, error)
                 continue
             expected = expected or received
             low = is_bfloat16(name)
-            reason = disagreement(expected, received, *_TOLERANCES[low])
+            reason = disagreement(expected, received, *TOLERANCES[low])
             trained[name] = {"bfloat16": low, "reason": reason, **received}
             workers[name] = worker
             if reason:
@@ -149,8 +160,9 @@ class Comparison:
         self._note_distance()
         for name, timing in zip(workers, timings, strict=True):
             trained[name]["rounds"] = timing.rounds
-            if (threads := workers[name].ask("threads")) is not None:
-                trained[name]["threads"] = threads
+            for what in ("threads", "path"):
+                if (said := workers[name].ask(what)) is not None:
+                    trained[name][what] = said
         self.result["training"][workload.name] = {**describe(workload), "contestants": trained}
         opened.pop("fit", None)
         predicted = self.result["prediction"][workload.name] = {}
@@ -182,8 +194,10 @@ class Comparison:
         with Worker("native", options.threads, options.clock, {"FASTPERCEPTRON_ISA": "avx2"}) as worker:
             peak = worker.ask("peak float32")
             worker.open(workload)
+            if (path := worker.ask("path")) != "float32 avx2":
+                raise ContestantError(f"expected products by float32 avx2; received {path}")
             timing = time_side_by_side([worker], options.seconds, options.rounds)[0]
-        self.result["avx2"] = {**describe(workload), "peak": peak, "rounds": timing.rounds}
+        self.result["avx2"] = {**describe(workload), "peak": peak, "path": path, "rounds": timing.rounds}
 
     def scaling(self) -> None:
         """This package's steps with 1, 2, 4, ... threads, up to the number of CPUs."""
@@ -202,8 +216,9 @@ class Comparison:
                 }
 
     def sweep(self, what: str) -> None:
-        """Time per step against one size; ours, and those of the fastest others."""
-        names = [name for name in ("native", "numpy", "torch", "jax") if name in self._workers]
+        """Time per step against one size; ours, and in the full form those of the fastest others."""
+        others = () if self.options.quick else ("numpy", "torch", "jax")
+        names = [name for name in ("native", *others) if name in self._workers]
         points = []
         for size, workload in growth(what):
             workers = [self._workers[name] for name in names]
@@ -244,6 +259,8 @@ class Comparison:
             tasks.append(Task(f"workload {workload.describe()}", seconds, lambda w=workload: self.workload(w)))
         if options.extras:
             tasks += self._extras(each)
+        for what in ("width", "batch", "depth") if options.sweep else ():
+            tasks.append(Task(f"growth with {what}", 20 if options.quick else 60, lambda what=what: self.sweep(what)))
         return [*tasks, Task("peak once more", 5, self.limits)]
 
     def _extras(self, each: float) -> list[Task]:
@@ -255,8 +272,6 @@ class Comparison:
         tasks.append(Task("import, wheel, memory", 15, self.footprint))
         for data in time_to_result.available():
             tasks.append(Task(f"time to a result: {data}", 25, self._result_of(data)))
-        for what in ("width", "batch", "depth") if options.sweep else ():
-            tasks.append(Task(f"growth with {what}", 60, lambda what=what: self.sweep(what)))
         return tasks
 
     def _result_of(self, data: str) -> Callable[[], None]:

@@ -25,6 +25,7 @@ __all__ = [
     "NumpyByHand",
     "TrainSteps",
     "chain_network",
+    "first_steps",
     "fixed_batches",
     "model_for",
 ]
@@ -54,6 +55,14 @@ class Contestant(Protocol):
 
     def description(self) -> str:
         """What did the arithmetic."""
+
+
+def first_steps(contestant: Contestant, workload: Workload, steps: int) -> dict[str, list[float]]:
+    """The costs of the first steps, and how far each weight matrix has moved since."""
+    costs = contestant.costs(steps)
+    pairs = zip(contestant.weights()[0::2], initial_weights(workload)[0::2], strict=True)
+    moved = [float(np.linalg.norm(np.asarray(now, np.float64) - first)) for now, first in pairs]
+    return {"costs": costs, "moved": moved}
 
 
 class Batches:
@@ -171,7 +180,10 @@ class TrainSteps:
         return _predictor(self._data.workload, rows, self.weights(), self._backend, self._dtype)
 
     def description(self) -> str:
-        return _package()
+        return _package(self.path())
+
+    def path(self) -> str:
+        return str(self._network.product_path())
 
     def threads(self) -> int | None:
         return _threads(self._network, self._data.workload)
@@ -256,7 +268,10 @@ class FitByModel:
         return _predictor(self._workload, rows, self.weights(), "native", "float32")
 
     def description(self) -> str:
-        return _package()
+        return _package(self.path())
+
+    def path(self) -> str:
+        return str(self._model._network.product_path())
 
     def threads(self) -> int | None:
         return _threads(self._model._network, self._workload)
@@ -270,15 +285,12 @@ def _threads(network: Any, workload: Workload) -> int | None:
     return None
 
 
-def _package() -> str:
+def _package(path: str) -> str:
     import fastperceptron as fp
     from fastperceptron import _core
 
     threads = _core.thread_count()
-    return (
-        f"fastperceptron {fp.__version__}, {_core.instruction_set()}, {threads} thread{'s' * (threads != 1)}, "
-        f"{_core.openmp_runtime()}"
-    )
+    return f"fastperceptron {fp.__version__}, {path}, {threads} thread{'s' * (threads != 1)}, {_core.openmp_runtime()}"
 
 
 CONTESTANTS: dict[str, Callable[[Workload], Contestant]] = {

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from interleave import ContestantError, Timing, Worker, compare_costs, time_side_by_side
-from machine import describe_machine, usable_cpus
+from machine import Others, describe_machine, disturbance, usable_cpus
 from workloads import WORKLOADS, Workload
 
 __all__ = ["main"]
@@ -24,9 +24,6 @@ __all__ = ["main"]
 _NAMES = ("numpy", "native", "fit")
 #: How many times faster than NumPy the native step has to be.
 FLOOR = {name: 3.0 if name == "A" else 1.0 for name in WORKLOADS}
-
-#: Load per CPU from which on threads wait for one another's turn.
-_BUSY = 0.5
 
 _HEAD = (
     "| threads | workload | NumPy µs | native µs | fit µs | NumPy / native | best rounds | floor "
@@ -111,13 +108,13 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _arguments(arguments)
-    machine = describe_machine()
+    machine, others = describe_machine(), Others()
     print(
         f"{machine['processor']}, {machine['cpus']} CPUs, load {machine['load']}, Python {machine['python']}",
         flush=True,
     )
-    if machine["load"] is not None and machine["load"] > _BUSY * machine["cpus"]:
-        print("The machine is busy: wall times, and ratios with more than one thread, say little (see --clock cpu).")
+    if warning := disturbance(machine):
+        print(warning)
     results: list[dict[str, Any]] = []
     try:
         for threads in options.threads:
@@ -130,6 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ContestantError as error:
         print(f"floor: {error}", file=sys.stderr)
         return 2
+    machine["others"] = others.share()
+    if warning := disturbance(machine):
+        print("\n" + warning)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     report = {"machine": machine, "clock": options.clock, "seconds": options.seconds, "results": results}
     options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

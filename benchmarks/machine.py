@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import MutableMapping
+import subprocess
+import time
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 __all__ = [
     "PREFERRED_CPUS",
+    "Others",
     "allowed_cpus",
     "blas_in_use",
+    "commit",
     "describe_machine",
+    "disturbance",
     "keep_to_cpus",
     "set_environment",
     "usable_cpus",
@@ -45,6 +51,8 @@ _PACKAGES = (
 )
 #: Would make this package slower or another one.
 _OVERRIDES = ("FASTPERCEPTRON_ISA", "FASTPERCEPTRON_BACKEND")
+#: Load per CPU, and share of the CPUs' time, from which on threads wait for one another's turn.
+_BUSY_LOAD, _BUSY_SHARE = 0.5, 0.1
 
 
 def set_environment(threads: int, environment: MutableMapping[str, str]) -> None:
@@ -106,6 +114,55 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
+
+
+class Others:
+    """What others use of this process's CPUs from now on, a hypervisor included."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic(), _seconds_of_others()
+
+    def share(self) -> float | None:
+        """Of the CPUs' time; call it when no child is left. None where the system does not tell."""
+        (begin, before), now = self._begin, _seconds_of_others()
+        if before is None or now is None:
+            return None
+        return max(0.0, (now - before) / ((time.monotonic() - begin) * usable_cpus()))
+
+
+def _seconds_of_others() -> float | None:
+    """CPU time of all on this process's CPUs, less its own and that of its children that have ended."""
+    cpus = {f"cpu{cpu}" for cpu in allowed_cpus()}
+    lines = [fields for line in _read("/proc/stat").splitlines() if (fields := line.split()) and fields[0] in cpus]
+    if not lines:
+        return None
+    # user, nice, system, idle, iowait, irq, softirq, steal; guests are part of user
+    ticks = sum(int(fields[i]) for fields in lines for i in (1, 2, 3, 6, 7, 8))
+    return ticks / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+
+
+def disturbance(machine: Mapping[str, Any]) -> str:
+    """A warning when the machine of :func:`describe_machine` was busy at the start, or others used it during the run
+    ("others" is their share of its CPUs); empty when it was quiet."""
+    found = []
+    if machine["load"] is not None and machine["load"] > _BUSY_LOAD * machine["cpus"]:
+        found.append(f"load {machine['load']} at the start")
+    if (share := machine.get("others")) is not None and share > _BUSY_SHARE:
+        found.append(f"others used {share:.0%} of the CPUs during the run")
+    if not found:
+        return ""
+    return (
+        f"The machine was busy ({', '.join(found)}): wall times, and ratios with more than one thread, say little "
+        "(see --clock cpu)."
+    )
+
+
+def commit() -> str | None:
+    """What git calls this version, with "-dirty" where files differ from it; None without git or a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return None
 
 
 def _read(path: str) -> str:

@@ -7,11 +7,12 @@ from statistics import median
 from typing import Any
 
 from matplotlib import pyplot as plt
-from matplotlib.ticker import NullFormatter
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from standings import LABELS, OURS, cliffs
 from wanted import LARGEST_CLIFF
 
-__all__ = ["draw"]
+__all__ = ["bars", "draw", "growth", "roofline", "threads"]
 
 #: Text stays text, and equal numbers give equal files.
 _SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "fastperceptron"}
@@ -22,7 +23,7 @@ def draw(result: dict[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     plt.switch_backend("svg")  # no window, whatever the user's settings say
     drawn = []
-    for name, plot in (("bars", _bars), ("roofline", _roofline), ("threads", _threads), ("growth", _growth)):
+    for name, plot in (("bars", bars), ("roofline", roofline), ("threads", threads), ("growth", growth)):
         figure = plot(result)
         if figure is None:
             continue
@@ -34,11 +35,15 @@ def draw(result: dict[str, Any], folder: Path) -> list[Path]:
     return drawn
 
 
+#: Of the bars, by who they are.
+_COLOURS = {"this package": "tab:orange", "others": "tab:blue", "another step: not ranked": "lightgrey"}
+
+
 def _label(name: str) -> str:
     return LABELS[name].replace("*", "").replace("`", "")
 
 
-def _bars(result: dict[str, Any]) -> Any:
+def bars(result: dict[str, Any]) -> Any:
     found = result["training"]
     if not found:
         return None
@@ -46,19 +51,28 @@ def _bars(result: dict[str, Any]) -> Any:
     for axis, (name, workload) in zip(axes[0], found.items(), strict=True):
         entries = sorted(workload["contestants"].items(), key=lambda item: -median(item[1]["rounds"]))
         times = [median(entry["rounds"]) * 1e6 for _, entry in entries]
-        colours = ["tab:orange" if who in OURS else "lightgrey" if e["reason"] else "tab:blue" for who, e in entries]
-        axis.barh([_label(who) for who, _ in entries], times, color=colours)
+        axis.barh([_label(who) for who, _ in entries], times, color=[_colour(who, entry) for who, entry in entries])
         axis.set_xscale("log")
         axis.set_xlim(min(times) / 2, max(times) * 1.3)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("microseconds a step")
         axis.set_title(f"{name}: {'-'.join(map(str, workload['widths']))},\nbatch {workload['batch']}", fontsize=9)
-        axis.tick_params(axis="y", labelsize=7)
+        axis.tick_params(labelsize=7)
+        axis.tick_params(axis="x", labelrotation=45)  # long numbers stand close
     figure.tight_layout()
+    patches = [Patch(color=colour, label=label) for label, colour in _COLOURS.items()]
+    figure.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(patches), fontsize=8)
     return figure
 
 
-def _roofline(result: dict[str, Any]) -> Any:
+def _colour(who: str, entry: dict[str, Any]) -> str:
+    ours, others, different = _COLOURS.values()
+    return different if entry["reason"] else ours if who in OURS else others
+
+
+def roofline(result: dict[str, Any]) -> Any:
     limits = result["limits"].get(str(result["threads"]))
     if not limits or not result["training"]:
         return None
@@ -67,7 +81,8 @@ def _roofline(result: dict[str, Any]) -> Any:
     corner = peak / bandwidth
     intensities = [corner / 100, corner, corner * 100]
     axis.plot(intensities, [min(peak, bandwidth * i) / 1e9 for i in intensities], color="black")
-    axis.annotate("float32 peak", (intensities[-1], peak / 1e9), ha="right", va="bottom", fontsize=8)
+    # Above the slope is room; at the plateau's other end stand our large networks.
+    axis.annotate("float32 peak", (corner, peak / 1e9), ha="right", va="bottom", fontsize=8)
     for name, found in result["training"].items():
         x = found["flop"] / found["bytes"]
         axis.axvline(x, color="lightgrey", linewidth=0.5)
@@ -78,13 +93,13 @@ def _roofline(result: dict[str, Any]) -> Any:
             ours = who == "native"
             axis.plot(x, rate, "o" if ours else ".", color="tab:orange" if ours else "tab:blue", alpha=0.9)
             if ours:
-                axis.annotate(name, (x, rate), xytext=(4, 4), textcoords="offset points", fontsize=9)
+                axis.annotate(name, (x, rate), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
     axis.set(xscale="log", yscale="log", xlabel="flop per byte, were nothing kept in a cache", ylabel="GFLOP/s")
     axis.set_title("Training steps under the roofline: ours (large), others (small)", fontsize=10)
     return figure
 
 
-def _threads(result: dict[str, Any]) -> Any:
+def threads(result: dict[str, Any]) -> Any:
     scaling = result.get("scaling")
     if not scaling or not scaling["workloads"]:
         return None
@@ -99,7 +114,7 @@ def _threads(result: dict[str, Any]) -> Any:
     return figure
 
 
-def _growth(result: dict[str, Any]) -> Any:
+def growth(result: dict[str, Any]) -> Any:
     sweep = result.get("sweep")
     if not sweep:
         return None

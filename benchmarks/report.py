@@ -7,10 +7,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from machine import disturbance
 from standings import LABELS, OURS, Result, best_other, cliffs, fewer_threads, peak_of, ranked, ratio
 from wanted import wanted
 
-__all__ = ["best_other", "cliffs", "pictures", "ratio", "tables", "wanted", "write_between_markers"]
+__all__ = ["best_other", "between_markers", "cliffs", "pictures", "ratio", "tables", "wanted", "write_between_markers"]
 
 _BEGIN, _END = "<!-- compare: begin -->", "<!-- compare: end -->"
 
@@ -46,6 +47,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) ->
 
 def _introduction(result: Result) -> str:
     machine, threads = result["machine"], result["threads"]
+    versions = ({"commit": result["commit"]} if result.get("commit") else {}) | result["versions"]
     how = "short" if result["quick"] else "full"
     clock = (
         "" if result["clock"] == "wall" else " Times are those of each process on a CPU, since the machine was busy."
@@ -55,8 +57,10 @@ def _introduction(result: Result) -> str:
         f"{machine['processor']}, {machine['cpus']} CPUs, load {machine['load']} at the start; {machine['system']}, "
         f"Python {machine['python']}. Vectors: {', '.join(machine['flags']) or 'unknown'}. "
         f"Caches: {', '.join(f'{k} {v}' for k, v in machine['caches'].items()) or 'unknown'}.",
-        "Versions: " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()) + ".",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
     ]
+    if warning := disturbance(machine):
+        lines.append(f"**{warning}**")
     if result.get("interrupted"):
         lines.append("**The run was interrupted: what is missing was not measured.**")
     limits = [
@@ -204,11 +208,16 @@ def pictures(paths: Sequence[Path], base: Path) -> str:
     return "".join(f"\n![{path.stem}]({path.relative_to(base).as_posix()})\n" for path in paths)
 
 
-def write_between_markers(page: Path, text: str) -> None:
-    """Replaces what stands between the two markers of a page. Raises ValueError when it has none."""
-    old = page.read_text(encoding="utf-8")
-    before, found, rest = old.partition(_BEGIN)
-    _, closed, after = rest.partition(_END)
+def between_markers(page: Path) -> tuple[str, str, str]:
+    """What stands before, between and after the two markers of a page. Raises ValueError when it has none."""
+    before, found, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
+    between, closed, after = rest.partition(_END)
     if not found or not closed:
         raise ValueError(f"{page}: expected the lines {_BEGIN} and {_END}, in this order")
+    return before, between, after
+
+
+def write_between_markers(page: Path, text: str) -> None:
+    """Replaces what stands there."""
+    before, _, after = between_markers(page)
     page.write_text(f"{before}{_BEGIN}\n\n{text}\n{_END}{after}", encoding="utf-8")

@@ -17,6 +17,7 @@ def test_process_that_imports(benchmark: Any, package: str) -> None:
     benchmark.pedantic(run_python, args=(f"import {package}",), rounds=10, warmup_rounds=1)
 
 
+@pytest.mark.timed
 def test_import_adds_little(record_property: Any) -> None:
     seconds = import_seconds()
     record_property("seconds", seconds)

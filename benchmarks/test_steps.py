@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contestants import CONTESTANTS, Contestant, TrainSteps, model_for
+from comparison import STEPS_COMPARED, TOLERANCES, is_bfloat16
+from contestants import CONTESTANTS, Contestant, TrainSteps, first_steps, model_for
+from interleave import disagreement
 from numpy_by_hand import HandWrittenNetwork
 from workloads import LEARNING_RATE, MOMENTUM, WORKLOADS, Workload, initial_weights, random_data
 
@@ -18,17 +20,22 @@ def _short(workload: Workload) -> Workload:
 
 
 def _contestants() -> dict[str, Callable[[Workload], Contestant]]:
-    return {**CONTESTANTS, "numpy backend": lambda workload: TrainSteps(workload, "numpy")}
+    return {
+        **CONTESTANTS,
+        "native-float64": lambda workload: TrainSteps(workload, dtype="float64"),
+        "numpy backend": lambda workload: TrainSteps(workload, "numpy"),
+    }
 
 
 @pytest.mark.parametrize("contestant", [name for name in _contestants() if name != "numpy"])
 @pytest.mark.parametrize("name", ["A", "A2", "B", "C"])
 def test_same_step(name: str, contestant: str) -> None:
-    """Ten costs from equal weights; a float32 cost carries rounding errors of about 1e-6, relative."""
+    """As a comparison asks it of everybody, in the precision that the contestant has."""
     workload = _short(WORKLOADS[name])
-    expected = CONTESTANTS["numpy"](workload).costs(10)
-    np.testing.assert_allclose(_contestants()[contestant](workload).costs(10), expected, rtol=2e-5)
-    assert expected[0] != expected[4]  # the same batch: its cost moves as the weights do
+    expected = first_steps(CONTESTANTS["numpy"](workload), workload, STEPS_COMPARED)
+    received = first_steps(_contestants()[contestant](workload), workload, STEPS_COMPARED)
+    assert disagreement(expected, received, *TOLERANCES[is_bfloat16(contestant)]) is None
+    assert expected["costs"][0] != expected["costs"][4]  # the same batch: its cost moves as the weights do
 
 
 def test_hand_written_gradient() -> None:
@@ -52,7 +59,7 @@ def test_hand_written_gradient() -> None:
     assert (cost(1e-3) - cost(-1e-3)) / 2e-3 == pytest.approx(slope, rel=3e-4)
 
 
-@pytest.mark.parametrize("contestant", ["numpy", "native"])
+@pytest.mark.parametrize("contestant", ["numpy", "native", "native-float64", "native-bf16"])
 @pytest.mark.parametrize("name", list(WORKLOADS))
 def test_step(benchmark: Any, name: str, contestant: str) -> None:
     """A run of several steps, so that the native side pays for a call as often as ``fit`` does."""
@@ -60,7 +67,7 @@ def test_step(benchmark: Any, name: str, contestant: str) -> None:
     steps = {"A": 128, "A2": 32, "B": 32}.get(name, 1)
     benchmark.group = f"{steps} training step(s), {workload.describe()}"
     benchmark.extra_info["flop"] = steps * workload.flop_step
-    runner = CONTESTANTS[contestant](workload._replace(rows=min(workload.rows, 64 * workload.batch)))
+    runner = _contestants()[contestant](workload._replace(rows=min(workload.rows, 64 * workload.batch)))
     benchmark(runner.run, steps)
 
 

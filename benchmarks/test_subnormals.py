@@ -24,6 +24,7 @@ def _seconds(model: fp.Sequential, x: np.ndarray, y: np.ndarray) -> float:
     return time.perf_counter() - start
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_subnormal_inputs(benchmark: Any, dtype: str) -> None:
     rng = np.random.default_rng(0)

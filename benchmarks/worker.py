@@ -11,6 +11,7 @@
     outputs ROWS         the largest difference of predictions from a float64 product, relative to the largest output
     description          what did the arithmetic
     threads              on how many threads a step runs, of those allowed; null when the contestant does not say
+    path                 precision and instruction set of its products, such as "bfloat16 amx"; null likewise
     peak DTYPE           flop per second that this package measures with this thread count
     bandwidth            bytes per second, likewise
     fit DATA SEED        see :mod:`time_to_result`
@@ -53,13 +54,9 @@ class _Service:
             self._contestant = OTHERS[self._name].make(workload, self._threads)
 
     def costs(self, argument: str) -> dict[str, list[float]]:
-        import numpy as np
-        from workloads import initial_weights
+        from contestants import first_steps
 
-        costs = self._contestant.costs(int(argument))
-        pairs = zip(self._contestant.weights()[0::2], initial_weights(self._workload)[0::2], strict=True)
-        moved = [float(np.linalg.norm(np.asarray(now, np.float64) - first)) for now, first in pairs]
-        return {"costs": costs, "moved": moved}
+        return first_steps(self._contestant, self._workload, int(argument))
 
     def run(self, argument: str) -> dict[str, float]:
         self._contestant.prepare()
@@ -99,6 +96,9 @@ class _Service:
 
     def threads(self, argument: str) -> int | None:
         return self._contestant.threads() if hasattr(self._contestant, "threads") else None
+
+    def path(self, argument: str) -> str | None:
+        return self._contestant.path() if hasattr(self._contestant, "path") else None
 
     def peak(self, argument: str) -> float:
         from fastperceptron.peak import peak_flops

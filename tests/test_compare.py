@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from comparing import FOLDER, NEEDS, entry, module
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
-
-pytestmark = [
-    pytest.mark.skipif(os.environ.get("FASTPERCEPTRON_PURE") == "1", reason="it measures the native engine"),
-    pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks beside the tests"),
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _path() -> Iterator[None]:
-    sys.path.insert(0, str(FOLDER))
-    yield
-    sys.path.remove(str(FOLDER))
-
-
-def module(name: str) -> ModuleType:
-    return importlib.import_module(name)
-
-
-def entry(*rounds: float, bfloat16: bool = False, reason: str | None = None) -> dict[str, Any]:
-    return {"rounds": list(rounds), "bfloat16": bfloat16, "reason": reason}
+pytestmark = NEEDS
 
 
 @pytest.fixture
@@ -48,6 +29,7 @@ def result() -> dict[str, Any]:
         "numpy": entry(8e-6, 12e-6, 6e-6),
         "jax": entry(7e-6, 14e-6, 7e-6),
         "torch": entry(1e-6, 1e-6, 1e-6, reason="cost of step 1: expected 2; received 3"),
+        "torch-compile": entry(2e-5, 2e-5, 2e-5),
         "torch-bf16": entry(3e-6, 6e-6, 4e-6, bfloat16=True),
     }
     return {
@@ -74,7 +56,7 @@ def result() -> dict[str, Any]:
         "prediction": {
             "A": {
                 "1": {"native": entry(1e-6), "onnxruntime": entry(5e-6), "mlpfile": entry(3e-6)},
-                "1024": {"native": entry(4e-5), "onnxruntime": entry(3e-5)},
+                "1024": {"native": entry(4e-5), "onnxruntime": entry(3e-5), "torch": entry(5e-5)},
             }
         },
         "scaling": {"threads": [1, 2], "workloads": {"A": {"rounds": [[2e-6], [1e-6]]}}},
@@ -160,28 +142,29 @@ def test_the_peak_is_that_of_the_threads_used(result: dict[str, Any]) -> None:
     assert line(result, "A, float32 step: share").reached is None  # nobody measured that peak
 
 
+def test_what_computed_decides_about_amx(result: dict[str, Any]) -> None:
+    """Not what the processor could. mixed_bfloat16 takes 1 us, PyTorch 4 us in bfloat16."""
+    ours = result["training"]["A"]["contestants"]["native-bf16"] = entry(1e-6, 2e-6, 1e-6, bfloat16=True)
+    result["machine"]["flags"] = ["amx_bf16"]
+    for path, note in (
+        ("bfloat16 avx512_bf16", "not applicable: not by AMX, but by bfloat16 avx512_bf16"),
+        (None, "what computed it was not noted"),  # as in older files
+    ):
+        ours["path"] = path
+        amx = line(result, "A, mixed_bfloat16")
+        assert (amx.reached, amx.held) == ("3.00 x", None)
+        assert amx.note.startswith(note)
+    ours["path"] = "bfloat16 amx"
+    assert line(result, "A, mixed_bfloat16").held is False
+    ours["rounds"] = [0.5e-6, 1e-6, 0.5e-6]
+    assert line(result, "A, mixed_bfloat16").held is True
+
+
 def test_what_does_not_apply_says_so(result: dict[str, Any]) -> None:
-    amx = line(result, "A, mixed_bfloat16")
-    assert amx.held is None
-    assert "no AMX" in amx.note
     assert line(result, "D at 16 threads").held is None
     assert line(result, "D, float32 step: times").note == "not measured"
     missing = {**result, "training": {}, "prediction": {}, "limits": {}}
     assert all(found.held is not True for found in module("report").wanted(missing)[:10])
-
-
-def test_every_wanted_figure_has_a_line() -> None:
-    """An empty run still lists all of them."""
-    empty = {
-        "threads": 2,
-        "machine": {"flags": ["amx_tile"], "cpus": 2},
-        "training": {},
-        "prediction": {},
-        "limits": {},
-    }
-    lines = module("report").wanted(empty)
-    assert len(lines) >= 25
-    assert all(found.reached is None and found.held is None for found in lines)
 
 
 def test_tables(result: dict[str, Any]) -> None:
@@ -194,6 +177,10 @@ def test_tables(result: dict[str, Any]) -> None:
     assert "- A, predicting 1,024 rows: ONNX Runtime takes 0.75 of our time" in text
     assert "A, training" not in text  # torch is faster, but does not compute the same step
     assert "interrupted" not in text
+    assert "busy" not in text
+    busy = module("report").tables({**result, "machine": {**result["machine"], "load": 1.5}})
+    assert "**The machine was busy (load 1.5 at the start): " in busy
+    assert "Versions: commit abc-dirty, numpy 2." in module("report").tables({**result, "commit": "abc-dirty"})
     assert "The run was interrupted" in module("report").tables({**result, "interrupted": True})
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) >= 8
@@ -244,9 +231,13 @@ def test_preferred_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options() -> None:
     arguments = module("compare").arguments
-    assert (arguments(["--quick"]).rounds, arguments(["--quick"]).sweep) == (4, False)
-    assert (arguments([]).rounds, arguments([]).sweep) == (7, True)
-    assert arguments(["--quick", "--sweep"]).sweep is True
+    assert (arguments(["--quick"]).rounds, arguments([]).rounds) == (4, 7)
+    for form in ([], ["--quick"]):
+        assert arguments(form).sweep is True
+        assert arguments(form).rows == [1, 1024, 4096]  # those of the wanted figures
+    assert arguments(["--no-sweep"]).sweep is False
+    assert arguments(["--no-extras"]).sweep is False
+    assert arguments(["--no-extras", "--sweep"]).sweep is True
     assert arguments(["--rows", "7"]).rows == [7]
 
 
@@ -260,6 +251,10 @@ def test_options() -> None:
         ["--workloads", "Z"],
         ["--cpus", "1000000"],
         ["--clock", "cpu", "--threads", "2"],
+        ["--write", "missing.md"],
+        ["--write", str(FOLDER / "README.md")],  # no markers
+        ["--from", "missing.json"],
+        ["--from", __file__],  # no JSON
     ],
 )
 def test_bad_options(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,16 +287,26 @@ def test_tiny_run(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
     contestants = result["training"]["A"]["contestants"]
     assert set(contestants) == {"numpy", "native", "fit"}
+    assert result["absent"]["native-bf16"] == "not chosen"
+    assert "| not chosen" in done.stdout
     assert all(found["reason"] is None and found["rounds"][0] > 0 for found in contestants.values())
     assert set(result["prediction"]["A"]) == {"1", "9"}
     assert all(found["reason"] is None for rows in result["prediction"]["A"].values() for found in rows.values())
     assert result["limits"]["1"]["float32"] > 1e9
+    if result["commit"] is not None:  # in a repository
+        assert f"Versions: commit {result['commit']}, fastperceptron " in done.stdout
+        assert f"version: {result['commit']}\n" in done.stderr
+    assert "others" in result["machine"]
     assert "round_trips" not in result  # with one thread
     assert {name: found.get("threads") for name, found in contestants.items()} == {
         "numpy": None,
         "native": 1,
         "fit": 1,
     }
+    path = contestants["native"]["path"]  # such as float32 avx512
+    assert contestants["fit"]["path"] == path
+    assert path in result["descriptions"]["native"]
+    assert "path" not in contestants["numpy"]
     assert result["failed"] == {}
     assert "about" in done.stderr  # the time left
     text = (tmp_path / "compare.md").read_text(encoding="utf-8")
@@ -338,7 +343,7 @@ def test_a_contestant_that_is_not_there(tmp_path: Path) -> None:
         pytest.skip("all are installed")
     done = run("--contestants", missing[0], "--output", str(tmp_path))
     assert done.returncode == 2
-    assert f"not installed, or not in this version: {missing[0]}" in done.stderr
+    assert f"{missing[0]}: not installed" in done.stderr
 
 
 def test_plots(result: dict[str, Any], tmp_path: Path) -> None:
@@ -346,3 +351,56 @@ def test_plots(result: dict[str, Any], tmp_path: Path) -> None:
     drawn = module("plots").draw(result, tmp_path)
     assert [path.name for path in drawn] == ["bars.svg", "roofline.svg", "threads.svg", "growth.svg"]
     assert all(path.read_text(encoding="utf-8").endswith("</svg>\n") for path in drawn)
+
+
+def test_bars(result: dict[str, Any]) -> None:
+    """As long as the medians are, slowest first (which is below), and coloured by who they are."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.colors import to_hex
+
+    figure = module("plots").bars(result)
+    axis = figure.axes[0]
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx([20, 8, 7, 4, 1.2, 1, 1])
+    assert all(bar.get_height() > 0.5 for bar in axis.patches)
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names[:3] == ["PyTorch, compile", "NumPy by hand", "JAX"]
+    colours = dict(zip(names, (to_hex(bar.get_facecolor()) for bar in axis.patches), strict=True))
+    legend = figure.legends[0]
+    means = {
+        text.get_text(): to_hex(patch.get_facecolor())
+        for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
+    }
+    assert len(set(means.values())) == 3
+    assert colours["fastperceptron"] == colours["fastperceptron, fit"] == means["this package"]
+    assert colours["JAX"] == colours["NumPy by hand"] == means["others"]
+    assert colours["PyTorch"] == means["another step: not ranked"]
+
+
+@pytest.mark.parametrize(("fastest", "slowest"), [(2_200e-6, 7_200e-6), (12e-6, 600e-6)])
+def test_bars_have_numbers(result: dict[str, Any], fastest: float, slowest: float) -> None:
+    """Less than a decade of times has numbers at its axis, too."""
+    pytest.importorskip("matplotlib")
+    result["training"]["A"]["contestants"] = {"native": entry(fastest), "numpy": entry(slowest)}
+    figure = module("plots").bars(result)
+    figure.canvas.draw()
+    axis = figure.axes[0]
+    low, high = axis.get_xlim()
+    shown = [label.get_text() for label in axis.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert len(shown) >= 2
+    assert all(re.fullmatch(r"[125],?0*(,000)*", text) for text in shown)
+
+
+def test_roofline(result: dict[str, Any]) -> None:
+    """Every contestant of the same step is a point, and no text lies on another."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    result["training"]["D"] = {**result["training"]["A"], "flop": 1_900_000, "bytes": 400}  # near the peak, far right
+    figure = module("plots").roofline(result)
+    axis = figure.axes[0]
+    points = [line for line in axis.get_lines() if len(line.get_xdata()) == 1]
+    assert len(points) == 2 * 4  # native, NumPy, JAX, PyTorch compiled
+    assert [text.get_text() for text in axis.texts] == ["float32 peak", "A", "D"]
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in axis.texts]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))

@@ -1,0 +1,233 @@
+"""A comparison's run with contestants that only pretend: in which order they are asked, and what is done with what they
+answer. Nothing is timed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from comparing import NEEDS, module
+
+import fastperceptron as fp
+
+pytestmark = NEEDS
+
+SAME = {"costs": [2.0] * 10, "moved": [1.0, 1.0]}
+
+
+class Pretender:
+    """Answers as a contestant's process does; ``asked`` has what all of them were asked, in order."""
+
+    asked: list[tuple[str, str]]
+    made: list[tuple[str, dict[str, str]]]
+    answers: dict[tuple[str, str], Any]  # by contestant and command; others get the answers below
+    workload = "A"
+
+    def __init__(
+        self, contestant: str, threads: int, clock: str = "wall", environment: dict[str, str] | None = None
+    ) -> None:
+        self.contestant = contestant
+        self.made.append((contestant, environment or {}))
+
+    def __enter__(self) -> Pretender:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def open(self, workload: Any) -> None: ...
+
+    def ask(self, command: str) -> Any:
+        self.asked.append((self.contestant, command))
+        word = command.partition(" ")[0]
+        usual = {"costs": SAME, "outputs": 0.0, "description": "pretends", "peak": 1e12}
+        return self.answers.get((self.contestant, word), usual.get(word))
+
+    def seconds_per_step(self, steps: int, command: str = "run") -> float:
+        self.asked.append((self.contestant, command))
+        return 1.0
+
+
+@pytest.fixture
+def pretender(monkeypatch: pytest.MonkeyPatch) -> type[Pretender]:
+    class Fresh(Pretender):
+        asked, made, answers = [], [], {}
+
+    monkeypatch.setattr(module("comparison"), "Worker", Fresh)
+    monkeypatch.setattr(module("interleave"), "_PAUSE", 0.0)
+    return Fresh
+
+
+def compare(*contestants: str, rows: int = 1024) -> Any:
+    options = module("compare").arguments(["--workloads", "A", "--threads", "1", "--rounds", "3", "--rows", str(rows)])
+    options.contestants, options.absent = list(contestants), {}
+    return module("comparison").Comparison(options)
+
+
+def test_rounds_are_interleaved(pretender: type[Pretender]) -> None:
+    """After a warm-up each, both take a slice in each round, in alternating order."""
+    a, b = pretender("a", 1), pretender("b", 1)
+    timings = module("interleave").time_side_by_side([a, b], 3.0, 3, "predict 7")
+    assert {command for _, command in pretender.asked} == {"predict 7"}
+    assert [who for who, _ in pretender.asked] == ["a", "b", *("a", "b"), *("b", "a"), *("a", "b")]
+    assert [timing.rounds for timing in timings] == [(1.0, 1.0, 1.0)] * 2
+
+
+def test_all_steps_and_predictions_are_timed_side_by_side(pretender: type[Pretender]) -> None:
+    """Everybody of a workload in one call: names follow each other as in the rounds above."""
+    comparison = compare("numpy", "native", "torch")
+    comparison.start()
+    comparison.workload(module("workloads").WORKLOADS["A"])
+    for command, everybody in (
+        ("run", ["numpy", "native", "torch", "fit"]),
+        ("predict 1024", ["numpy", "native", "torch"]),
+    ):
+        order = [who for who, asked in pretender.asked if asked == command]
+        assert order == everybody + everybody + everybody[::-1] + everybody
+
+
+@pytest.mark.parametrize(
+    ("contestant", "answer", "same"),
+    [
+        ("torch", {"costs": [2.0] * 9 + [2.00016], "moved": [1.0, 1.0]}, True),  # 0.8e-4
+        ("torch", {"costs": [2.0] * 9 + [2.00024], "moved": [1.0, 1.0]}, False),  # 1.2e-4
+        ("torch", {"costs": [2.0] * 10, "moved": [1.0, 1.0008]}, True),
+        ("torch", {"costs": [2.0] * 10, "moved": [1.0, 1.0012]}, False),
+        ("native", {"costs": [2.0] * 9 + [2.00024], "moved": [1.0, 1.0]}, False),
+        ("native-bf16", {"costs": [2.0] * 9 + [2.008], "moved": [1.0, 1.016]}, True),
+        ("native-bf16", {"costs": [2.0] * 9 + [2.012], "moved": [1.0, 1.0]}, False),
+        ("native-bf16", {"costs": [2.0] * 10, "moved": [1.0, 1.024]}, False),
+        ("torch-bf16", {"costs": [2.0] * 10, "moved": [1.0, 1.024]}, False),
+    ],
+)
+def test_who_does_not_compute_the_same_ten_steps_is_found(
+    pretender: type[Pretender], contestant: str, answer: dict[str, list[float]], same: bool
+) -> None:
+    pretender.answers[contestant, "costs"] = answer
+    comparison = compare("numpy", "native", contestant)
+    comparison.start()
+    comparison.workload(module("workloads").WORKLOADS["A"])
+    found = comparison.result["training"]["A"]["contestants"]
+    assert (found[contestant]["reason"] is None) is same
+    assert found["fit"]["reason"] is None
+    assert {command for _, command in pretender.asked if command.startswith("costs")} == {"costs 10"}
+
+
+@pytest.mark.parametrize(
+    ("contestant", "deviation", "same"),
+    [("torch", 0.8e-4, True), ("torch", 1.2e-4, False), ("native", 1.2e-4, False)]
+    + [(who, deviation, deviation < 0.05) for who in ("native-bf16", "torch-bf16") for deviation in (0.04, 0.06)],
+)
+def test_who_does_not_predict_the_same_is_found(
+    pretender: type[Pretender], contestant: str, deviation: float, same: bool
+) -> None:
+    pretender.answers[contestant, "outputs"] = deviation
+    comparison = compare("numpy", "native", contestant)
+    comparison.start()
+    comparison.workload(module("workloads").WORKLOADS["A"])
+    found = comparison.result["prediction"]["A"]["1024"]
+    assert (found[contestant]["reason"] is None) is same
+    assert found["numpy"]["reason"] is None
+    assert {command for _, command in pretender.asked if command.startswith("outputs")} == {"outputs 1024"}
+
+
+@pytest.mark.parametrize(("form", "names"), [([], ["native", "numpy"]), (["--quick"], ["native"])])
+def test_growth_in_both_forms(pretender: type[Pretender], form: list[str], names: list[str]) -> None:
+    options = module("compare").arguments(["--workloads", "A", *form])
+    options.contestants, options.absent = ["numpy", "native", "keras"], {}
+    comparison = module("comparison").Comparison(options)
+    comparison.start()
+    comparison.sweep("depth")
+    points = comparison.result["sweep"]["depth"]
+    assert [point["size"] for point in points] == [size for size, _ in module("workloads").growth("depth")]
+    assert all(list(point["rounds"]) == names for point in points)
+    assert all(len(point["rounds"]["native"]) == 6 for point in points)  # up and down again
+
+
+def test_growth_without_extras() -> None:
+    options = module("compare").arguments(["--workloads", "A", "--sweep", "--no-extras"])
+    options.contestants, options.absent = [], {}
+    names = [task.name for task in module("comparison").Comparison(options).tasks()]
+    assert names[2:-1] == ["growth with width", "growth with batch", "growth with depth"]
+
+
+def test_first_steps_are_costs_and_distances() -> None:
+    """Two steps of a network of one layer, against the weights that it starts from and has afterwards."""
+    contestants, workloads = module("contestants"), module("workloads")
+    workload = workloads.Workload("tiny", (3, 2), 4, 8)
+    contestant = contestants.NumpyByHand(workload)
+    found = contestants.first_steps(contestant, workload, 2)
+    moved = np.linalg.norm(contestant.weights()[0] - workloads.initial_weights(workload)[0])
+    assert found["moved"] == [pytest.approx(moved)]
+    assert moved > 1e-4  # learning rate 1e-3, a gradient of about 1
+    assert len(set(found["costs"])) == 2
+
+
+def test_the_floor_compares_ten_steps(pretender: type[Pretender]) -> None:
+    interleave = module("interleave")
+    workers = [pretender("numpy", 1), pretender("native", 1)]
+    interleave.compare_costs(workers)
+    assert [command for _, command in pretender.asked] == ["costs 10"] * 2
+    pretender.answers["native", "costs"] = {"costs": [2.0] * 9 + [2.00024], "moved": [1.0, 1.0]}
+    with pytest.raises(interleave.ContestantError, match="native does not compute the same step as numpy"):
+        interleave.compare_costs(workers)
+
+
+def test_what_computed_is_noted(pretender: type[Pretender]) -> None:
+    pretender.answers |= {("native-bf16", "path"): "bfloat16 amx", ("native-bf16", "threads"): 1}
+    comparison = compare("numpy", "native", "native-bf16")
+    comparison.start()
+    comparison.workload(module("workloads").WORKLOADS["A"])
+    found = comparison.result["training"]["A"]["contestants"]
+    assert (found["native-bf16"]["path"], found["native-bf16"]["threads"]) == ("bfloat16 amx", 1)
+    assert "path" not in found["numpy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("native", "float32"), ("native-bf16", "bfloat16"), ("fit", "float32")]
+)
+def test_descriptions_name_what_computes(name: str, precision: str) -> None:
+    """The real contestants of this package: precision and instruction set of their products."""
+    contestant = module("contestants").CONTESTANTS[name](module("workloads").WORKLOADS["A"])
+    path = contestant.path()
+    assert path.split()[0] == precision
+    assert f", {path}, " in contestant.description()
+
+
+def test_avx2_is_forced_and_checked(pretender: type[Pretender]) -> None:
+    comparison = compare()
+    pretender.answers["native", "path"] = "float32 avx2"
+    comparison.avx2()
+    assert pretender.made == [("native", {"FASTPERCEPTRON_ISA": "avx2"})]
+    assert comparison.result.pop("avx2")["path"] == "float32 avx2"
+    pretender.answers["native", "path"] = "float32 avx512"
+    with pytest.raises(module("interleave").ContestantError, match="expected products by float32 avx2; received"):
+        comparison.avx2()
+    assert "avx2" not in comparison.result
+
+
+@pytest.mark.parametrize("side", ["native", "sklearn"])
+def test_both_sides_train_all_epochs(side: str) -> None:
+    if side == "sklearn":
+        pytest.importorskip("sklearn")
+    time_to_result = module("time_to_result")
+    x, y = np.ones((8, 3), np.float32), np.arange(8) % 2
+    data = time_to_result.Data(x, y, x, y, (4,), 4, 5, 0.05)
+    assert time_to_result.FITTERS[side](data, 0)["epochs"] == 5
+
+
+def test_fewer_epochs_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit, ones = fp.Sequential.fit, np.ones((8, 3), np.float32)
+    monkeypatch.setattr(fp.Sequential, "fit", lambda model, *data, **how: fit(model, *data, **{**how, "epochs": 1}))
+    data = module("time_to_result").Data(ones, np.arange(8) % 2, ones, np.arange(8) % 2, (4,), 4, 5, 0.05)
+    with pytest.raises(RuntimeError, match="expected 5 epochs of training; there were 1"):
+        module("time_to_result").FITTERS["native"](data, 0)
+
+
+def test_memory_that_training_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four float32 arrays as large as the parameters, the activations of a batch, and 16 MB."""
+    footprint, parameters = module("footprint"), 4 * 1025 * 1024 + 1025 * 1000
+    monkeypatch.setattr(footprint, "run_python", lambda *_, **__: json.dumps([123, parameters]))
+    memory = footprint.memory_while_training("D")
+    assert memory == (123, 16 * parameters + 4 * 1024 * (5 * 1024 + 1000) + 16 * 2**20)
