@@ -538,17 +538,17 @@ def test_slots_follow_the_optimizer() -> None:
     assert network.slot_names() == ("momentum",)
     value = np.full((4, 5), 2.0, np.float32)
     network.set_slot("momentum", 0, value)
-    network.set_hyper("learning_rate", 0.5)
+    network.set_optimizer("sgd", {"learning_rate": 0.5, "momentum": 0.9})
     network.set_optimizer("sgd", {"learning_rate": 0.2, "momentum": 0.5, "nesterov": 1.0})
     np.testing.assert_array_equal(network.get_slot("momentum", 0), value)
-    network.set_hyper("momentum", 0.0)
+    network.set_optimizer("sgd", {"learning_rate": 0.2})
     assert network.slot_names() == ()
-    network.set_hyper("momentum", 0.9)
+    network.set_optimizer("sgd", {"learning_rate": 0.2, "momentum": 0.9})
     assert not network.get_slot("momentum", 0).any()
     with pytest.raises(ValueError, match="get_slot: expected one of"):
         network.get_slot("velocity", 0)
     with pytest.raises(ValueError, match="set_optimizer: expected hyperparameters"):
-        network.set_hyper("beta", 0.9)
+        network.set_optimizer("sgd", {"beta": 0.9})
 
 
 def test_metrics_by_hand() -> None:

@@ -53,7 +53,6 @@ void bind(py::module_& m, const char* name) {
       .def("set_trainable", &Py::set_trainable, py::arg("flags"))
       .def("set_rates", &Py::set_rates, py::arg("rates"))
       .def("set_optimizer", &Py::set_optimizer, py::arg("name"), py::arg("hyper"))
-      .def("set_hyper", &Py::set_hyper, py::arg("name"), py::arg("value"))
       .def("set_heads", &Py::set_heads, py::arg("heads"))
       .def("set_loss", &Py::set_loss, py::arg("kind"), py::arg("parameter"))
       .def("set_metrics", &Py::set_metrics, py::arg("metrics"))

@@ -133,19 +133,17 @@ std::optional<Sgd> optimizer_from(const py::object& name, const std::map<std::st
   const auto kind = py::cast<std::string>(name);
   if (kind != "sgd") throw py::value_error("set_optimizer: expected 'sgd' or None, received " + kind);
   Sgd sgd;
-  for (const auto& [key, value] : hyper) assign(sgd, key, value);
+  for (const auto& [key, value] : hyper) {
+    if (key == "learning_rate")
+      sgd.learning_rate = value;
+    else if (key == "momentum")
+      sgd.momentum = value;
+    else if (key == "nesterov")
+      sgd.nesterov = value != 0;
+    else
+      throw py::value_error("sgd: expected learning_rate, momentum or nesterov, received " + key);
+  }
   return sgd;
-}
-
-void assign(Sgd& sgd, const std::string& name, double value) {
-  if (name == "learning_rate")
-    sgd.learning_rate = value;
-  else if (name == "momentum")
-    sgd.momentum = value;
-  else if (name == "nesterov")
-    sgd.nesterov = value != 0;
-  else
-    throw py::value_error("sgd: expected learning_rate, momentum or nesterov, received " + name);
 }
 
 }  // namespace fp::bindings

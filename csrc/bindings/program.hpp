@@ -26,7 +26,4 @@ std::vector<Metric> metrics_from(const py::object& described, std::size_t heads)
 // nullopt for None.
 std::optional<Sgd> optimizer_from(const py::object& name, const std::map<std::string, double>& hyper);
 
-// Sets the hyperparameter of this name.
-void assign(Sgd& sgd, const std::string& name, double value);
-
 }  // namespace fp::bindings

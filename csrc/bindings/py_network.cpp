@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "bindings/arrays.hpp"
+#include "bindings/errors.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/program.hpp"
 #include "bindings/row_sources.hpp"
@@ -38,13 +39,7 @@ int64_t long_run(double budget, F&& f) {
 
 template <class T>
 std::unique_ptr<Network<T>> made(Program program) {
-  if (program.mixed) {
-    try {
-      products16();
-    } catch (const std::runtime_error& error) {
-      raise("BackendUnavailableError", error.what());
-    }
-  }
+  if (program.mixed) available(products16);
   return std::make_unique<Network<T>>(std::move(program));
 }
 
@@ -100,14 +95,6 @@ void PyNetwork<T>::set_slot(const std::string& slot, int i, const py::array& val
 template <class T>
 void PyNetwork<T>::set_optimizer(const py::object& name, const std::map<std::string, double>& hyper) {
   network_->set_sgd(optimizer_from(name, hyper));
-}
-
-template <class T>
-void PyNetwork<T>::set_hyper(const std::string& name, double value) {
-  if (!network_->sgd()) throw py::value_error("set_hyper: no optimizer is set");
-  Sgd sgd = *network_->sgd();
-  assign(sgd, name, value);
-  network_->set_sgd(sgd);
 }
 
 template <class T>

@@ -37,7 +37,6 @@ class PyNetwork {
 
   // Configuration.
   void set_optimizer(const py::object& name, const std::map<std::string, double>& hyper);
-  void set_hyper(const std::string& name, double value);
   void set_trainable(const std::vector<bool>& flags);
   void set_rates(const std::vector<double>& rates);
   void set_heads(const py::object& heads);

@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "network/worth.hpp"
 #include "runtime/dispatch.hpp"
 
 namespace fp {
@@ -205,9 +206,7 @@ bool Network<T>::is_finite() {
 template <class T>
 std::string Network<T>::product_path() {
   Shared hold(occupancy_);
-  const Products16* products = instance_.packed.products;
-  if (products) return std::string("bfloat16 ") + products->name;
-  return std::string(sizeof(T) == 4 ? "float32 " : "float64 ") + table().name;
+  return path_name<T>(instance_.packed.products);
 }
 
 template <class T>
@@ -243,8 +242,7 @@ int64_t Network<T>::predict(const RowSource& x, const std::vector<T*>& out, int6
   if (!program.is_native()) throw std::logic_error("predict: the program has operations written in Python");
   const int64_t widest = *std::max_element(program.widths.begin(), program.widths.end());
   const int most = threads();
-  // Chunks whose activations stay in the second-level cache, unless the layers are wide.
-  const int64_t chunk = std::min(end - begin, std::clamp<int64_t>(65536 / widest, 512, 1024) * most);
+  const int64_t chunk = std::min(end - begin, rows_at_a_time(widest) * most);
   const int team_size = Run<T>::useful_threads(program, chunk, false, most);
 
   const Products16* products = instance_.packed.products;

@@ -32,7 +32,7 @@ int Run<T>::useful_threads(const Program& program, int64_t rows, bool training, 
   for (const Operation& op : program.operations)
     flop += op.kind == OperationKind::dense     ? product_flop(program, op)
             : op.kind == OperationKind::columns ? 0
-                                                : 16.0 * static_cast<double>(program.widths[op.output]);
+                                                : kFlopPerElement * static_cast<double>(program.widths[op.output]);
   flop *= static_cast<double>(rows) * (training ? 3 : 1);
   return static_cast<int>(std::clamp(flop / kFlopPerThread, 1.0, static_cast<double>(std::max(most, 1))));
 }
@@ -224,8 +224,7 @@ void Run<T>::forward_operation(Team& team, int i) {
     case OperationKind::dropout:
       slabs(team, r, width, true, [&](Range s) {
         kernels.dropout({s.size(), width, s.begin, x.data + s.begin * x.row, x.row, y.data + s.begin * y.row, y.row,
-                         static_cast<uint32_t>(op.rate * 4294967296.0), static_cast<T>(1.0 / (1.0 - op.rate)), key,
-                         step, op.stream});
+                         dropout_threshold(op.rate), dropout_scale<T>(op.rate), key, step, op.stream});
       });
       break;
     case OperationKind::add:

@@ -243,9 +243,6 @@ class Network:
                 state.set_momentum(self.program, _vector(self.program) if wanted else None)
         self._optimizer, self._hyper = name, settings
 
-    def set_hyper(self, name: str, value: float) -> None:
-        self.set_optimizer(self._optimizer, {**self._hyper, name: value})
-
     def set_heads(self, heads: Sequence[Head]) -> None:
         for head in heads:
             if head.kind is not None and head.kind not in LOSSES:

@@ -100,7 +100,6 @@ class Network(Protocol):
         """ "sgd" with learning_rate, momentum, nesterov (0/1); None: updates come from Python. Slots are kept when the
         optimizer's name and slot names stay the same, else zeroed."""
 
-    def set_hyper(self, name: str, value: float) -> None: ...
     def set_heads(self, heads: Sequence[Head]) -> None:
         """At least one. Logs begin anew; metrics of heads that are gone go too. At first there is one, without loss."""
 
