@@ -62,7 +62,7 @@ pure-test: $(VENV)-pure/.installed  ## the tests of the wheel without the extens
 docs-test: $(VENV)/.installed $(VENV)/.test-tools  ## the examples in docstrings and documents
 	$(PY) -m pytest tests/test_docs.py tests/test_docstrings.py
 
-bench: $(VENV)-bench/.installed  ## all that was wanted beside what is reached and what others reach, in seven minutes
+bench: $(VENV)-bench/.installed  ## all that was wanted beside what is reached and what others reach, in six minutes
 	$(BENCH_PY) benchmarks/compare.py --quick
 
 bench-compare: $(VENV)-bench/.installed  ## the same with more rounds and more contestants, in half an hour

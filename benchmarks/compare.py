@@ -1,6 +1,6 @@
 """This package against everybody else: training steps, prediction, and how both grow, side by side in one run.
 
-    python benchmarks/compare.py --quick                            # about seven minutes on two CPUs
+    python benchmarks/compare.py --quick                            # about six minutes on two CPUs
     python benchmarks/compare.py                                    # everything, below half an hour
     python benchmarks/compare.py --threads 1 --workloads A B --contestants numpy torch jax --no-extras
     python benchmarks/compare.py --cpus 4 5                         # where CPUs 0 and 1 are busy
