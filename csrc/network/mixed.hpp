@@ -68,8 +68,8 @@ class PackedWeights {
   Buffer<char> memory_;
 };
 
-// Memory for a batch of up to `rows` rows: to pack operands in, and for what exists packed, in bfloat16, alone. That
-// are values that one dense operation, and nothing else, reads, where they are inputs or another one has made them and
+// Memory for a batch of up to `rows` rows: to pack operands in, and for what exists packed, in bfloat16, alone:
+// values that one dense operation and nothing else reads, where they are inputs, or where another one has made them and
 // its activation's derivative can be had from them rounded; and the gradients of what is between two dense operations.
 class PackedBatch {
  public:
