@@ -165,21 +165,36 @@ FP_INLINE void store_column(T* p, int v, int64_t last, Vec<T> x) {
     store(p, x);
 }
 
-// Finishes the frequent kinds from registers; false when this is not one of them.
+// The kinds that registers finish: the frequent ones.
+template <class T>
+FP_INLINE bool is_frequent(const Epilogue<T>& e) {
+  const bool relu = e.activation == Activation::relu;
+  switch (e.kind) {
+    case EpilogueKind::store:
+    case EpilogueKind::sgd:
+      return true;
+    case EpilogueKind::forward:
+      return !e.pre && (relu || e.activation == Activation::linear);
+    case EpilogueKind::backward:
+      return relu;
+  }
+  return false;
+}
+
+// Finishes the frequent kinds from registers, `last` columns in the last of them; false when this is not one of them.
 template <class T, int rows, int vectors>
-FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t) {
+FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int64_t last) {
   const GemmArgs<T>& g = *t.g;
   const Epilogue<T>& e = g.epilogue;
-  const int64_t last = t.cols - (vectors - 1) * Vec<T>::lanes;
   if (rows == 1 && e.kind != EpilogueKind::store && e.kind != EpilogueKind::forward) return false;
   // A load from a line that a masked store has just changed waits for it, so an update goes by whole rows.
   if (last < Vec<T>::lanes && (!kCheapParts || e.kind == EpilogueKind::sgd)) return false;
+  if (!is_frequent(e)) return false;
   T* c = g.c + t.i * g.c_row + t.j;
   switch (e.kind) {
     case EpilogueKind::store:
       break;
     case EpilogueKind::forward:
-      if (e.pre || (e.activation != Activation::linear && e.activation != Activation::relu)) return false;
       if (e.bias) {
         FP_UNROLL for (int v = 0; v < vectors; ++v) {
           const Vec<T> bias = load_column<vectors>(e.bias + t.j, v, last);
@@ -192,7 +207,6 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t) {
       }
       break;
     case EpilogueKind::backward: {
-      if (e.activation != Activation::relu) return false;
       const T* saved = e.saved + t.i * e.saved_row + t.j;
       FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] =
           activation_backward_vector<Activation::relu>(acc[i][v],
@@ -218,6 +232,29 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t) {
   FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v)
       store_column<vectors>(c + i * g.c_row, v, last, acc[i][v]);
   return true;
+}
+
+template <class T, int rows, int vectors>
+FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t) {
+  return tile_finish(acc, t, t.cols - (vectors - 1) * Vec<T>::lanes);
+}
+
+// Column j of the tile, whose rows lie in the lanes of sum, finished as tile_finish finishes whole registers: the
+// frequent kinds but sgd.
+template <class T, int rows>
+FP_INLINE void tile_finish_column(Vec<T> sum, const Tiles<T>& t, int64_t j) {
+  const Epilogue<T>& e = t.g->epilogue;
+  if (e.kind == EpilogueKind::forward) {
+    if (e.bias) sum = add(sum, broadcast(e.bias[t.j + j]));
+    if (e.activation == Activation::relu) sum = activation_forward_vector<Activation::relu>(sum, e.alpha);
+  }
+  if (e.kind == EpilogueKind::backward) {
+    const T* saved = e.saved + t.i * e.saved_row + t.j + j;
+    const Vec<T> column = widened(gather_half<rows>(saved, e.saved_row));
+    sum = activation_backward_vector<Activation::relu>(sum, column, e.alpha);
+  }
+  T* c = t.g->c + t.i * t.g->c_row + t.j + j;
+  FP_UNROLL for (int i = 0; i < rows; ++i) c[i * t.g->c_row] = sum.v[i];
 }
 
 }  // namespace fp::FP_ISA_NAMESPACE

@@ -3,10 +3,9 @@
 // buffer of its size.
 #pragma once
 
-#include "kernels/epilogue.hpp"
 #include "kernels/gemm_stream.hpp"
-#include "kernels/simd.hpp"
-#include "kernels/table.hpp"
+#include "kernels/gemm_thin.hpp"
+#include "kernels/gemm_tiles.hpp"
 
 namespace fp::FP_ISA_NAMESPACE {
 
@@ -22,92 +21,8 @@ inline constexpr int64_t kPackRows = 64, kPackBytes = 512 * 1024, kChunk = 4 * k
 // one line, often one page, for every index of the sum, in every panel; up to kPackDepth of them stay in the cache.
 inline constexpr int64_t kPackColumns = 256, kPackDepth = 64 * kTileRows, kPackedBytes = 1024 * 1024;
 
-// A strided a is fetched kAhead indices ahead: its lines lie far apart, out of reach of hardware prefetchers. What the
-// epilogue touches is fetched for sums of kPrefetch and more; shorter ones cannot hide the extra instructions.
-inline constexpr int64_t kAhead = 16, kPrefetch = 192;
-
 template <class T>
 inline constexpr int64_t kPanel = kTileVectors * Vec<T>::lanes;
-
-// How tiles read b: as it lies, copying it for the tiles to come, or only half of the panel's last register.
-enum class Reading { plain, packing, halved };
-
-// acc[i][v] += a[i] b[v], one index of the sum; where the last register is halved, half[i] takes its place. b is copied
-// to packed when packing.
-template <Reading reading, class T, int rows, int vectors>
-FP_INLINE void gemm_step(Vec<T> (&acc)[rows][vectors], [[maybe_unused]] Half<T> (&half)[rows], const T* a,
-                         int64_t a_row, const T* b, [[maybe_unused]] T* packed) {
-  constexpr int lanes = Vec<T>::lanes, whole = vectors - (reading == Reading::halved);
-  Vec<T> bv[vectors];
-  [[maybe_unused]] Half<T> last;
-  FP_UNROLL for (int v = 0; v < whole; ++v) bv[v] = load(b + v * lanes);
-  if constexpr (reading == Reading::halved) __builtin_memcpy(&last.v, b + whole * lanes, sizeof last.v);
-  if constexpr (reading == Reading::packing) {
-    FP_UNROLL for (int v = 0; v < vectors; ++v) store(packed + v * lanes, bv[v]);
-  }
-  FP_UNROLL for (int i = 0; i < rows; ++i) {
-    Vec<T> x = broadcast(a[i * a_row]);
-    FP_UNROLL for (int v = 0; v < whole; ++v) acc[i][v] = fma(x, bv[v], acc[i][v]);
-    // Beside one whole register each multiplication reads its own broadcast element: cheaper than one in a register.
-    if constexpr (reading == Reading::halved)
-      half[i] = fma(whole == 1 ? half_broadcast(a[i * a_row]) : lower(x), last, half[i]);
-  }
-}
-
-template <class T, int rows, int vectors, Reading reading = Reading::plain>
-void gemm_tiles(Tiles<T>& t) {
-  constexpr bool pack = reading == Reading::packing;
-  constexpr int lanes = Vec<T>::lanes, width = vectors * lanes;
-  const int64_t a_row = t.a_row, a_col = t.a_col, block = t.g->block, ahead = a_row == 1 ? kAhead * a_col : 0;
-  for (; t.count > 0; --t.count, t.i += rows, t.a += t.a_next, t.total += t.total_next) {
-    if (t.from_c) tile_load(t);
-    const T* a = t.a;
-    bool resume = t.resume;
-    int64_t p = 0;
-    for (;;) {
-      Vec<T> acc[rows][vectors];
-      Half<T> half[rows];
-      FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] = zero<T>();
-      FP_UNROLL for (int i = 0; i < rows; ++i) half[i].v = typename Half<T>::F{};
-      const int64_t block_end = p + block < t.k ? p + block : t.k;
-      if (t.finish && block_end == t.k && t.k >= kPrefetch) tile_prefetch(t);
-      while (p < block_end) {
-        const bool in_b = p < t.safe;
-        const T* b = in_b ? t.b + p * t.b_row : t.tail + (p - t.safe) * width;
-        const int64_t b_row = in_b ? t.b_row : width;
-        const int64_t stop = in_b && t.safe < block_end ? t.safe : block_end;
-        for (; p < stop; ++p) {
-          __builtin_prefetch(a + ahead);
-          if (pack) {
-            FP_UNROLL for (int v = 0; v < width * int(sizeof(T)); v += 64)
-                __builtin_prefetch(reinterpret_cast<const char*>(b + kAhead * b_row) + v);
-          }
-          gemm_step<reading>(acc, half, a, a_row, b, pack ? t.packed + p * width : nullptr);
-          a += a_col;
-          b += b_row;
-        }
-      }
-      if constexpr (reading == Reading::halved) {
-        FP_UNROLL for (int i = 0; i < rows; ++i) acc[i][vectors - 1] = widened(half[i]);
-      }
-      if (resume) {
-        FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] =
-            add(load(t.total + i * width + v * lanes), acc[i][v]);
-      }
-      const bool done = p >= t.k;
-      // Other tiles are too rare to be worth the code.
-      if constexpr ((rows == kTileRows && !pack) || rows == 1) {
-        if (done && t.finish && tile_finish(acc, t)) break;
-      }
-      tile_store(acc, t.total);
-      resume = true;
-      if (done) {
-        if (t.finish) tile_finish_total(t);
-        break;
-      }
-    }
-  }
-}
 
 template <class T>
 using TileFunction = void (*)(Tiles<T>&);
@@ -118,6 +33,8 @@ struct TileTable {
   TileFunction<T> halved[kTileRows][kTileVectors] = {};  // the same with half of the last register
   TileFunction<T> pack[kTileVectors] = {};               // kTileRows rows and a copy of b, [vectors - 1]
   TileFunction<T> row[kRowVectors] = {};                 // one row, [vectors - 1]
+  TileFunction<T> thin[kTileRows][kTileVectors] = {};    // a single column in the last register, a_row == 1
+  TileFunction<T> turned[kTileVectors] = {};             // the same of kTileRows rows, a_col == 1
   constexpr TileTable() {
     fill_tiles<kTileRows, kTileVectors>();
     fill_row<kRowVectors>();
@@ -127,6 +44,8 @@ struct TileTable {
     tile[rows - 1][vectors - 1] = gemm_tiles<T, rows, vectors>;
     if constexpr (kHalves) halved[rows - 1][vectors - 1] = gemm_tiles<T, rows, vectors, Reading::halved>;
     if constexpr (rows == kTileRows) pack[vectors - 1] = gemm_tiles<T, rows, vectors, Reading::packing>;
+    if constexpr (kThin<T> && rows >= kThinRows) thin[rows - 1][vectors - 1] = thin_tiles<T, rows, vectors>;
+    if constexpr (kThin<T> && rows == kTileRows) turned[vectors - 1] = thin_tiles<T, rows, vectors, true>;
     if constexpr (vectors > 1) fill_tiles<rows, vectors - 1>();
     if constexpr (vectors == 1 && rows > 1) fill_tiles<rows - 1, kTileVectors>();
   }
@@ -138,6 +57,19 @@ struct TileTable {
 };
 template <class T>
 inline constexpr TileTable<T> kTiles;
+
+// What sums these tiles, t.rows high and `vectors` wide.
+template <class T>
+TileFunction<T> tiles_for(const Tiles<T>& t, int64_t vectors) {
+  const TileTable<T>& table = kTiles<T>;
+  if (t.g->m == 1) return table.row[vectors - 1];
+  if (kThin<T> && t.cols == t.width - Vec<T>::lanes + 1) {
+    if (t.a_row == 1 && t.rows >= kThinRows) return table.thin[t.rows - 1][vectors - 1];
+    if (t.a_col == 1 && t.rows == kTileRows) return table.turned[vectors - 1];
+  }
+  const bool half = kHalves && t.cols <= t.width - Vec<T>::lanes / 2;
+  return (half ? table.halved : table.tile)[t.rows - 1][vectors - 1];
+}
 
 // Copies rows x cols of b, filling up with zeros to rows of `width`.
 template <class T>
@@ -217,8 +149,7 @@ __attribute__((noinline)) void gemm_rows(Tiles<T>& t, int64_t vectors, int64_t i
       t.packed = nullptr;
       t.count = others;
     }
-    const bool half = kHalves && t.cols <= t.width - Vec<T>::lanes / 2;
-    (g.m == 1 ? kTiles<T>.row[vectors - 1] : (half ? kTiles<T>.halved : kTiles<T>.tile)[rows - 1][vectors - 1])(t);
+    tiles_for(t, vectors)(t);
   }
 }
 

@@ -201,43 +201,78 @@ FP_INLINE Wide<T> cross_entropy_gradient(Wide<T> e, const Wide<T>& t, Vec<T> inv
   return e;
 }
 
+// What a row's loss is made of: total log(sum) - rest.
+template <class T>
+struct CrossEntropyRow {
+  T sum, total, rest;
+};
+
+template <bool labels, class T>
+FP_INLINE CrossEntropyRow<T> cross_entropy_row(const CrossEntropySums<labels, T>& sums, const LossArgs<T>& a, int64_t i,
+                                               Vec<T> highest, Vec<T> sum, Vec<T> total) {
+  if constexpr (labels)
+    return {sum.v[0], total.v[0], a.prediction[i * a.prediction_row + a.label[i]] - highest.v[0]};
+  else
+    return {sum.v[0], total.v[0], wide_sum(sums.products).v[0]};
+}
+
+// Row i of at most 16 blocks columns, which stays in registers.
+template <int blocks, bool labels, class T>
+FP_INLINE CrossEntropyRow<T> cross_entropy_short_row(const LossArgs<T>& a, int64_t i) {
+  constexpr T lowest = -T(__builtin_inf());
+  const T* z = a.prediction + i * a.prediction_row;
+  Wide<T> e[blocks], t[blocks];
+  FP_UNROLL for (int b = 0; b < blocks; ++b) {
+    e[b] = wide_load_row(z, 16 * b, a.width, lowest);
+    t[b] = wide_target<labels>(a, i, 16 * b);
+  }
+  Wide<T> highest_lanes = e[0];
+  FP_UNROLL for (int b = 1; b < blocks; ++b) highest_lanes = wide_larger(e[b], highest_lanes);
+  const Vec<T> highest = wide_max(highest_lanes), one = broadcast(T(1));
+  CrossEntropySums<labels, T> sums;
+  FP_UNROLL for (int b = 0; b < blocks; ++b) e[b] = sums.add_block(e[b], highest, t[b]);
+  const Vec<T> sum = wide_sum(sums.exponentials), total = labels ? one : wide_sum(sums.targets);
+  if (a.gradient) {
+    const Vec<T> coefficient = broadcast(loss_row_scale(a, i)), inverse = div(one, sum);
+    FP_UNROLL for (int b = 0; b < blocks; ++b)
+        wide_store_row(a.gradient + i * a.gradient_row, 16 * b, a.width,
+                       cross_entropy_gradient(e[b], t[b], inverse, total, coefficient));
+  }
+  return cross_entropy_row(sums, a, i, highest, sum, total);
+}
+
+// Row i of any width: what the registers do not hold lies in the gradient meanwhile.
+template <bool labels, class T>
+FP_INLINE CrossEntropyRow<T> cross_entropy_long_row(const LossArgs<T>& a, int64_t i) {
+  const T* z = a.prediction + i * a.prediction_row;
+  T* gradient = a.gradient ? a.gradient + i * a.gradient_row : nullptr;
+  const Vec<T> highest = row_max(z, a.width), one = broadcast(T(1));
+  CrossEntropySums<labels, T> sums;
+  for (int64_t j = 0; j < a.width; j += 16) {
+    Wide<T> t = labels ? Wide<T>{} : wide_target<labels>(a, i, j);
+    Wide<T> e = sums.add_block(wide_load_row(z, j, a.width, -T(__builtin_inf())), highest, t);
+    if (gradient) wide_store_row(gradient, j, a.width, e);
+  }
+  const Vec<T> sum = wide_sum(sums.exponentials), total = labels ? one : wide_sum(sums.targets);
+  const Vec<T> coefficient = broadcast(loss_row_scale(a, i)), inverse = div(one, sum);
+  for (int64_t j = 0; gradient && j < a.width; j += 16) {
+    Wide<T> e = wide_load_row(gradient, j, a.width, T(0)), t = wide_target<labels>(a, i, j);
+    wide_store_row(gradient, j, a.width, cross_entropy_gradient(e, t, inverse, total, coefficient));
+  }
+  return cross_entropy_row(sums, a, i, highest, sum, total);
+}
+
 template <bool labels, class T>
 FP_INLINE void loss_cross_entropy_logits(const LossArgs<T>& a) {
-  constexpr T lowest = -T(__builtin_inf());
-  const Vec<T> one = broadcast(T(1));
   LossBatch<T> batch{};
   for (int64_t i = 0; i < a.n; ++i) {
-    const T* z = a.prediction + i * a.prediction_row;
-    T* gradient = a.gradient ? a.gradient + i * a.gradient_row : nullptr;
-    const Vec<T> coefficient = broadcast(loss_row_scale(a, i));
-    CrossEntropySums<labels, T> sums;
-    Vec<T> highest, sum, total;
-    if (a.width <= 16) {
-      Wide<T> block = wide_load_part(z, a.width, lowest), t = wide_target<labels>(a, i, 0);
-      highest = wide_max(block);
-      Wide<T> e = sums.add_block(block, highest, t);
-      sum = wide_sum(sums.exponentials);
-      total = labels ? one : wide_sum(sums.targets);
-      if (gradient) wide_store_part(gradient, a.width, cross_entropy_gradient(e, t, div(one, sum), total, coefficient));
-    } else {
-      highest = row_max(z, a.width);
-      for (int64_t j = 0; j < a.width; j += 16) {
-        Wide<T> t = labels ? Wide<T>{} : wide_target<labels>(a, i, j);
-        Wide<T> e = sums.add_block(wide_load_row(z, j, a.width, lowest), highest, t);
-        if (gradient) wide_store_row(gradient, j, a.width, e);
-      }
-      sum = wide_sum(sums.exponentials);
-      total = labels ? one : wide_sum(sums.targets);
-      const Vec<T> inverse = div(one, sum);
-      for (int64_t j = 0; gradient && j < a.width; j += 16) {
-        Wide<T> e = wide_load_row(gradient, j, a.width, T(0)), t = wide_target<labels>(a, i, j);
-        wide_store_row(gradient, j, a.width, cross_entropy_gradient(e, t, inverse, total, coefficient));
-      }
-    }
+    const CrossEntropyRow<T> row = a.width <= 16   ? cross_entropy_short_row<1, labels>(a, i)
+                                   : a.width <= 32 ? cross_entropy_short_row<2, labels>(a, i)
+                                                   : cross_entropy_long_row<labels>(a, i);
     const int64_t k = i % 16;
-    batch.log_of[k] = sum.v[0];
-    batch.times[k] = total.v[0];
-    batch.minus[k] = labels ? z[a.label[i]] - highest.v[0] : wide_sum(sums.products).v[0];
+    batch.log_of[k] = row.sum;
+    batch.times[k] = row.total;
+    batch.minus[k] = row.rest;
     if (a.losses && (k == 15 || i + 1 == a.n)) loss_batch_finish(batch, k + 1, a.losses + i - k);
   }
 }

@@ -16,6 +16,10 @@
 //                                  subnormals count as zeros, they may become zeros
 //   lt le gt ge eq                 false when either is NaN;  is_nan
 //   select(m, a, b)                m ? a : b;  mask_or, mask_first<T>(n)
+//   lower(v), widened(half)        the first half of a register, and a register of half and zeros; half_broadcast(x)
+//   gather_half<n>(p, stride)      n elements in half a register, others zero; load_half<n>(p): side by side
+//   turn(a, a_row, t)              t[q] = elements q of as many rows as half a register has elements; q < 4
+//                                  (these two where tiles are thin, see kernels/gemm_thin.hpp)
 //   exp2_int(v)                    2^v for integral v, -126..127 (float) or -1022..1023 (double)
 //   exponent(v), mantissa(v)       v = mantissa 2^exponent, mantissa in [1, 2), for positive normal v
 //   bit_and bit_or bit_xor bit_andnot(a, b) = a & ~b, shift_left<s>, shift_right<s>      of the representations
@@ -133,6 +137,13 @@ template <class T>
 FP_INLINE Half<T> lower(Vec<T> a) {
   Half<T> r;
   __builtin_memcpy(&r.v, &a.v, sizeof r.v);
+  return r;
+}
+
+template <int n, class T>
+FP_INLINE Half<T> gather_half(const T* p, int64_t stride) {
+  Half<T> r{};
+  FP_UNROLL for (int i = 0; i < n; ++i) r.v[i] = p[i * stride];
   return r;
 }
 

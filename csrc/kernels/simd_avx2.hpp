@@ -31,6 +31,24 @@ FP_INLINE Vec<double> load_part(const double* p, int64_t n) {
   return {_mm256_maskload_pd(p, (__m256i)mask_first<double>(n).m)};
 }
 
+FP_INLINE Half<float> fma(Half<float> a, Half<float> b, Half<float> c) { return {_mm_fmadd_ps(a.v, b.v, c.v)}; }
+FP_INLINE Vec<float> widened(Half<float> a) { return {_mm256_insertf128_ps(_mm256_setzero_ps(), a.v, 0)}; }
+template <int n>
+FP_INLINE Half<float> load_half(const float* p) {
+  if constexpr (n == 4) return {_mm_loadu_ps(p)};
+  return {_mm_maskload_ps(p, _mm_setr_epi32(-(n > 0), -(n > 1), -(n > 2), -(n > 3)))};
+}
+FP_INLINE void turn(const float* a, int64_t a_row, Half<float> (&t)[4]) {
+  __m128 r[4];
+  FP_UNROLL for (int i = 0; i < 4; ++i) r[i] = _mm_loadu_ps(a + i * a_row);
+  const __m128 low01 = _mm_unpacklo_ps(r[0], r[1]), high01 = _mm_unpackhi_ps(r[0], r[1]);
+  const __m128 low23 = _mm_unpacklo_ps(r[2], r[3]), high23 = _mm_unpackhi_ps(r[2], r[3]);
+  t[0].v = _mm_movelh_ps(low01, low23);
+  t[1].v = _mm_movehl_ps(low23, low01);
+  t[2].v = _mm_movelh_ps(high01, high23);
+  t[3].v = _mm_movehl_ps(high23, high01);
+}
+
 // Masked stores are microcoded on AMD before Zen 5; pieces are quick everywhere.
 FP_INLINE void store_part(float* p, int64_t n, Vec<float> a) {
   if (n >= 8) return store(p, a);

@@ -50,13 +50,18 @@ FP_INLINE Vec<T> wide_max(const Wide<T>& w) {
   return wide_fold(w, [](Vec<T> a, Vec<T> b) __attribute__((always_inline)) { return max(a, b); });
 }
 
+// The larger of each pair of lanes, b where either is NaN.
+template <class T>
+FP_INLINE Wide<T> wide_larger(const Wide<T>& a, Wide<T> b) {
+  for (int i = 0; i < Wide<T>::registers; ++i) b.r[i] = max(a.r[i], b.r[i]);
+  return b;
+}
+
 template <class T>
 FP_INLINE Vec<T> row_max(const T* row, int64_t width) {
   Wide<T> highest = wide_broadcast(-T(__builtin_inf()));
-  for (int64_t j = 0; j < width; j += 16) {
-    Wide<T> z = wide_load_row(row, j, width, -T(__builtin_inf()));
-    for (int i = 0; i < Wide<T>::registers; ++i) highest.r[i] = max(z.r[i], highest.r[i]);
-  }
+  for (int64_t j = 0; j < width; j += 16)
+    highest = wide_larger(wide_load_row(row, j, width, -T(__builtin_inf())), highest);
   return wide_max(highest);
 }
 

@@ -27,13 +27,14 @@ struct Suite {
     return product + c;
   }
 
-  // The ordered sum of table.hpp.
-  T chain(const T* a, int64_t a_col, const T* b, int64_t b_row, int64_t count, int64_t block_size) const {
-    T total = 0;
+  // The ordered sum of table.hpp, after the blocks whose sum is `earlier`, if there are any.
+  T chain(const T* a, int64_t a_col, const T* b, int64_t b_row, int64_t count, int64_t block_size,
+          const T* earlier = nullptr) const {
+    T total = earlier ? *earlier : T(0);
     for (int64_t begin = 0; begin < count; begin += block_size) {
       T block = 0;
       for (int64_t p = begin; p < count && p < begin + block_size; ++p) block = madd(a[p * a_col], b[p * b_row], block);
-      total = begin == 0 ? block : total + block;
+      total = begin == 0 && !earlier ? block : total + block;
     }
     return total;
   }
@@ -44,7 +45,11 @@ struct Suite {
     auto b = numbers<T>(std::size_t(depth * b_row + 1), seed + 1);
     auto bias = numbers<T>(std::size_t(n), seed + 2);
     auto start = numbers<T>(std::size_t(m * c_row), seed + 3);
-    for (int mode = 0; mode < 4; ++mode) {  // store, forward with relu, backward through relu, sgd
+    // 0 to 3: store, forward with relu, backward through relu, sgd; 4: forward, its sums not wanted; 5: further blocks.
+    for (int mode = 0; mode < 6; ++mode) {
+      constexpr fp::EpilogueKind kinds[] = {fp::EpilogueKind::store,    fp::EpilogueKind::forward,
+                                            fp::EpilogueKind::backward, fp::EpilogueKind::sgd,
+                                            fp::EpilogueKind::forward,  fp::EpilogueKind::store};
       auto c = start, pre = start, velocity = start;
       std::vector<T> room(std::size_t(k.gemm_scratch(m, n, depth)) + 64 / sizeof(T));
       T* scratch = room.data();
@@ -56,7 +61,8 @@ struct Suite {
       g.c = c.data(), g.c_row = c_row;
       g.scratch = scratch;
       g.block = strided ? fp::kRowBlock : fp::kBlock;
-      g.epilogue.kind = static_cast<fp::EpilogueKind>(mode);
+      g.accumulate = mode == 5;
+      g.epilogue.kind = kinds[mode];
       g.epilogue.activation = mode ? Activation::relu : Activation::linear;
       g.epilogue.bias = bias.data();
       g.epilogue.pre = mode == 1 ? pre.data() : nullptr;
@@ -70,10 +76,11 @@ struct Suite {
       for (int64_t i = 0; i < m; ++i) {
         for (int64_t j = 0; j < c_row; ++j) {
           const std::size_t at = std::size_t(i * c_row + j);
-          T sum =
-              j < n ? chain(&a[std::size_t(i * g.a_row)], g.a_col, &b[std::size_t(j)], b_row, depth, g.block) : T(0);
+          T sum = j < n ? chain(&a[std::size_t(i * g.a_row)], g.a_col, &b[std::size_t(j)], b_row, depth, g.block,
+                                mode == 5 ? &start[at] : nullptr)
+                        : T(0);
           T expected = sum, expected_pre = start[at], expected_velocity = start[at];
-          if (mode == 1) {
+          if (mode == 1 || mode == 4) {
             expected_pre = j < n ? sum + bias[std::size_t(j)] : start[at];
             expected = expected_pre < 0 ? T(0) : expected_pre;
           } else if (mode == 2) {
@@ -98,12 +105,18 @@ struct Suite {
 
   void products() {
     const int64_t sizes[] = {0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 48, 65, 257};
-    uint32_t seed = 1;
-    for (int64_t m : sizes) {
-      for (int64_t n : sizes) {
-        int64_t depth = sizes[seed % 14];
-        product(m, n, depth, seed % 3 == 0, seed * 11);
-        ++seed;
+    constexpr uint32_t count = sizeof sizes / sizeof sizes[0];
+    for (uint32_t i = 0; i < count; ++i) {
+      for (uint32_t j = 0; j < count; ++j) {
+        const uint32_t seed = count * i + j + 1;
+        product(sizes[i], sizes[j], sizes[(3 * i + j) % count], seed % 3 == 0, seed * 11);
+      }
+    }
+    for (int64_t n : {1, 9, 17, 33, 49}) {  // a single column beyond whole registers
+      for (int64_t m : {3, 5, 8, 22}) {
+        for (int64_t depth : {1, 2, 3, 4, 5, 130, 259}) {
+          for (bool strided : {false, true}) product(m, n, depth, strided, uint32_t(n + m + depth));
+        }
       }
     }
     product(70, 100, 1300, false, 5);  // several blocks, packed

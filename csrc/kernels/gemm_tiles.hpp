@@ -1,0 +1,94 @@
+// Tiles of a dense product: sums of a few rows of a times a few registers of columns of b (see gemm.hpp).
+#pragma once
+
+#include "kernels/epilogue.hpp"
+#include "kernels/simd.hpp"
+#include "kernels/table.hpp"
+
+namespace fp::FP_ISA_NAMESPACE {
+
+// A strided a is fetched kAhead indices ahead: its lines lie far apart, out of reach of hardware prefetchers. What the
+// epilogue touches is fetched for sums of kPrefetch and more; shorter ones cannot hide the extra instructions.
+inline constexpr int64_t kAhead = 16, kPrefetch = 192;
+
+// How tiles read b: as it lies, copying it for the tiles to come, or only half of the panel's last register.
+enum class Reading { plain, packing, halved };
+
+// acc[i][v] += a[i] b[v], one index of the sum; where the last register is halved, half[i] takes its place. b is copied
+// to packed when packing.
+template <Reading reading, class T, int rows, int vectors>
+FP_INLINE void gemm_step(Vec<T> (&acc)[rows][vectors], [[maybe_unused]] Half<T> (&half)[rows], const T* a,
+                         int64_t a_row, const T* b, [[maybe_unused]] T* packed) {
+  constexpr int lanes = Vec<T>::lanes, whole = vectors - (reading == Reading::halved);
+  Vec<T> bv[vectors];
+  [[maybe_unused]] Half<T> last;
+  FP_UNROLL for (int v = 0; v < whole; ++v) bv[v] = load(b + v * lanes);
+  if constexpr (reading == Reading::halved) __builtin_memcpy(&last.v, b + whole * lanes, sizeof last.v);
+  if constexpr (reading == Reading::packing) {
+    FP_UNROLL for (int v = 0; v < vectors; ++v) store(packed + v * lanes, bv[v]);
+  }
+  FP_UNROLL for (int i = 0; i < rows; ++i) {
+    Vec<T> x = broadcast(a[i * a_row]);
+    FP_UNROLL for (int v = 0; v < whole; ++v) acc[i][v] = fma(x, bv[v], acc[i][v]);
+    // Beside one whole register each multiplication reads its own broadcast element: cheaper than one in a register.
+    if constexpr (reading == Reading::halved)
+      half[i] = fma(whole == 1 ? half_broadcast(a[i * a_row]) : lower(x), last, half[i]);
+  }
+}
+
+template <class T, int rows, int vectors, Reading reading = Reading::plain>
+void gemm_tiles(Tiles<T>& t) {
+  constexpr bool pack = reading == Reading::packing;
+  constexpr int lanes = Vec<T>::lanes, width = vectors * lanes;
+  const int64_t a_row = t.a_row, a_col = t.a_col, block = t.g->block, ahead = a_row == 1 ? kAhead * a_col : 0;
+  for (; t.count > 0; --t.count, t.i += rows, t.a += t.a_next, t.total += t.total_next) {
+    if (t.from_c) tile_load(t);
+    const T* a = t.a;
+    bool resume = t.resume;
+    int64_t p = 0;
+    for (;;) {
+      Vec<T> acc[rows][vectors];
+      Half<T> half[rows];
+      FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] = zero<T>();
+      FP_UNROLL for (int i = 0; i < rows; ++i) half[i].v = typename Half<T>::F{};
+      const int64_t block_end = p + block < t.k ? p + block : t.k;
+      if (t.finish && block_end == t.k && t.k >= kPrefetch) tile_prefetch(t);
+      while (p < block_end) {
+        const bool in_b = p < t.safe;
+        const T* b = in_b ? t.b + p * t.b_row : t.tail + (p - t.safe) * width;
+        const int64_t b_row = in_b ? t.b_row : width;
+        const int64_t stop = in_b && t.safe < block_end ? t.safe : block_end;
+        for (; p < stop; ++p) {
+          __builtin_prefetch(a + ahead);
+          if (pack) {
+            FP_UNROLL for (int v = 0; v < width * int(sizeof(T)); v += 64)
+                __builtin_prefetch(reinterpret_cast<const char*>(b + kAhead * b_row) + v);
+          }
+          gemm_step<reading>(acc, half, a, a_row, b, pack ? t.packed + p * width : nullptr);
+          a += a_col;
+          b += b_row;
+        }
+      }
+      if constexpr (reading == Reading::halved) {
+        FP_UNROLL for (int i = 0; i < rows; ++i) acc[i][vectors - 1] = widened(half[i]);
+      }
+      if (resume) {
+        FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] =
+            add(load(t.total + i * width + v * lanes), acc[i][v]);
+      }
+      const bool done = p >= t.k;
+      // Other tiles are too rare to be worth the code.
+      if constexpr ((rows == kTileRows && !pack) || rows == 1) {
+        if (done && t.finish && tile_finish(acc, t)) break;
+      }
+      tile_store(acc, t.total);
+      resume = true;
+      if (done) {
+        if (t.finish) tile_finish_total(t);
+        break;
+      }
+    }
+  }
+}
+
+}  // namespace fp::FP_ISA_NAMESPACE
