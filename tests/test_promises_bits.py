@@ -112,6 +112,47 @@ def test_memory_made_for_large_batches_gives_the_same_bits(kind: str) -> None:
         assert trained(threads, large_first=True) == expected, f"{threads} threads"
 
 
+def _in_other_memory(x: np.ndarray) -> dict[str, np.ndarray]:
+    """The same rows: those that are read in place, and those that are gathered."""
+    rows, width = x.shape
+    apart = np.zeros((rows, width + 5), x.dtype)[:, 3 : 3 + width]
+    crowded = np.zeros((rows, -(-width // 256) * 256), x.dtype)[:, :width]
+    misaligned = np.zeros(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    for copy in (apart, crowded, misaligned):
+        copy[...] = x
+    return {
+        "side by side": x,
+        "apart": apart,
+        "1 KiB apart": crowded,
+        "misaligned": misaligned,
+        "by columns": np.asfortranarray(x),
+        "from the last to the first": np.ascontiguousarray(x[::-1])[::-1],
+        "in another order of bytes": x.astype(x.dtype.newbyteorder()),
+        "of another type": x.astype(np.float64),
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "float64"])
+@pytest.mark.parametrize("run", [name for name in RUNS if name.startswith(("whole", "blocks", "columns", "layers"))])
+def test_it_does_not_matter_where_rows_lie(run: str, dtype: str) -> None:
+    units, rows, batch, _, kind, dropout = RUNS[run]
+    x, y = labelled(rows, units[0], units[-1])
+    if dtype == "float64":
+        x = x.astype(np.float64)
+    found = set()
+    for name, memory in _in_other_memory(x).items():
+        before = memory.copy()
+        for threads in (1, 2, 4):
+            fp.set_num_threads(threads)
+            model = classifier(units[1:], kind, dtype, dropout)
+            history = model.fit(memory, y, batch, 2, shuffle=False, verbose=0).history
+            judged = model.evaluate(memory, y, batch_size=batch, verbose=0)
+            predicted = model.predict(memory, batch_size=batch)
+            found.add((digest(model), str(history), str(judged), predicted.tobytes()))
+            assert len(found) == 1, f"{name}, {threads} threads"
+        np.testing.assert_array_equal(memory, before, strict=True)
+
+
 def test_graphs_in_whole_blocks_give_the_same_bits() -> None:
     """Weight gradients by blocks of rows, where layers are frozen, added, without a bias, or used twice."""
     x, y = labelled(1024, 40, 10)

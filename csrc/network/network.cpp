@@ -263,7 +263,7 @@ int64_t Network<T>::predict(const RowSource& x, const std::vector<T*>& out, int6
   Sources sources;
   sources.x = &x;
   job.run.sources = &sources;
-  job.run.keeps = true;
+  job.run.unobserved = true;
   job.run.begin = begin;
   parallel_run(
       team_size,

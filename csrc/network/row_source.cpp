@@ -7,6 +7,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "runtime/memory.hpp"
+
 namespace fp {
 
 namespace {
@@ -129,6 +131,18 @@ void DenseSource::gather(const int64_t* index, int64_t begin, int64_t count, dou
 void DenseSource::gather(const int64_t* index, int64_t begin, int64_t count, int64_t* out, int64_t out_row) const {
   gather_as(index, begin, count, out, out_row);
 }
+
+template <class T>
+RowsInPlace<T> DenseSource::in_place(Element same) const {
+  constexpr auto size = static_cast<int64_t>(sizeof(T));
+  const bool whole = row_bytes % size == 0 && reinterpret_cast<std::uintptr_t>(data) % sizeof(T) == 0;
+  if (element != same || col_bytes != size || !whole || row_bytes < cols * size) return {};
+  if (row_bytes % static_cast<int64_t>(kCrowded) == 0) return {};
+  return {reinterpret_cast<const T*>(data), row_bytes / size};
+}
+
+void DenseSource::find(RowsInPlace<float>& rows) const { rows = in_place<float>(Element::f32); }
+void DenseSource::find(RowsInPlace<double>& rows) const { rows = in_place<double>(Element::f64); }
 
 template <class T>
 void SideBySide::gather_as(const int64_t* index, int64_t begin, int64_t count, T* out, int64_t out_row) const {

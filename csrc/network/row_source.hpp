@@ -1,4 +1,4 @@
-// Where the rows of a batch come from: the caller's memory, read row by row and converted while gathered.
+// Where the rows of a batch come from: the caller's memory, gathered and converted row by row, or read in place.
 // Dense matrices come first; sparse rows and integer ids are further kinds of the same interface.
 #pragma once
 
@@ -6,6 +6,13 @@
 #include <vector>
 
 namespace fp {
+
+// Rows of T in the caller's memory, `row` elements apart.
+template <class T>
+struct RowsInPlace {
+  const T* data = nullptr;
+  int64_t row = 0;
+};
 
 class RowSource {
  public:
@@ -17,6 +24,10 @@ class RowSource {
   virtual void gather(const int64_t* index, int64_t begin, int64_t count, double* out, int64_t out_row) const = 0;
   // The same for one column of integers.
   virtual void gather(const int64_t* index, int64_t begin, int64_t count, int64_t* out, int64_t out_row) const = 0;
+  // All rows, if products can read them as they lie: of the very type, their elements side by side. data is nullptr
+  // where gathered rows would be quicker, too.
+  virtual void find(RowsInPlace<float>& rows) const { rows = {}; }
+  virtual void find(RowsInPlace<double>& rows) const { rows = {}; }
 };
 
 enum class Element { b1, i8, i16, i32, i64, u8, u16, u32, u64, f16, f32, f64 };
@@ -32,10 +43,14 @@ class DenseSource final : public RowSource {
   void gather(const int64_t* index, int64_t begin, int64_t count, float* out, int64_t out_row) const override;
   void gather(const int64_t* index, int64_t begin, int64_t count, double* out, int64_t out_row) const override;
   void gather(const int64_t* index, int64_t begin, int64_t count, int64_t* out, int64_t out_row) const override;
+  void find(RowsInPlace<float>& rows) const override;
+  void find(RowsInPlace<double>& rows) const override;
 
  private:
   template <class T>
   void gather_as(const int64_t* index, int64_t begin, int64_t count, T* out, int64_t out_row) const;
+  template <class T>
+  RowsInPlace<T> in_place(Element same) const;
 };
 
 // Several sources of as many rows, side by side.

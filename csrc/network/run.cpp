@@ -21,9 +21,11 @@ double product_flop(const Program& program, const Operation& op) {
 template <class T>
 typename Run<T>::View Run<T>::value(int v) const {
   if (!training) v = plan.inference[v];
-  T* data = space.values[v].data;
-  if (own_input && value_thing(v) == 0) data = own_input + (data - space.values[0].data);
-  return {data, space.values[v].row};
+  const auto& [memory, data, row] = space.values[v];
+  if (value_thing(v) != 0) return {data, row};
+  const int64_t column = data - space.values[0].data;
+  if (in_place.data) return {const_cast<T*>(in_place.data) + column, in_place.row};
+  return {own_input ? own_input + column : data, row};
 }
 
 template <class T>
@@ -86,14 +88,15 @@ template <class T>
 void Run<T>::gather(Team& team) {
   int64_t width = program.widths[0];
   for (const Targets& t : sources->heads) width += t.y && !t.labels ? t.y->cols : 1;
-  if (own_input) {
-    slabs(team, {0, n}, program.widths[0], true, [&](Range r) { gather_rows(r, true, false); });
-  } else {
-    hazards->writes(space.things.value(0), own_rows());
-  }
+  in_place = {};
+  if (unobserved && !sources->index) sources->x->find(in_place);
+  if (in_place.data) in_place.data += begin * in_place.row;
+  const bool own = own_input && makes_inputs(), shared = !own_input && makes_inputs();
+  if (own) slabs(team, {0, n}, program.widths[0], true, [&](Range r) { gather_rows(r, true, false); });
+  if (shared) hazards->writes(space.things.value(0), own_rows());
   hazards->writes(space.things.common(Things::targets), own_rows());
   hazards->settle(team);
-  slabs(team, rows_of(team), width, true, [&](Range r) { gather_rows(r, !own_input, true); });
+  slabs(team, rows_of(team), width, true, [&](Range r) { gather_rows(r, shared, true); });
 }
 
 template <class T>
@@ -124,11 +127,14 @@ void Run<T>::gather_inputs(Range r, const int64_t* index, int64_t from) {
   T* to = x.data + r.begin * x.row;
   if constexpr (std::is_same_v<T, float>) {
     if (keeps_value(0)) {
-      // Panel by panel, all of them through the first one's place.
+      // Panel by panel: those that are not read in place, all through the first one's place.
       const int64_t width = program.widths[0], panel = products()->left_bytes(kSums16, width);
       for (int64_t at = r.begin; at < r.end; at += kSums16) {
         const int64_t rows = std::min(kSums16, r.end - at);
-        sources->x->gather(index, from + at - r.begin, rows, to, x.row);
+        if (in_place.data)
+          to = x.data + at * x.row;
+        else
+          sources->x->gather(index, from + at - r.begin, rows, to, x.row);
         products()->pack_left({to, x.row, rows, width, 0, rows, 0, width, kept_value(0) + at / kSums16 * panel});
       }
       return;

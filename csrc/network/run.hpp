@@ -88,8 +88,9 @@ struct Run {
   bool all_fused = false;  // every trained parameter is updated right after its gradient, and used once
   Instance<T>* master = nullptr;
   std::unique_ptr<Instance<T>>* copies = nullptr;  // of all threads but the first
-  // What is between two dense products of mixed precision may exist packed alone, since nobody else looks at it.
-  bool keeps = false;
+  // Nobody else looks at values and gradients between the steps' operations: what is between two dense products of
+  // mixed precision may exist packed alone, and inputs need not be gathered.
+  bool unobserved = false;
   // 0 and 1 from step to step: what one thread writes before all have read what it wrote a step before has two places.
   int turn = 0;
 
@@ -97,12 +98,14 @@ struct Run {
   Hazards* hazards = nullptr;
   T* own_input = nullptr;  // where it gathers all rows for itself
   char* own_packed_input = nullptr;
+  RowsInPlace<T> in_place{};  // or the batch's first row where the caller has it, if inputs are read there
 
   struct View {
     T* data;
     int64_t row;
   };
-  // A value as this run sees it: dropout passes its input on outside training.
+  // A value as this run sees it: dropout passes its input on outside training. Inputs may be the caller's, and nothing
+  // writes them but gathering.
   View value(int v) const;
   View gradient(int v) const { return {space.gradients[v].data, space.gradients[v].row}; }
 
@@ -132,9 +135,9 @@ struct Run {
   Region part_of(const Slice& parameter) const;
   Range rows_of(const Team& team) const { return own_rows().rows.of(team.rank, n); }
 
-  bool keeps_value(int v) const { return keeps && products() && space.packed.keeps_value(v); }
+  bool keeps_value(int v) const { return unobserved && products() && space.packed.keeps_value(v); }
   char* kept_value(int v) const { return v == 0 && own_input ? own_packed_input : space.packed.value(v); }
-  bool keeps_gradient(int v) const { return keeps && products() && space.packed.keeps_gradient(v); }
+  bool keeps_gradient(int v) const { return unobserved && products() && space.packed.keeps_gradient(v); }
 
   // The number under which threads keep books of a value: columns of the input are a view of it.
   int64_t value_thing(int v) const;
@@ -176,7 +179,7 @@ struct Run {
 
  private:
   void reads_value(int v, Region r) {
-    if (const int64_t thing = value_thing(v); thing != 0 || !own_input) hazards->reads(thing, r);
+    if (const int64_t thing = value_thing(v); thing != 0 || (!own_input && makes_inputs())) hazards->reads(thing, r);
   }
   // Two memories may serve a chain's gradients in turn, and one the packed operands of its products.
   void reads_gradient(int v, Region r) { hazards->reads(gradient_thing(v), r, v); }
@@ -187,6 +190,8 @@ struct Run {
   void reads_operands(int i, Region r) { hazards->reads(operands_thing(i), r, i); }
   void writes_operands(int i, Region r) { hazards->writes(operands_thing(i), r, i); }
   int64_t operands_thing(int i) const { return space.things.operands(space.gradients_shared ? 0 : i); }
+  // Whether inputs are gathered or packed: read in place, they are there already.
+  bool makes_inputs() const { return !in_place.data || keeps_value(0); }
   // Rows of the batch: the inputs, and what they are judged by.
   void gather_rows(Range r, bool inputs, bool targets);
   void gather_inputs(Range r, const int64_t* index, int64_t from);

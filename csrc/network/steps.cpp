@@ -124,7 +124,7 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
               Pace::Stretch{team_size}};
   job.reached = begin;
   job.run.sources = &sources;
-  job.run.keeps = true;
+  job.run.unobserved = true;
   job.run.begin = begin;
   job.run.all_fused = training && !job.updates.any_apart;
   if (job.run.all_fused && most > 1 && space.block_sums.size() > 0) {

@@ -15,13 +15,12 @@
 
 namespace fp {
 
-// Row stride of a batch's matrix: whole cache lines, and never a multiple of 1 KiB, where the rows that a
-// product reads together would fall into the same few cache sets.
+// Row stride of a batch's matrix: whole cache lines, and no multiple of kCrowded.
 template <class T>
 int64_t batch_row(int64_t width) {
   const int64_t line = static_cast<int64_t>(kAlignment / sizeof(T));
   int64_t row = (width + line - 1) / line * line;
-  if (row % (16 * line) == 0) row += line;
+  if (row % static_cast<int64_t>(kCrowded / sizeof(T)) == 0) row += line;
   return row;
 }
 

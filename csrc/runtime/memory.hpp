@@ -16,6 +16,10 @@ namespace fp {
 
 inline constexpr std::size_t kAlignment = 64;
 
+// Rows whose beginnings lie a multiple of this apart fall into the same few cache sets, those that a product reads
+// together as well.
+inline constexpr std::size_t kCrowded = 16 * kAlignment;
+
 // Large ones where the system grants them; small ones for memory much of which may never be used.
 enum class Pages { large, small };
 
