@@ -256,9 +256,11 @@ void gemm(const GemmArgs<T>& given) {
       if (parted) stop = gemm_part(g, given.c, given.epilogue.velocity, begin);
       const int64_t registers = (stop - begin + lanes - 1) / lanes, most = g.m == 1 ? kRowVectors : kTileVectors;
       const int64_t panels = (registers + most - 1) / most;
+      // The wider ones come first or, where the last one has less than whole registers, last.
+      const int64_t wider = (stop - begin) % lanes == 0 ? 0 : panels - registers % panels;
       t.j = begin;
       for (int64_t q = 0; q < panels; ++q, t.j += t.width) {
-        const int64_t vectors = registers / panels + (q < registers % panels);
+        const int64_t vectors = registers / panels + (q >= wider && q < wider + registers % panels);
         t.width = vectors * lanes;
         t.cols = stop - t.j < t.width ? stop - t.j : t.width;
         gemm_panel(t, vectors, i, end, chunk, pack ? scratch : nullptr, packed_a, totals, tail);
