@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import mmap
 import os
 import subprocess
 import sys
@@ -51,6 +53,21 @@ def classifier(
     loss = fp.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(fp.SGD(0.02, momentum=momentum), loss, ["accuracy"])
     return model
+
+
+def guarded(a: np.ndarray) -> np.ndarray:
+    """A copy that ends where memory begins that nobody may touch, in memory that cannot be written (Unix)."""
+    page = mmap.PAGESIZE
+    size = -(-a.nbytes // page) * page
+    memory = mmap.mmap(-1, size + page)
+    copy = np.frombuffer(memory, a.dtype, a.size, size - a.nbytes).reshape(a.shape)
+    copy[...] = a
+    begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    protect = ctypes.CDLL(None).mprotect
+    protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    assert protect(begin, size, mmap.PROT_READ) == 0
+    assert protect(begin + size, page, 0) == 0
+    return copy
 
 
 def labelled(n: int, width: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

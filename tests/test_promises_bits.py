@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from parity import ALPHA, ELEMENTWISE, PURE, forced, instruction_sets, predictions_for, targets_for
-from promises import activation, classifier, digest, labelled, run_script
+from promises import activation, classifier, digest, guarded, labelled, run_script
 
 import fastperceptron as fp
 from fastperceptron.program import ACTIVATIONS, LOSSES, Operation, Parameter, Program
@@ -128,29 +129,68 @@ def _in_other_memory(x: np.ndarray) -> dict[str, np.ndarray]:
         "by columns": np.asfortranarray(x),
         "from the last to the first": np.ascontiguousarray(x[::-1])[::-1],
         "in another order of bytes": x.astype(x.dtype.newbyteorder()),
-        "of another type": x.astype(np.float64),
+        "of another type": x.astype(np.float64 if x.dtype == np.float32 else np.float32),
     }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "float64"])
-@pytest.mark.parametrize("run", [name for name in RUNS if name.startswith(("whole", "blocks", "columns", "layers"))])
-def test_it_does_not_matter_where_rows_lie(run: str, dtype: str) -> None:
-    units, rows, batch, _, kind, dropout = RUNS[run]
+def _everybody_reads_the_input(dtype: str) -> fp.Model:
+    inputs = fp.Input(48)
+    branches = [
+        fp.Dense(48, activation="relu")(inputs),
+        fp.Dropout(0.3)(inputs),
+        fp.Add()([inputs, fp.Activation("tanh")(inputs)]),
+        fp.Multiply()([inputs, inputs]),
+    ]
+    model = fp.Model(inputs, fp.Dense(10)(fp.Concatenate()([*branches, inputs])), seed=5, dtype=dtype)
+    model.compile(fp.SGD(0.02), fp.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
+    return model
+
+
+#: Each way to compute, and the data type it is for.
+WAYS = [
+    *((dtype, isa) for dtype in ("float32", "float64") for isa in instruction_sets()),
+    *(("mixed_bfloat16", path) for path in instruction_sets("bfloat16_paths_usable")),
+]
+
+
+@pytest.mark.parametrize(("dtype", "isa"), [way for way in WAYS if way[1] != "generic"])
+@pytest.mark.parametrize(
+    "run", ["everybody reads", *(name for name in RUNS if name.startswith(("whole", "blocks", "columns", "layers")))]
+)
+def test_it_does_not_matter_where_rows_lie(run: str, dtype: str, isa: str) -> None:
+    units, rows, batch, _, kind, dropout = RUNS.get(run, ((48, 10), 300, 130, "", "relu", 0.0))
     x, y = labelled(rows, units[0], units[-1])
-    if dtype == "float64":
-        x = x.astype(np.float64)
     found = set()
-    for name, memory in _in_other_memory(x).items():
-        before = memory.copy()
-        for threads in (1, 2, 4):
-            fp.set_num_threads(threads)
-            model = classifier(units[1:], kind, dtype, dropout)
-            history = model.fit(memory, y, batch, 2, shuffle=False, verbose=0).history
-            judged = model.evaluate(memory, y, batch_size=batch, verbose=0)
-            predicted = model.predict(memory, batch_size=batch)
-            found.add((digest(model), str(history), str(judged), predicted.tobytes()))
-            assert len(found) == 1, f"{name}, {threads} threads"
-        np.testing.assert_array_equal(memory, before, strict=True)
+    with forced(isa):
+        for name, memory in _in_other_memory(x.astype(np.float64) if dtype == "float64" else x).items():
+            before = memory.copy()
+            for threads in (1, 2, 4):
+                fp.set_num_threads(threads)
+                model = (
+                    classifier(units[1:], kind, dtype, dropout) if run in RUNS else _everybody_reads_the_input(dtype)
+                )
+                history = model.fit(memory, y, batch, 2, shuffle=False, verbose=0).history
+                judged = model.evaluate(memory, y, batch_size=batch, verbose=0)
+                predicted = model.predict(memory, batch_size=batch)
+                found.add((digest(model), str(history), str(judged), predicted.tobytes()))
+                assert len(found) == 1, f"{name}, {threads} threads"
+            np.testing.assert_array_equal(memory, before, strict=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="protects pages of memory")
+@pytest.mark.parametrize(("dtype", "isa"), WAYS)
+def test_nothing_is_read_beyond_the_rows(dtype: str, isa: str) -> None:
+    """What reads a byte more, or writes to the rows, ends the process."""
+    with forced(isa):
+        for width, units in itertools.product((1, 3, 17, 33, 64, 270), ((17, 1), (33, 20), (1, 5), (272, 10))):
+            x, y = labelled(70, width, units[-1])
+            x = x.astype(np.float64) if dtype == "float64" else x
+            results = []
+            for memory in (np.asfortranarray(x), guarded(x)):  # gathered, and in place
+                model = classifier(units, dtype=dtype)
+                model.fit(memory, y, 30, 1, shuffle=False, verbose=0)
+                results.append((digest(model), model.predict(memory).tobytes()))
+            assert results[0] == results[1]
 
 
 def test_graphs_in_whole_blocks_give_the_same_bits() -> None:

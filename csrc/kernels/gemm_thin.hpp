@@ -1,8 +1,8 @@
-// Tiles of panels whose last register would hold a single column of c, and would cost as much as sixteen. That column's
-// sums lie in one register of their own, a row of c in each lane, so that one multiplication serves all rows of the
-// tile. For this, elements of a that belong to one index of the sum must lie in one register: in a transposed a they
-// lie side by side; rows are transposed, kTurn indices at a time. Which sums are taken, and in which order, stays the
-// same.
+// Tiles of panels whose last register would hold a single column of c, at the cost of a whole register or half of one.
+// That column's sums lie in one register of their own, a row of c in each lane, so that one multiplication serves all
+// rows of the tile. For this, elements of a that belong to one index of the sum must lie in one register: in a
+// transposed a they lie side by side; rows are transposed, kTurn indices at a time. Which sums are taken, and in which
+// order, stays the same.
 #pragma once
 
 #include "kernels/gemm_tiles.hpp"

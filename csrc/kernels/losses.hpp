@@ -216,7 +216,7 @@ FP_INLINE CrossEntropyRow<T> cross_entropy_row(const CrossEntropySums<labels, T>
     return {sum.v[0], total.v[0], wide_sum(sums.products).v[0]};
 }
 
-// Row i of at most 16 blocks columns, which stays in registers.
+// Row i of at most 16 blocks columns, which stays in registers where there are enough of them.
 template <int blocks, bool labels, class T>
 FP_INLINE CrossEntropyRow<T> cross_entropy_short_row(const LossArgs<T>& a, int64_t i) {
   constexpr T lowest = -T(__builtin_inf());

@@ -24,8 +24,8 @@ class RowSource {
   virtual void gather(const int64_t* index, int64_t begin, int64_t count, double* out, int64_t out_row) const = 0;
   // The same for one column of integers.
   virtual void gather(const int64_t* index, int64_t begin, int64_t count, int64_t* out, int64_t out_row) const = 0;
-  // All rows, if products can read them as they lie: of the very type, their elements side by side. data is nullptr
-  // where gathered rows would be quicker, too.
+  // All rows, if they can be read as they lie: of the very type, their elements side by side. data is nullptr where
+  // products would read gathered rows quicker, too.
   virtual void find(RowsInPlace<float>& rows) const { rows = {}; }
   virtual void find(RowsInPlace<double>& rows) const { rows = {}; }
 };

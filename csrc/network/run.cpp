@@ -91,7 +91,7 @@ void Run<T>::gather(Team& team) {
   in_place = {};
   if (unobserved && !sources->index) sources->x->find(in_place);
   if (in_place.data) in_place.data += begin * in_place.row;
-  const bool own = own_input && makes_inputs(), shared = !own_input && makes_inputs();
+  const bool makes = makes_inputs(), own = makes && own_input, shared = makes && !own_input;
   if (own) slabs(team, {0, n}, program.widths[0], true, [&](Range r) { gather_rows(r, true, false); });
   if (shared) hazards->writes(space.things.value(0), own_rows());
   hazards->writes(space.things.common(Things::targets), own_rows());

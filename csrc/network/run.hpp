@@ -104,8 +104,8 @@ struct Run {
     T* data;
     int64_t row;
   };
-  // A value as this run sees it: dropout passes its input on outside training. Inputs may be the caller's, and nothing
-  // writes them but gathering.
+  // A value as this run sees it: dropout passes its input on outside training. Inputs may be the caller's memory, which
+  // nobody writes to; in the workspace, only gathering writes them.
   View value(int v) const;
   View gradient(int v) const { return {space.gradients[v].data, space.gradients[v].row}; }
 

@@ -119,8 +119,10 @@ struct Suite {
         }
       }
     }
-    product(70, 100, 1300, false, 5);  // several blocks, packed
+    product(70, 100, 1300, false, 5);  // several blocks
     product(70, 100, 600, true, 6);
+    product(66, 65, 2100, false, 7);  // b packed, in chunks
+    product(250, 257, 530, true, 8);  // a packed as well
   }
 
   void sums() {
