@@ -18,7 +18,8 @@ template <class T>
 inline constexpr bool kThin = false;
 #endif
 
-inline constexpr int kTurn = 4, kThinRows = kTileRows / 2;  // indices transposed together; rows of the lowest tile
+// Indices transposed together; rows of the lowest tile (lower ones are rare: rows are cut into even heights).
+inline constexpr int kTurn = 4, kThinRows = kTileRows / 2;
 
 // One index of the sum: acc[i][v] += a[i] b[v], and sum += column b[whole], column being the a[i] of all rows.
 template <int whole, class T, int rows, int room>

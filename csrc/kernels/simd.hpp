@@ -19,7 +19,7 @@
 //   lower(v), widened(half)        the first half of a register, and a register of half and zeros; half_broadcast(x)
 //   gather_half<n>(p, stride)      n elements in half a register, others zero; load_half<n>(p): side by side
 //   turn(a, a_row, t)              t[q] = elements q of as many rows as half a register has elements; q < 4
-//                                  (these two where tiles are thin, see kernels/gemm_thin.hpp)
+//                                  (load_half and turn only where kThin holds, see kernels/gemm_thin.hpp)
 //   exp2_int(v)                    2^v for integral v, -126..127 (float) or -1022..1023 (double)
 //   exponent(v), mantissa(v)       v = mantissa 2^exponent, mantissa in [1, 2), for positive normal v
 //   bit_and bit_or bit_xor bit_andnot(a, b) = a & ~b, shift_left<s>, shift_right<s>      of the representations
