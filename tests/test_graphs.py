@@ -264,6 +264,39 @@ def test_one_matrix_or_several_side_by_side(backend: Any) -> None:
             np.testing.assert_array_equal(a, b)
 
 
+def products_of_inputs(dtype: str, other: str = "") -> Program:
+    """Dense layers of an input of 200 columns and of some of them, and perhaps another reader."""
+    b = parity.Builder(200, dtype)
+    parts = [b.columns(0, 50), b.columns(33, 120), 0]
+    hidden = [b.dense(part, width, "tanh") for part, width in zip(parts, (8, 17, 24), strict=True)]
+    if other == "dropout":
+        hidden.append(b.dropout(parts[0], 0.25, 3))
+    outputs = [b.dense(b.join("concatenate", *hidden), 10)]
+    return b.program(*outputs, *([parts[1]] if other == "output" else []))
+
+
+@pytest.mark.parametrize("other", ["", "dropout", "output"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_columns_of_rows_that_are_read_in_place(backend: Any, dtype: str, other: str) -> None:
+    """In order and in any, the rows of the caller give the bits of gathered ones."""
+    program = products_of_inputs(dtype, other)
+    rng = np.random.default_rng(5)
+    x, y = rng.standard_normal((70, 200)).astype(dtype), (rng.integers(0, 10, 70), np.zeros((70, 120)))
+    heads = [Head(0, KINDS[-1]), Head(1, "mean_squared_error")][: len(program.outputs)]
+    values = parity.random_parameters(program, rng)
+    for rows in (None, rng.integers(0, 70, 70)):
+        found = []
+        for given in (x, np.asfortranarray(x)):
+            network = parity.make_network(backend, program, values)
+            network.set_optimizer("sgd", {"learning_rate": 0.05, "momentum": 0.9})
+            network.set_heads(heads)
+            network.train_steps(given, y[: len(heads)], None, rows, 30, 0, 70, 1e9)
+            network.evaluate_steps(given, y[: len(heads)], None, rows, 64, 0, 70, 1e9)
+            found.append([*network.get_metrics(), *(network.get_parameter(i) for i in range(len(values)))])
+        for a, b in zip(*found, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_two_losses_on_one_value_by_hand(backend: Any) -> None:
     """cost = 2 (w x - 1)^2 + 3 |w x - 5| with x = 2, w = 1: d/dw = (2 * 2 * (2 - 1) - 3) * 2."""
     b = parity.Builder(1)

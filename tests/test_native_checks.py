@@ -140,6 +140,29 @@ def test_labels_of_a_step_given_up_are_no_larger_than_the_loss_allows() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("width", [4, 128])  # gathered, and read where they lie
+@pytest.mark.parametrize("bad", [-1, 9, 2**40, -(2**63)])
+@pytest.mark.parametrize("at", [0, 5, 17])  # in any batch, of either thread
+def test_row_numbers_out_of_range_leave_the_network_as_it_was(width: int, bad: int, at: int) -> None:
+    model = fp.Sequential([fp.Input((width,)), fp.Dense(16), fp.Dense(3)], seed=0, backend="native")
+    model.compile("sgd", fp.losses.SparseCategoricalCrossentropy(from_logits=True))
+    network = model._network
+    network.set_threads(2)
+    rng = np.random.default_rng(0)
+    x, y = rng.random((9, width), np.float32), rng.integers(0, 3, 9)
+    rows = rng.integers(0, 9, 18)
+    good = at // 6 * 6
+    network.train_steps(x, y, None, rows, 6, 0, good, 1e9)
+    before = model.get_weights()
+    rows[at] = bad
+    with pytest.raises(IndexError, match=f"rows: expected 0 <= row < 9, received {bad}"):
+        network.evaluate_steps(x, y, None, rows, 6, 0, 18, 1e9)
+    with pytest.raises(IndexError, match=f"rows: expected 0 <= row < 9, received {bad}"):
+        network.train_steps(x, y, None, rows, 6, good, 18, 1e9)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_misaligned_row_numbers_are_refused() -> None:
     _, network = labelled_by(3, 2)
     numbers = np.frombuffer(bytearray(33), np.uint8)[1:].view(np.int64)

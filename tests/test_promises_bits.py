@@ -40,6 +40,7 @@ RUNS: dict[str, tuple[tuple[int, ...], int, int, str, str, float]] = {
     "rows are shared, float64": ((96, 128, 10), 700, 300, "float64", "elu", 0.1),
     "more than a block of inputs": ((600, 80, 10), 260, 130, "float32", "relu", 0.0),
     "whole blocks are shared": ((40, 64, 48, 10), 1280, 512, "float32", "relu", 0.1),
+    "whole blocks are shared, of wide inputs": ((210, 16, 10), 1280, 512, "float32", "relu", 0.0),
     "whole blocks are shared, float64": ((40, 64, 17, 10), 1024, 384, "float64", "gelu", 0.0),
     "blocks are shared, weights are copied": ((32, 64, 48, 10), 900, 256, "float32", "relu", 0.0),
     "columns are owned, inputs are copied": ((784, 128, 10), 200, 64, "float32", "relu", 0.0),
@@ -157,7 +158,8 @@ WAYS = [
 @pytest.mark.parametrize(
     "run", ["everybody reads", *(name for name in RUNS if name.startswith(("whole", "blocks", "columns", "layers")))]
 )
-def test_it_does_not_matter_where_rows_lie(run: str, dtype: str, isa: str) -> None:
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
+def test_it_does_not_matter_where_rows_lie(run: str, dtype: str, isa: str, shuffle: bool) -> None:
     units, rows, batch, _, kind, dropout = RUNS.get(run, ((48, 10), 300, 130, "", "relu", 0.0))
     x, y = labelled(rows, units[0], units[-1])
     found = set()
@@ -169,7 +171,7 @@ def test_it_does_not_matter_where_rows_lie(run: str, dtype: str, isa: str) -> No
                 model = (
                     classifier(units[1:], kind, dtype, dropout) if run in RUNS else _everybody_reads_the_input(dtype)
                 )
-                history = model.fit(memory, y, batch, 2, shuffle=False, verbose=0).history
+                history = model.fit(memory, y, batch, 2, shuffle=shuffle, verbose=0).history
                 judged = model.evaluate(memory, y, batch_size=batch, verbose=0)
                 predicted = model.predict(memory, batch_size=batch)
                 found.add((digest(model), str(history), str(judged), predicted.tobytes()))
@@ -189,6 +191,7 @@ def test_nothing_is_read_beyond_the_rows(dtype: str, isa: str) -> None:
             for memory in (np.asfortranarray(x), guarded(x)):  # gathered, and in place
                 model = classifier(units, dtype=dtype)
                 model.fit(memory, y, 30, 1, shuffle=False, verbose=0)
+                model.fit(memory, y, 30, 1, shuffle=True, verbose=0)
                 results.append((digest(model), model.predict(memory).tobytes()))
             assert results[0] == results[1]
 

@@ -21,11 +21,12 @@ inline constexpr int kTileRows = 4, kTileVectors = 2;
 
 // kCheapParts: a part of a register costs no more than all of it, so that tiles that are not full finish in registers
 // too. kHalves: half a register may cost less than all of it, so that the last one of a panel is halved where that
-// suffices (Zen 4 multiplies halves one after the other; elsewhere it makes no difference).
+// suffices (Zen 4 multiplies halves one after the other; elsewhere it makes no difference). kScattered: rows of a may
+// lie anywhere, as tiles take so long for an index of the sum that looking up where it lies costs nothing.
 #if defined(FP_ISA_AVX512)
-inline constexpr bool kCheapParts = true, kHalves = true;
+inline constexpr bool kCheapParts = true, kHalves = true, kScattered = true;
 #else
-inline constexpr bool kCheapParts = false, kHalves = false;
+inline constexpr bool kCheapParts = false, kHalves = false, kScattered = false;
 #endif
 
 // The simplest epilogue that does the same, without the pointers that it does not use.
@@ -60,6 +61,9 @@ struct Tiles {
   int64_t count;
   const T* a;  // element (i, p) at a[i * a_row + p * a_col]; the next tile's a is a_next further
   int64_t a_row, a_col, a_next;
+  // Or, when given, element (i, p) of the panel at a_rows[i][a_first + p] (a_col == 1), or at a_rows[p][a_first + i].
+  const T* const* a_rows;
+  int64_t a_first;
   const T* b;  // row p at b + p * b_row for p < safe, else at tail + (p - safe) * width
   int64_t b_row;
   int64_t safe;

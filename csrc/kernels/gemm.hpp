@@ -29,12 +29,14 @@ using TileFunction = void (*)(Tiles<T>&);
 
 template <class T>
 struct TileTable {
-  TileFunction<T> tile[kTileRows][kTileVectors] = {};    // [rows - 1][vectors - 1]
-  TileFunction<T> halved[kTileRows][kTileVectors] = {};  // the same with half of the last register
-  TileFunction<T> pack[kTileVectors] = {};               // kTileRows rows and a copy of b, [vectors - 1]
-  TileFunction<T> row[kRowVectors] = {};                 // one row, [vectors - 1]
-  TileFunction<T> thin[kTileRows][kTileVectors] = {};    // a single column in the last register, a_row == 1
-  TileFunction<T> turned[kTileVectors] = {};             // the same of kTileRows rows, a_col == 1
+  TileFunction<T> tile[kTileRows][kTileVectors] = {};       // [rows - 1][vectors - 1]
+  TileFunction<T> halved[kTileRows][kTileVectors] = {};     // the same with half of the last register
+  TileFunction<T> pack[kTileVectors] = {};                  // kTileRows rows and a copy of b, [vectors - 1]
+  TileFunction<T> row[kRowVectors] = {};                    // one row, [vectors - 1]
+  TileFunction<T> thin[kTileRows][kTileVectors] = {};       // a single column in the last register, a_row == 1
+  TileFunction<T> turned[kTileVectors] = {};                // the same of kTileRows rows, a_col == 1
+  TileFunction<T> scattered[kTileRows][kTileVectors] = {};  // rows of a that lie anywhere
+  TileFunction<T> scattered_pack[kTileVectors] = {};
   constexpr TileTable() {
     fill_tiles<kTileRows, kTileVectors>();
     fill_row<kRowVectors>();
@@ -46,6 +48,11 @@ struct TileTable {
     if constexpr (rows == kTileRows) pack[vectors - 1] = gemm_tiles<T, rows, vectors, Reading::packing>;
     if constexpr (kThin<T> && rows >= kThinRows) thin[rows - 1][vectors - 1] = thin_tiles<T, rows, vectors>;
     if constexpr (kThin<T> && rows == kTileRows) turned[vectors - 1] = thin_tiles<T, rows, vectors, true>;
+    if constexpr (kScattered) {
+      scattered[rows - 1][vectors - 1] = gemm_tiles<T, rows, vectors, Reading::plain, true>;
+      if constexpr (rows == kTileRows)
+        scattered_pack[vectors - 1] = gemm_tiles<T, rows, vectors, Reading::packing, true>;
+    }
     if constexpr (vectors > 1) fill_tiles<rows, vectors - 1>();
     if constexpr (vectors == 1 && rows > 1) fill_tiles<rows - 1, kTileVectors>();
   }
@@ -58,10 +65,13 @@ struct TileTable {
 template <class T>
 inline constexpr TileTable<T> kTiles;
 
-// What sums these tiles, t.rows high and `vectors` wide.
+// What sums these tiles, t.rows high and `vectors` wide; packing: copying b.
 template <class T>
-TileFunction<T> tiles_for(const Tiles<T>& t, int64_t vectors) {
+TileFunction<T> tiles_for(const Tiles<T>& t, int64_t vectors, bool packing = false) {
   const TileTable<T>& table = kTiles<T>;
+  const bool scattered = kScattered && t.a_rows && t.a_col == 1;
+  if (packing) return (scattered ? table.scattered_pack : table.pack)[vectors - 1];
+  if (scattered) return table.scattered[t.rows - 1][vectors - 1];
   if (t.g->m == 1) return table.row[vectors - 1];
   if (kThin<T> && t.cols == t.width - Vec<T>::lanes + 1) {
     if (t.a_row == 1 && t.rows >= kThinRows) return table.thin[t.rows - 1][vectors - 1];
@@ -101,7 +111,7 @@ __attribute__((noinline)) void gemm_pack_transposed(const GemmArgs<T>& g, int64_
     for (int64_t s = 0; s < end; ++s) height[s] = h.size + (q + s < h.longer);
     int64_t sum = 0;
     for (int64_t p = 0; p < g.k; ++p) {
-      const T* from = g.a + i + p * g.a_col;
+      const T* from = g.a_rows ? g.a_rows[p] + g.a_first + i : g.a + i + p * g.a_col;
       __builtin_prefetch(from + kAhead * g.a_col);
       T* to = out;
       sum = 0;
@@ -138,11 +148,20 @@ __attribute__((noinline)) void gemm_rows(Tiles<T>& t, int64_t vectors, int64_t i
     t.a_row = packed_a ? 1 : g.a_row;
     t.a_col = packed_a ? rows : g.a_col;
     t.a_next = rows * (packed_a ? g.k : g.a_row);
-    t.a = (packed_a ? packed_a + (t.i - i0) * g.k : g.a + t.i * g.a_row) + p0 * t.a_col;
+    t.a_rows = packed_a ? nullptr : g.a_rows;
+    if (t.a_rows) {
+      const bool transposed = g.a_row == 1;
+      t.a = nullptr;
+      t.a_next = 0;
+      t.a_rows += transposed ? p0 : 0;
+      t.a_first = g.a_first + (transposed ? 0 : p0);
+    } else {
+      t.a = (packed_a ? packed_a + (t.i - i0) * g.k : g.a + t.i * g.a_row) + p0 * t.a_col;
+    }
     if (t.packed && rows == kTileRows) {
       const int64_t others = t.count - 1;
       t.count = 1;
-      kTiles<T>.pack[vectors - 1](t);
+      tiles_for(t, vectors, true)(t);
       t.b = t.packed;
       t.b_row = t.width;
       t.safe = t.k;
@@ -220,7 +239,11 @@ void gemm(const GemmArgs<T>& given) {
   alignas(64) T total[kTileRows * kPanel<T>];
   alignas(64) T tail[(lanes > kRowVectors ? lanes : kRowVectors) * lanes];
   const bool parted = g.parted.part > 0;
-  if (!parted && g.n == 1 && g.m > 1 && g.a_row == 1 && g.c_row == 1 &&
+  if (g.a_rows && g.a_col == 1 && g.m == 1) {
+    g.a = g.a_rows[0] + g.a_first;
+    g.a_rows = nullptr;
+  }
+  if (!parted && !g.a_rows && g.n == 1 && g.m > 1 && g.a_row == 1 && g.c_row == 1 &&
       (g.epilogue.kind == EpilogueKind::store || g.epilogue.kind == EpilogueKind::sgd)) {
     // A column of c from a transposed a: as a row of c it fills the registers.
     g.n = g.c_row = given.m;
@@ -231,12 +254,12 @@ void gemm(const GemmArgs<T>& given) {
     g.b = given.a;
     g.b_row = given.a_col;
   }
-  if (!parted && gemm_streams(g)) return gemm_stream(g);
+  if (!parted && !g.a_rows && gemm_streams(g)) return gemm_stream(g);
   const bool pack = g.scratch && gemm_packs_b<T>(g.m, g.n, g.k);
   T* scratch = g.scratch;
   T* packed_a = nullptr;
   int64_t group = pack && g.k > kChunk ? kGroupRows : g.m;
-  if (g.scratch && g.a_row == 1 && g.a_col > kTileRows && gemm_packs_a<T>(g.m, g.n, g.k)) {
+  if (g.scratch && g.a_row == 1 && (g.a_rows || g.a_col > kTileRows) && gemm_packs_a<T>(g.m, g.n, g.k)) {
     const int64_t fit = kPackedBytes / int64_t(sizeof(T)) / g.k / kTileRows * kTileRows;
     if (fit >= kPackRows) {
       packed_a = scratch;
@@ -248,6 +271,7 @@ void gemm(const GemmArgs<T>& given) {
   const int64_t chunk = pack ? kChunk : g.k;
   Tiles<T> t;
   t.g = &g;
+  t.a_first = 0;
   t.total = total;
   for (int64_t i = 0; i < g.m; i += group) {
     const int64_t end = g.m - i < group ? g.m : i + group;

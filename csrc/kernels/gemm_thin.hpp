@@ -26,7 +26,7 @@ template <int whole, class T, int rows, int room>
 FP_INLINE void thin_step(Vec<T> (&acc)[rows][room], Half<T>& sum, const T* a, int64_t a_row, Half<T> column,
                          const T* b) {
   [[maybe_unused]] Half<T> none[rows];
-  if constexpr (whole > 0) gemm_step<Reading::plain>(acc, none, a, a_row, b, static_cast<T*>(nullptr));
+  if constexpr (whole > 0) gemm_step<Reading::plain>(acc, none, Column<T>{a, a_row}, b, static_cast<T*>(nullptr));
   sum = fma(column, half_broadcast(b[whole * Vec<T>::lanes]), sum);
 }
 
@@ -66,7 +66,10 @@ void thin_tiles(Tiles<T>& t) {
           thin_step<whole>(acc, sum, a, a_row, gather_half<rows>(a, a_row), b);
       } else {
         for (; p < block_end; ++p, a += a_col, b += b_row) {
-          __builtin_prefetch(a + kAhead * a_col);
+          if (kScattered && t.a_rows)
+            a = scattered_row(t, p);
+          else
+            __builtin_prefetch(a + kAhead * a_col);
           thin_step<whole>(acc, sum, a, a_row, load_half<rows>(a), b);
         }
       }

@@ -14,11 +14,25 @@ inline constexpr int64_t kAhead = 16, kPrefetch = 192;
 // How tiles read b: as it lies, copying it for the tiles to come, or only half of the panel's last register.
 enum class Reading { plain, packing, halved };
 
+// One index of a sum: the elements of a tile's rows, as many apart or anywhere.
+template <class T>
+struct Column {
+  const T* a;
+  int64_t a_row;
+  FP_INLINE_MEMBER T operator[](int i) const { return a[i * a_row]; }
+};
+template <class T>
+struct ScatteredColumn {
+  const T* const* rows;
+  int64_t p;
+  FP_INLINE_MEMBER T operator[](int i) const { return rows[i][p]; }
+};
+
 // acc[i][v] += a[i] b[v], one index of the sum; where the last register is halved, half[i] takes its place. b is copied
 // to packed when packing.
-template <Reading reading, class T, int rows, int vectors>
-FP_INLINE void gemm_step(Vec<T> (&acc)[rows][vectors], [[maybe_unused]] Half<T> (&half)[rows], const T* a,
-                         int64_t a_row, const T* b, [[maybe_unused]] T* packed) {
+template <Reading reading, class T, int rows, int vectors, class A>
+FP_INLINE void gemm_step(Vec<T> (&acc)[rows][vectors], [[maybe_unused]] Half<T> (&half)[rows], A a, const T* b,
+                         [[maybe_unused]] T* packed) {
   constexpr int lanes = Vec<T>::lanes, whole = vectors - (reading == Reading::halved);
   Vec<T> bv[vectors];
   [[maybe_unused]] Half<T> last;
@@ -28,15 +42,24 @@ FP_INLINE void gemm_step(Vec<T> (&acc)[rows][vectors], [[maybe_unused]] Half<T> 
     FP_UNROLL for (int v = 0; v < vectors; ++v) store(packed + v * lanes, bv[v]);
   }
   FP_UNROLL for (int i = 0; i < rows; ++i) {
-    Vec<T> x = broadcast(a[i * a_row]);
+    Vec<T> x = broadcast(a[i]);
     FP_UNROLL for (int v = 0; v < whole; ++v) acc[i][v] = fma(x, bv[v], acc[i][v]);
     // Beside one whole register each multiplication reads its own broadcast element: cheaper than one in a register.
     if constexpr (reading == Reading::halved)
-      half[i] = fma(whole == 1 ? half_broadcast(a[i * a_row]) : lower(x), last, half[i]);
+      half[i] = fma(whole == 1 ? half_broadcast(a[i]) : lower(x), last, half[i]);
   }
 }
 
-template <class T, int rows, int vectors, Reading reading = Reading::plain>
+// Index p of the rows of a transposed a that lie anywhere.
+template <class T>
+FP_INLINE const T* scattered_row(const Tiles<T>& t, int64_t p) {
+  const int64_t later = p + kAhead < t.k ? p + kAhead : p;
+  __builtin_prefetch(t.a_rows[later] + t.a_first + t.i);
+  return t.a_rows[p] + t.a_first + t.i;
+}
+
+// scattered: the rows of a lie anywhere.
+template <class T, int rows, int vectors, Reading reading = Reading::plain, bool scattered = false>
 void gemm_tiles(Tiles<T>& t) {
   constexpr bool pack = reading == Reading::packing;
   constexpr int lanes = Vec<T>::lanes, width = vectors * lanes;
@@ -59,13 +82,21 @@ void gemm_tiles(Tiles<T>& t) {
         const int64_t b_row = in_b ? t.b_row : width;
         const int64_t stop = in_b && t.safe < block_end ? t.safe : block_end;
         for (; p < stop; ++p) {
-          __builtin_prefetch(a + ahead);
+          if (kScattered && !scattered && t.a_rows)
+            a = scattered_row(t, p);
+          else if (!scattered)
+            __builtin_prefetch(a + ahead);
           if (pack) {
             FP_UNROLL for (int v = 0; v < width * int(sizeof(T)); v += 64)
                 __builtin_prefetch(reinterpret_cast<const char*>(b + kAhead * b_row) + v);
           }
-          gemm_step<reading>(acc, half, a, a_row, b, pack ? t.packed + p * width : nullptr);
-          a += a_col;
+          T* const packed = pack ? t.packed + p * width : nullptr;
+          if constexpr (scattered) {
+            gemm_step<reading>(acc, half, ScatteredColumn<T>{t.a_rows + t.i, t.a_first + p}, b, packed);
+          } else {
+            gemm_step<reading>(acc, half, Column<T>{a, a_row}, b, packed);
+            a += a_col;
+          }
           b += b_row;
         }
       }

@@ -20,6 +20,7 @@ constexpr Kernels<T> kernels() {
   Kernels<T> k{};
   k.lanes = Vec<T>::lanes;
   k.tile_rows = kTileRows;
+  k.scattered = kScattered;
   k.gemm = gemm<T>;
   k.gemm_scratch = gemm_scratch<T>;
   k.dense_row = dense_row<T>;

@@ -118,6 +118,10 @@ struct GemmArgs {
   // at row first_i and column first_j; c_row is not used.
   Parted parted = {0, 0, 0};
   int64_t first_i = 0, first_j = 0;
+  // When given, the rows of a (a_col == 1), or those of its transpose (a_row == 1), lie anywhere: element (i, p) at
+  // a_rows[i][a_first + p], or a_rows[p][a_first + i]; a and the other stride are 0. Only where Kernels::scattered.
+  const T* const* a_rows = nullptr;
+  int64_t a_first = 0;
 };
 
 // y = act(x w + b) for one row, in the same ordered sums. Rows of w, b and y can be used to the next multiple of 16
@@ -181,6 +185,7 @@ template <class T>
 struct Kernels {
   int64_t lanes;      // elements of one vector register
   int64_t tile_rows;  // rows of the main micro-kernel: split work over rows of c in multiples of this
+  bool scattered;     // gemm takes rows of a that lie anywhere
 
   void (*gemm)(const GemmArgs<T>&);
   int64_t (*gemm_scratch)(int64_t m, int64_t n, int64_t k);

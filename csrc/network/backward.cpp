@@ -246,7 +246,7 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
   const Operation& op = program.operations[i];
   const int p = op.weights;
   const auto& s = instance->slice(p);
-  const View x = value(op.input()), dz = gradient(op.output);
+  const View dz = gradient(op.output);
   const Region part = part_of(s);
   if (products()) {
     reads_operands(i, Region::all());
@@ -287,7 +287,7 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
            instance->each_share(p, outputs, [&](Range some, Range share, int64_t origin) {
              if (fuse) e.velocity = instance->velocity_at(origin);
              ops::dense_backward_weights<T>(
-                 kernels, {x.data, n, s.rows, x.row}, {dz.data + share.begin, n, share.size(), dz.row},
+                 kernels, operand(op.input()), {dz.data + share.begin, n, share.size(), dz.row},
                  {block + origin, s.rows, share.size(), share.size()}, accumulate, e, inputs,
                  {some.begin - share.begin, some.end - share.begin}, space.thread_scratch(team.rank), s.part);
            });

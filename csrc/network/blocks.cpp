@@ -24,15 +24,16 @@ void Run<T>::backward_blocks(Team& team, int first, int last, const BackwardPlan
     for (int i = last - 1; i >= first; --i) {
       const Operation& op = program.operations[i];
       if (!pass.active[i] || op.kind != OperationKind::dense) continue;
-      const View x = value(op.input()), dz = gradient(op.output);
+      const View dz = gradient(op.output);
+      ops::Rows<T> x = operand(op.input(), r);
+      x.rows = rows.size();
       if (plan.trainable[op.weights]) {
         const auto& s = instance->slice(op.weights);
         instance->each_share(op.weights, {0, s.cols}, [&](Range cols, Range share, int64_t origin) {
-          ops::dense_backward_weights<T>(kernels, {x.data + r * x.row, rows.size(), s.rows, x.row},
-                                         {dz.data + r * dz.row + share.begin, rows.size(), share.size(), dz.row},
-                                         {sums + origin, s.rows, share.size(), share.size()}, false, Epilogue<T>{},
-                                         {0, s.rows}, {cols.begin - share.begin, cols.end - share.begin},
-                                         space.thread_scratch(team.rank), s.part);
+          ops::dense_backward_weights<T>(
+              kernels, x, {dz.data + r * dz.row + share.begin, rows.size(), share.size(), dz.row},
+              {sums + origin, s.rows, share.size(), share.size()}, false, Epilogue<T>{}, {0, s.rows},
+              {cols.begin - share.begin, cols.end - share.begin}, space.thread_scratch(team.rank), s.part);
         });
       }
       if (op.bias >= 0 && plan.trainable[op.bias])

@@ -29,6 +29,21 @@ void Plan::build(const Program& program, const std::vector<char>& begun) {
     for (int p : op.parameters) needed |= trainable[p];
     wanted[op.output] = needed;
   }
+  std::vector<char> is_input(values, 0);  // or columns of it
+  is_input[0] = 1;
+  inputs_multiplied = true;
+  input_products = 0;
+  for (const Operation& op : ops)
+    for (int v : op.inputs) {
+      if (!is_input[v]) continue;
+      if (op.kind == OperationKind::columns)
+        is_input[op.output] = 1;
+      else if (op.kind == OperationKind::dense)
+        input_products += program.widths[op.output];
+      else
+        inputs_multiplied = false;
+    }
+  for (int v : program.outputs) inputs_multiplied &= !is_input[v];
   derivative_fused.assign(values, 0);
   for (const Operation& op : ops) {
     if (op.kind != OperationKind::dense) continue;

@@ -36,6 +36,9 @@ struct Plan {
   // The consumer's product multiplies by the activation's derivative of the dense operation that made the value.
   std::vector<char> derivative_fused;
   std::vector<int> producer;  // of each value, -1 for the input
+  // Whether inputs, and columns of them, are operands of dense products and nothing else; how many columns these have.
+  bool inputs_multiplied = false;
+  int64_t input_products = 0;
   BackwardPlan backward;
 
   // For operations [first, last), given the values whose gradient exists already.

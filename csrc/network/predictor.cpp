@@ -120,8 +120,9 @@ void Predictor<T>::step(const Step& s, const Batch& batch, Range cols, T* scratc
     if (batch.n == 1 && (s.to != kOutput || some.size() % kPad == 0))
       return k.dense_row({s.in, some.size(), from.data, w.data + origin + some.begin, row, b ? b + some.begin : nullptr,
                           s.activation, s.alpha, to + some.begin});
-    ops::dense_forward<T>(k, {from.data, batch.n, s.in, from.row}, {w.data + origin, s.in, s.out, row}, b, s.activation,
-                          s.alpha, nullptr, 0, {to, batch.n, s.out, to_row}, {0, batch.n}, some, scratch);
+    ops::dense_forward<T>(k, ops::Matrix<const T>{from.data, batch.n, s.in, from.row},
+                          {w.data + origin, s.in, s.out, row}, b, s.activation, s.alpha, nullptr, 0,
+                          {to, batch.n, s.out, to_row}, {0, batch.n}, some, scratch);
   });
 }
 

@@ -12,6 +12,10 @@ namespace {
 // With more blocks it takes longer to read all of them than others' weights.
 constexpr int64_t kMostCopied = 8;
 
+// Shuffled rows are read where they lie if there are so many, of so many bytes, and of two for every column that they
+// are multiplied by: otherwise gathering them costs less than products lose by it.
+constexpr int64_t kScatteredRows = 4, kScatteredBytes = 384;
+
 double product_flop(const Program& program, const Operation& op) {
   return 2.0 * static_cast<double>(program.widths[op.input()]) * static_cast<double>(program.widths[op.output]);
 }
@@ -26,6 +30,15 @@ typename Run<T>::View Run<T>::value(int v) const {
   const int64_t column = data - space.values[0].data;
   if (in_place.data) return {const_cast<T*>(in_place.data) + column, in_place.row};
   return {own_input ? own_input + column : data, row};
+}
+
+template <class T>
+ops::Rows<T> Run<T>::operand(int v, int64_t from) const {
+  const int64_t width = program.widths[v];
+  if (each_row && value_thing(v) == 0)
+    return {each_row + from, space.values[v].data - space.values[0].data, n - from, width};
+  const View x = value(v);
+  return ops::Matrix<const T>{x.data + from * x.row, n - from, width, x.row};
 }
 
 template <class T>
@@ -88,15 +101,42 @@ template <class T>
 void Run<T>::gather(Team& team) {
   int64_t width = program.widths[0];
   for (const Targets& t : sources->heads) width += t.y && !t.labels ? t.y->cols : 1;
-  in_place = {};
-  if (unobserved && !sources->index) sources->x->find(in_place);
-  if (in_place.data) in_place.data += begin * in_place.row;
+  find_inputs(team);
   const bool makes = makes_inputs(), own = makes && own_input, shared = makes && !own_input;
   if (own) slabs(team, {0, n}, program.widths[0], true, [&](Range r) { gather_rows(r, true, false); });
   if (shared) hazards->writes(space.things.value(0), own_rows());
   hazards->writes(space.things.common(Things::targets), own_rows());
   hazards->settle(team);
   slabs(team, rows_of(team), width, true, [&](Range r) { gather_rows(r, shared, true); });
+}
+
+template <class T>
+void Run<T>::find_inputs(const Team& team) {
+  in_place = {};
+  each_row = nullptr;
+  if (unobserved) sources->x->find(in_place);
+  if (!in_place.data) return;
+  if (!sources->index) {
+    in_place.data += begin * in_place.row;
+    return;
+  }
+  const auto row_bytes = program.widths[0] * static_cast<int64_t>(sizeof(T));
+  const bool possible = kernels.scattered && !products() && plan.inputs_multiplied;
+  if (!possible || n < kScatteredRows || row_bytes < std::max(kScatteredBytes, 2 * plan.input_products)) {
+    in_place = {};
+    return;
+  }
+  const T** each = space.each_row(team.rank);
+  const volatile int64_t* given = sources->index + begin;
+  for (int64_t i = 0; i < n; ++i) {
+    int64_t row = given[i];
+    if (row < 0 || row >= sources->x->rows) {
+      interrupt.report_bad(begin + i);
+      row = 0;
+    }
+    each[i] = in_place.data + row * in_place.row;
+  }
+  each_row = each;
 }
 
 template <class T>
@@ -210,7 +250,7 @@ void Run<T>::forward_operation(Team& team, int i) {
       }
       pieces(team, r, c, in, true, [&](Range rows, Range cols) {
         instance->each_weights(op.weights, cols, [&](Range some, ops::Matrix<const T> w) {
-          ops::dense_forward<T>(kernels, {x.data, n, in, x.row}, w, instance->vector(op.bias), op.activation, alpha, z,
+          ops::dense_forward<T>(kernels, operand(op.input()), w, instance->vector(op.bias), op.activation, alpha, z,
                                 space.pre[i].row, {y.data, n, width, y.row}, rows, some,
                                 space.thread_scratch(team.rank));
         });

@@ -98,7 +98,9 @@ struct Run {
   Hazards* hazards = nullptr;
   T* own_input = nullptr;  // where it gathers all rows for itself
   char* own_packed_input = nullptr;
-  RowsInPlace<T> in_place{};  // or the batch's first row where the caller has it, if inputs are read there
+  // Or where the caller has the batch's first row, if inputs are read there, or all of them, if they lie anywhere.
+  RowsInPlace<T> in_place{};
+  const T* const* each_row = nullptr;
 
   struct View {
     T* data;
@@ -107,6 +109,8 @@ struct Run {
   // A value as this run sees it: dropout passes its input on outside training. Inputs may be the caller's memory, which
   // nobody writes to; in the workspace, only gathering writes them.
   View value(int v) const;
+  // The same as an operand of a dense product: row `from` and those after it.
+  ops::Rows<T> operand(int v, int64_t from = 0) const;
   View gradient(int v) const { return {space.gradients[v].data, space.gradients[v].row}; }
 
   // How many threads the arithmetic of a batch is worth.
@@ -192,6 +196,8 @@ struct Run {
   int64_t operands_thing(int i) const { return space.things.operands(space.gradients_shared ? 0 : i); }
   // Whether inputs are gathered or packed: read in place, they are there already.
   bool makes_inputs() const { return !in_place.data || keeps_value(0); }
+  // Looks where inputs can be read in place.
+  void find_inputs(const Team& team);
   // Rows of the batch: the inputs, and what they are judged by.
   void gather_rows(Range r, bool inputs, bool targets);
   void gather_inputs(Range r, const int64_t* index, int64_t from);

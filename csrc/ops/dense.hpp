@@ -17,6 +17,16 @@ struct Matrix {
   int64_t row;  // stride of a row, in elements
 };
 
+// A matrix, or rows that lie anywhere: row i at each[i] + first.
+template <class T>
+struct Rows : Matrix<const T> {
+  const T* const* each = nullptr;
+  int64_t first = 0;
+  Rows(Matrix<const T> matrix) : Matrix<const T>(matrix) {}
+  Rows(const T* const* each_, int64_t first_, int64_t rows_, int64_t cols_)
+      : Matrix<const T>{nullptr, rows_, cols_, 0}, each(each_), first(first_) {}
+};
+
 // Scratch that any product over parts of these sizes needs.
 template <class T>
 int64_t dense_scratch(const Kernels<T>& k, int64_t n, int64_t in, int64_t out) {
@@ -51,16 +61,21 @@ Epilogue<T> backward_epilogue(const T* saved, int64_t saved_row, Activation act,
 // y = act(x w + b) over rows x cols of y; z, when given, receives x w + b.
 // x (n, in), w (in, out), b (out,) or nullptr, z and y (n, out).
 template <class T>
-void dense_forward(const Kernels<T>& kernels, Matrix<const T> x, Matrix<const T> w, const T* b, Activation act, T alpha,
-                   T* z, int64_t z_row, Matrix<T> y, Range rows, Range cols, T* scratch) {
+void dense_forward(const Kernels<T>& kernels, Rows<T> x, Matrix<const T> w, const T* b, Activation act, T alpha, T* z,
+                   int64_t z_row, Matrix<T> y, Range rows, Range cols, T* scratch) {
   if (rows.size() <= 0 || cols.size() <= 0) return;
   GemmArgs<T> g{};
   g.m = rows.size();
   g.n = cols.size();
   g.k = x.cols;
-  g.a = x.data + rows.begin * x.row;
-  g.a_row = x.row;
   g.a_col = 1;
+  if (x.each) {
+    g.a_rows = x.each + rows.begin;
+    g.a_first = x.first;
+  } else {
+    g.a = x.data + rows.begin * x.row;
+    g.a_row = x.row;
+  }
   g.b = w.data + cols.begin;
   g.b_row = w.row;
   g.c = y.data + rows.begin * y.row + cols.begin;
@@ -99,18 +114,22 @@ void dense_backward_input(const Kernels<T>& kernels, Matrix<const T> dz, Matrix<
 // block sums are added. The epilogue's pointers are those of the whole of dw. part: columns of the parts that dw is
 // stored in, dw.row then being its columns with pads; dw.row: whole.
 template <class T>
-void dense_backward_weights(const Kernels<T>& kernels, Matrix<const T> x, Matrix<const T> dz, Matrix<T> dw,
-                            bool accumulate, const Epilogue<T>& epilogue, Range inputs, Range outputs, T* scratch,
-                            int64_t part) {
+void dense_backward_weights(const Kernels<T>& kernels, Rows<T> x, Matrix<const T> dz, Matrix<T> dw, bool accumulate,
+                            const Epilogue<T>& epilogue, Range inputs, Range outputs, T* scratch, int64_t part) {
   if (inputs.size() <= 0 || outputs.size() <= 0) return;
   GemmArgs<T> g{};
   g.m = inputs.size();
   g.n = outputs.size();
   g.k = x.rows;
   g.block = kRowBlock;
-  g.a = x.data + inputs.begin;
   g.a_row = 1;
-  g.a_col = x.row;
+  if (x.each) {
+    g.a_rows = x.each;
+    g.a_first = x.first + inputs.begin;
+  } else {
+    g.a = x.data + inputs.begin;
+    g.a_col = x.row;
+  }
   g.b = dz.data + outputs.begin;
   g.b_row = dz.row;
   g.c = dw.data;

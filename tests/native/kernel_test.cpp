@@ -1,6 +1,8 @@
 // Tests every table of the target's architecture without Python: products bit for bit against the scalar chain that
 // table.hpp defines, everything else against the C++ library in double, and vectors against single elements. Prints a
 // digest of all results per table: tables other than generic must agree on it, across architectures too.
+#include <algorithm>
+
 #include "bf16_test.hpp"
 #include "checks.hpp"
 #include "kernels/table.hpp"
@@ -39,12 +41,25 @@ struct Suite {
     return total;
   }
 
+  static bool same_all(const std::vector<T>& a, const std::vector<T>& b) {
+    return a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+  }
+
   void product(int64_t m, int64_t n, int64_t depth, bool strided, uint32_t seed) {
     const int64_t a_ld = (strided ? m : depth) + 3, b_row = n + 5, c_row = n + 2;
     auto a = numbers<T>(std::size_t((strided ? depth : m) * a_ld + 1), seed);
     auto b = numbers<T>(std::size_t(depth * b_row + 1), seed + 1);
     auto bias = numbers<T>(std::size_t(n), seed + 2);
     auto start = numbers<T>(std::size_t(m * c_row), seed + 3);
+    // The same a, its rows from the last to the first.
+    const int64_t a_rows = strided ? depth : m, a_first = 2;
+    std::vector<T> turned(a.size() + std::size_t(a_first));
+    std::vector<const T*> each(std::size_t(a_rows) + 1);
+    for (int64_t r = 0; r < a_rows; ++r) {
+      T* to = &turned[std::size_t((a_rows - 1 - r) * a_ld)];
+      std::copy_n(&a[std::size_t(r * a_ld)], a_ld - 3, to + a_first);
+      each[std::size_t(r)] = to;
+    }
     // 0 to 3: store, forward with relu, backward through relu, sgd; 4: forward, its sums not wanted; 5: further blocks.
     for (int mode = 0; mode < 6; ++mode) {
       constexpr fp::EpilogueKind kinds[] = {fp::EpilogueKind::store,    fp::EpilogueKind::forward,
@@ -73,6 +88,18 @@ struct Suite {
       g.epilogue.learning_rate = T(0.25);
       g.epilogue.momentum = T(0.75);
       k.gemm(g);
+      if (k.scattered) {
+        auto scattered = start, scattered_pre = start, scattered_velocity = start;
+        fp::GemmArgs<T> s = g;
+        s.a = nullptr, (strided ? s.a_col : s.a_row) = 0;
+        s.a_rows = each.data(), s.a_first = a_first;
+        s.c = scattered.data(), s.epilogue.velocity = scattered_velocity.data();
+        if (g.epilogue.pre) s.epilogue.pre = scattered_pre.data();
+        k.gemm(s);
+        if (!same_all(c, scattered) || !same_all(pre, scattered_pre) || !same_all(velocity, scattered_velocity))
+          return fail("%s gemm<%zu> %lldx%lldx%lld strided=%d mode=%d: scattered rows give other bits", name, sizeof(T),
+                      (long long)m, (long long)n, (long long)depth, strided, mode);
+      }
       for (int64_t i = 0; i < m; ++i) {
         for (int64_t j = 0; j < c_row; ++j) {
           const std::size_t at = std::size_t(i * c_row + j);
