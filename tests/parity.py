@@ -54,6 +54,11 @@ def instruction_sets(question: str = "instruction_sets_usable") -> tuple[str, ..
     return tuple(getattr(core, question)())
 
 
+#: The ways to multiply in mixed precision that this machine has, and those of them that widen operands to float32.
+PATHS = instruction_sets("bfloat16_paths_usable")
+WIDENED = tuple(name for name in PATHS if name in ("generic", "avx2", "avx512", "neon"))
+
+
 @contextmanager
 def forced(instruction_set: str) -> Iterator[Any]:
     """The native backend on one instruction set."""

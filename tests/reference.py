@@ -178,6 +178,16 @@ def softmax(row: list[float]) -> list[float]:
 # -- the dense layer ---------------------------------------------------------------------------------------------
 
 
+def rounded(x: np.ndarray) -> np.ndarray:
+    """To bfloat16, 8 bits of significand, by arithmetic in float64."""
+    with np.errstate(all="ignore"):
+        x = np.asarray(x, np.float32).astype(np.float64)
+        ulp = 2.0 ** (np.floor(np.log2(np.abs(x))) - 7)
+        r = np.where(np.abs(x) < 2.0**-126, np.copysign(0.0, x), np.rint(x / ulp) * ulp)
+        r = np.where(np.abs(r) >= 2.0**128, np.copysign(np.inf, x), r)
+    return np.where(np.isfinite(x), r, x)
+
+
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a b, every element an exactly rounded sum of products."""
     c = np.zeros((a.shape[0], b.shape[1]))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import PURE, forced, instruction_sets
+from parity import PATHS, PURE, forced, instruction_sets
 
 import fastperceptron as fp
 from fastperceptron import config
@@ -85,7 +85,7 @@ def test_show_config_prints_every_answer(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @native_only
-@pytest.mark.parametrize("path", instruction_sets("bfloat16_paths_usable"))
+@pytest.mark.parametrize("path", PATHS)
 def test_show_config_names_the_paths_in_force(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     with forced(path):
         found = config.get_config()

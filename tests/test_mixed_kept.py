@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from parity import (
+    PATHS,
     PURE,
     Builder,
     forced,
-    instruction_sets,
     load_backend,
     make_network,
     random_parameters,
@@ -20,7 +20,6 @@ from fastperceptron.program import Program
 
 pytestmark = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
 
-PATHS = instruction_sets("bfloat16_paths_usable")
 
 # Widths that fill squares of 32 and that do not; activations whose derivative reads y, z, or neither.
 CHAINS = {

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import PURE, forced, instruction_sets
+from parity import PATHS, PURE, forced
 from predictor_models import GRAPH_VALUES, assert_graph_predicts, chain, rows, same
 
 import fastperceptron as fp
 
 pytestmark = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
 
-PATHS = instruction_sets("bfloat16_paths_usable")
 COUNTS = (1, 2, 17, 130, 700)  # rows; those of a stack, of a tile, of more than one packed part
 
 

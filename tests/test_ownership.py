@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -25,8 +26,10 @@ USES: dict[str, Callable[[fp.Sequential], Any]] = {
 
 def interrupted(use: Callable[[fp.Sequential], Any], model: fp.Sequential, seconds: float) -> None:
     """Calls use(model) again and again until Ctrl-C comes, after so many seconds. (Or for half a second: it may fall
-    into a finalizer of somebody else's, where it is lost.)"""
+    into a finalizer of somebody else's, where it is lost. No garbage is collected meanwhile: what others do then would
+    complain.)"""
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    gc.disable()
     try:
         end = time.monotonic() + 0.5
         signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -35,6 +38,7 @@ def interrupted(use: Callable[[fp.Sequential], Any], model: fp.Sequential, secon
     except KeyboardInterrupt:
         pass
     finally:
+        gc.enable()
         signal.signal(signal.SIGALRM, before)
 
 

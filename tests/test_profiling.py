@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from api_examples import MyMSE, classification, classifier
-from parity import PURE, forced, instruction_sets
+from parity import PATHS, PURE, forced, instruction_sets
 
 import fastperceptron as fp
 from fastperceptron import peak, profiling
@@ -213,7 +213,7 @@ def dense_paths(dtype: str, backend: str) -> tuple[set[str], str]:
 
 
 @native_only
-@pytest.mark.parametrize("path", instruction_sets("bfloat16_paths_usable"))
+@pytest.mark.parametrize("path", PATHS)
 def test_dense_rows_name_the_path_in_force(path: str) -> None:
     with forced(path):
         instruction_set = importlib.import_module("fastperceptron._core").instruction_set()

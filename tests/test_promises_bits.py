@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import ALPHA, ELEMENTWISE, PURE, forced, instruction_sets, predictions_for, targets_for
+from parity import ALPHA, ELEMENTWISE, PATHS, PURE, forced, instruction_sets, predictions_for, targets_for
 from promises import activation, classifier, digest, guarded, labelled, run_script
 
 import fastperceptron as fp
@@ -150,7 +150,7 @@ def _everybody_reads_the_input(dtype: str) -> fp.Model:
 #: Each way to compute, and the data type it is for.
 WAYS = [
     *((dtype, isa) for dtype in ("float32", "float64") for isa in instruction_sets()),
-    *(("mixed_bfloat16", path) for path in instruction_sets("bfloat16_paths_usable")),
+    *(("mixed_bfloat16", path) for path in PATHS),
 ]
 
 

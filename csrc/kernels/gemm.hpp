@@ -129,6 +129,32 @@ __attribute__((noinline)) void gemm_pack_transposed(const GemmArgs<T>& g, int64_
   }
 }
 
+// Where tiles of t.rows rows, from t.i on, find a from index p0 on. packed_a: rows of a from i0 on, packed, or nullptr.
+template <class T>
+void gemm_left(Tiles<T>& t, int64_t p0, const T* packed_a, int64_t i0) {
+  const GemmArgs<T>& g = *t.g;
+  t.a = nullptr;
+  t.a_rows = nullptr;
+  t.a_row = g.a_row;
+  t.a_col = g.a_col;
+  t.a_next = t.rows * g.a_row;
+  if (packed_a) {
+    t.a_row = 1;
+    t.a_col = t.rows;
+    t.a_next = t.rows * g.k;
+    t.a = packed_a + (t.i - i0) * g.k + p0 * t.a_col;
+  } else if (!g.a_rows) {
+    t.a = g.a + t.i * g.a_row + p0 * g.a_col;
+  } else if (g.a_col == 1) {
+    t.a_rows = g.a_rows;
+    t.a_first = g.a_first + p0;
+  } else {
+    t.a_rows = g.a_rows + p0;
+    t.a_first = g.a_first;
+    t.a_next = 0;
+  }
+}
+
 // Rows [i0, i1) of one panel of `vectors` registers, indices from p0 on. packed_a: these rows of a, or nullptr.
 // totals: a place for each tile's total, or nullptr.
 template <class T>
@@ -145,19 +171,7 @@ __attribute__((noinline)) void gemm_rows(Tiles<T>& t, int64_t vectors, int64_t i
     if (t.count == 0) continue;
     t.rows = rows;
     t.total_next = totals ? rows * t.width : 0;
-    t.a_row = packed_a ? 1 : g.a_row;
-    t.a_col = packed_a ? rows : g.a_col;
-    t.a_next = rows * (packed_a ? g.k : g.a_row);
-    t.a_rows = packed_a ? nullptr : g.a_rows;
-    if (t.a_rows) {
-      const bool transposed = g.a_row == 1;
-      t.a = nullptr;
-      t.a_next = 0;
-      t.a_rows += transposed ? p0 : 0;
-      t.a_first = g.a_first + (transposed ? 0 : p0);
-    } else {
-      t.a = (packed_a ? packed_a + (t.i - i0) * g.k : g.a + t.i * g.a_row) + p0 * t.a_col;
-    }
+    gemm_left(t, p0, packed_a, i0);
     if (t.packed && rows == kTileRows) {
       const int64_t others = t.count - 1;
       t.count = 1;

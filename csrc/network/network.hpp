@@ -109,7 +109,8 @@ class Network {
   void advance();
 
  private:
-  struct Call;
+  struct Call;   // one of the pieces
+  struct Steps;  // many steps in one call
   // Repacks the weights of a mixed network for the path that products16() gives by now.
   void follow_path();
   Run<T> run(Workspace<T>& space, Interrupt& interrupt, bool training);

@@ -60,6 +60,211 @@ void Network<T>::reject(const Sources& sources, int64_t position) const {
   throw LabelError(label, row, wrong ? wrong->classes : 0);
 }
 
+// One call: its steps come in stretches, each by as many threads as pace.hpp says.
+template <class T>
+struct Network<T>::Steps {
+  using Clock = Interrupt::Clock;
+
+  Network& net;
+  const bool training;
+  const int64_t batch_size, end;
+  const double budget;
+  const Clock::time_point start = Clock::now();
+  Interrupt interrupt;
+  Workspace<T>& space;
+  const int most;  // threads; others may allow more or fewer meanwhile
+  const int worth;
+  double flop = 0;             // of a step's forward pass
+  bool quick = false;          // a backward pass is over soon: it updates as it goes and is not stopped
+  bool reads_targets = false;  // log_batch does
+  UpdatePlan updates;
+  const std::vector<char> none;
+  Run<T> run;  // as every thread begins it
+
+  // Until when this stretch goes on, and since when.
+  Pace::Stretch stretch{};
+  Clock::time_point stretch_begun{};
+  // What it has done, and when the first steps were over: on lines of its own, as rank 0 writes it in every step.
+  alignas(256) int64_t reached;
+  int64_t taken = 0;
+  Clock::time_point first{};
+  // Rank 0 writes these, and all read them when it has: nobody may decide otherwise. stop: give this step up; last:
+  // return after it.
+  struct Verdict {
+    bool stop = false, last = false;
+  };
+  alignas(256) Verdict verdict[2] = {};
+  bool stop_before_update = false;
+
+  Steps(Network& network, const Sources& sources, int64_t batch, int64_t begin, int64_t end_, const Limits& limits,
+        bool training_);
+  // All stretches; returns the position reached.
+  int64_t take();
+
+ private:
+  // What each thread does in a stretch.
+  void work(Team& team);
+  void decide(Team& team, const Run<T>& own, Clock::time_point begun);
+  // The rest of the backward pass and the update; false when that was given up.
+  bool learn(Team& team, Run<T>& own, bool values_first);
+  // Before what the others have made of the batch is logged.
+  void settle_logs(Team& team, Run<T>& own) const;
+};
+
+template <class T>
+Network<T>::Steps::Steps(Network& network, const Sources& sources, int64_t batch, int64_t begin, int64_t end_,
+                         const Limits& limits, bool training_)
+    : net(network),
+      training(training_),
+      batch_size(batch),
+      end(end_),
+      budget(limits.budget),
+      interrupt(limits.poll, limits.context),
+      space(net.workspace(batch)),
+      most(std::min(net.threads(), space.threads)),
+      worth(std::min(net.useful_threads(batch, training), most)),
+      updates(net.program, net.plan_, false),
+      none(net.program.parameters.size(), 0),
+      run(net.run(space, interrupt, training)),
+      reached(begin) {
+  space.need_targets(sources.heads, net.head_widths());
+  space.need_metrics(net.metrics_.size());
+  for (const Parameter& p : net.program.parameters)
+    flop += 2.0 * static_cast<double>(p.rows * p.cols) * static_cast<double>(batch_size);
+  const Products16* products = net.instance_.packed.products;
+  const double speed = kFlopPerLane * static_cast<double>(kernels<T>().lanes * (products ? products->speed : 1));
+  quick = flop / (worth * speed) < kFusedSeconds;
+  if (quick) updates = UpdatePlan(net.program, net.plan_, true);
+  for (const Metric& m : net.metrics_) reads_targets |= m.kind == MetricKind::r2;
+  for (const Targets& t : sources.heads) reads_targets |= t.weights != nullptr;
+  run.sources = &sources;
+  run.unobserved = true;
+  run.all_fused = training && !updates.any_apart;
+  if (run.all_fused && most > 1 && space.block_sums.size() > 0) {
+    net.copies_.resize(std::max(net.copies_.size(), static_cast<std::size_t>(most) - 1));
+    for (auto& copy : net.copies_) {
+      if (!copy) copy = std::make_unique<Instance<T>>(net.program);
+      copy->make_room(net.instance_);
+    }
+    run.copies = net.copies_.data();
+  }
+}
+
+template <class T>
+int64_t Network<T>::Steps::take() {
+  for (bool done = false; !done;) {
+    stretch_begun = Clock::now();
+    stretch = {worth};
+    if (training) {
+      const int64_t left = (end - reached + batch_size - 1) / batch_size;
+      stretch = net.pace_.next(batch_size, 3 * flop, worth, most, left, stretch_begun);
+      const Way way = run.way_for(batch_size, stretch.threads);
+      if (way.across > 1) net.instance_.arrange(way.across);
+    }
+    taken = 0;
+    run.begin = reached;
+    run.step = net.step_;
+    parallel_run(stretch.threads, [](Team& team, void* steps) { static_cast<Steps*>(steps)->work(team); }, this);
+    const auto now = Clock::now();
+    net.pace_.note(stretch, taken - stretch.left_out, std::chrono::duration<double>(now - first).count(), now);
+    done = reached >= end || interrupt.stopped() || interrupt.bad_position() != INT64_MAX ||
+           std::chrono::duration<double>(now - start).count() >= budget;
+  }
+  return reached;
+}
+
+template <class T>
+void Network<T>::Steps::work(Team& team) {
+  Run<T> own = run;
+  own.join(team);
+  Hazards& hazards = *own.hazards;
+  const Things& things = space.things;
+  const int ops = static_cast<int>(net.program.operations.size());
+  auto begun = stretch_begun;  // this step
+  for (;;) {
+    own.n = std::min(batch_size, end - own.begin);
+    hazards.repeat();
+    own.choose_way(team, training);
+    own.gather(team);
+    own.forward(team, 0, ops);
+    own.judge(team, net.heads_, net.metrics_, training);
+    // A quick step is not stopped from here on, so that all may hear of it along with the losses' gradients.
+    if (quick) decide(team, own, begun);
+    interrupt.hold(team, quick);
+    const bool values_first = training && own.values_first();
+    if (values_first) own.backward_values(team, 0, ops, net.plan_.backward, !quick);
+    if (own.way.blocks) own.backward_blocks(team, 0, ops, net.plan_.backward);
+    if (!quick) decide(team, own, begun);
+    hazards.reads(things.common(Things::verdict, own.turn), Region::all());
+    hazards.settle(team);
+    interrupt.hold(team, false);
+    // Who is ahead may have found something in the next batch already.
+    const auto [stop, last] = verdict[own.turn];
+    bool give_up = stop || interrupt.bad_position() < own.begin + own.n;
+    if (training && !give_up) give_up = !learn(team, own, values_first);
+    if (!give_up) settle_logs(team, own);
+    if (team.rank == 0) {
+      if (!give_up) {
+        net.log_batch(own);
+        reached += own.n;
+        if (training) ++net.step_;
+      }
+      interrupt.check(team);
+      begun = Clock::now();
+      if (++taken == stretch.left_out) first = begun;
+    }
+    if (give_up || last) return;
+    own.turn ^= 1;
+    own.begin += own.n;
+    if (training) ++own.step;
+  }
+}
+
+template <class T>
+void Network<T>::Steps::decide(Team& team, const Run<T>& own, Clock::time_point begun) {
+  own.hazards->writes(space.things.common(Things::verdict, own.turn), Region::one_member());
+  own.hazards->settle(team);
+  if (team.rank != 0) return;
+  const auto now = Clock::now();
+  // What is left of the step takes about as long again.
+  const double spent = std::chrono::duration<double>((now - start) + (now - begun)).count();
+  verdict[own.turn].stop = interrupt.stopped();
+  verdict[own.turn].last =
+      own.begin + own.n >= end || spent >= budget || taken + 1 >= stretch.steps || now >= stretch.end;
+}
+
+template <class T>
+bool Network<T>::Steps::learn(Team& team, Run<T>& own, bool values_first) {
+  const int ops = static_cast<int>(net.program.operations.size());
+  if (own.way.blocks)
+    own.update_blocks(team, updates.to);
+  else if (values_first)
+    own.backward_weights(team, 0, ops, net.plan_.backward, updates.to, none, !quick);
+  else
+    own.backward(team, 0, ops, net.plan_.backward, updates.to, none, !quick);
+  if (!updates.any_apart) return true;
+  Hazards& hazards = *own.hazards;
+  hazards.writes(space.things.common(Things::second_verdict), Region::one_member());
+  hazards.settle(team);
+  if (team.rank == 0) stop_before_update = !quick && interrupt.stopped();
+  hazards.reads(space.things.common(Things::second_verdict), Region::all());
+  hazards.settle(team);
+  if (stop_before_update) return false;
+  own.update(team, updates.apart);
+  return true;
+}
+
+template <class T>
+void Network<T>::Steps::settle_logs(Team& team, Run<T>& own) const {
+  Hazards& hazards = *own.hazards;
+  hazards.reads(space.things.common(Things::losses, own.turn), Region::one_member());
+  if (reads_targets) {
+    hazards.reads(space.things.common(Things::targets), Region::one_member());
+    for (int v : net.program.outputs) hazards.reads(own.value_thing(v), Region::one_member());
+  }
+  hazards.settle(team);
+}
+
 template <class T>
 int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t begin, int64_t end, const Limits& limits,
                           bool training) {
@@ -68,185 +273,18 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
   batch_size = std::min(batch_size, end - begin);
   if (training && !optimizer_) throw std::logic_error("train_steps: no optimizer is set");
   if (!program.is_native()) throw std::logic_error("train_steps: the program has operations written in Python");
-  Workspace<T>& space = workspace(batch_size);
-  const int most = std::min(threads(), space.threads);  // others may allow more or fewer meanwhile
-  space.need_targets(sources.heads, head_widths());
-  space.need_metrics(metrics_.size());
   batch_rows_ = 0;  // the pieces' batch, if any, is overwritten, and training needs the gradients' memory
   if (training) std::fill(parameter_begun_.begin(), parameter_begun_.end(), 0);
+  Steps steps(*this, sources, batch_size, begin, end, limits, training);
   instance_.need(instance_.gradients);
   instance_.refresh_transposed(kernels<T>());
-
-  struct Context {
-    Network* net;
-    Run<T> run;
-    int64_t batch_size, end;
-    bool training;
-    double budget;
-    Interrupt::Clock::time_point start;
-    bool quick;  // a backward pass is over soon: it updates as it goes and is not stopped
-    UpdatePlan updates;
-    std::vector<char> none;
-    // Until when this stretch goes on, and since when.
-    Pace::Stretch stretch;
-    Interrupt::Clock::time_point stretch_begun{};
-    // What it has done, and when the first steps were over: on lines of its own, as rank 0 writes it in every step.
-    alignas(256) int64_t reached = 0;
-    int64_t taken = 0;
-    Interrupt::Clock::time_point first{};
-    // It writes these, and all read them when it has: nobody may decide otherwise. stop: give this step up; last:
-    // return after it.
-    struct Verdict {
-      bool stop = false, last = false;
-    };
-    alignas(256) Verdict verdict[2] = {};
-    bool stop_before_update = false;
-  };
-  const int team_size = std::min(useful_threads(batch_size, training), most);
-  // Which updates are epilogues: those whose whole gradient nobody needs, and that are over soon.
-  double flop = 0;
-  for (const Parameter& p : program.parameters) flop += 2.0 * static_cast<double>(p.rows * p.cols);
-  flop *= static_cast<double>(batch_size);
-  const Products16* products = instance_.packed.products;
-  const double speed = kFlopPerLane * static_cast<double>(kernels<T>().lanes * (products ? products->speed : 1));
-  const bool quick = flop / (team_size * speed) < kFusedSeconds;
-  Interrupt interrupt(limits.poll, limits.context);
-  Context job{this,
-              run(space, interrupt, training),
-              batch_size,
-              end,
-              training,
-              limits.budget,
-              Interrupt::Clock::now(),
-              quick,
-              UpdatePlan(program, plan_, quick),
-              std::vector<char>(program.parameters.size(), 0),
-              Pace::Stretch{team_size}};
-  job.reached = begin;
-  job.run.sources = &sources;
-  job.run.unobserved = true;
-  job.run.begin = begin;
-  job.run.all_fused = training && !job.updates.any_apart;
-  if (job.run.all_fused && most > 1 && space.block_sums.size() > 0) {
-    copies_.resize(std::max(copies_.size(), static_cast<std::size_t>(most) - 1));
-    for (auto& copy : copies_) {
-      if (!copy) copy = std::make_unique<Instance<T>>(program);
-      copy->make_room(instance_);
-    }
-    job.run.copies = copies_.data();
-  }
   if (training)
     for (int p = 0; p < instance_.count(); ++p)
-      if (job.updates.without[p]) instance_.clear(instance_.gradients, p);
-
-  // A stretch of steps.
-  const auto work = [](Team& team, void* p) {
-    Context& c = *static_cast<Context*>(p);
-    Network& net = *c.net;
-    Run<T> run = c.run;
-    run.join(team);
-    Hazards& hazards = *run.hazards;
-    const Things& things = run.space.things;
-    const int ops = static_cast<int>(run.program.operations.size());
-    const BackwardPlan& pass = net.plan_.backward;
-    bool reads_targets = false;  // log_batch
-    for (const Metric& m : net.metrics_) reads_targets |= m.kind == MetricKind::r2;
-    for (const Targets& t : run.sources->heads) reads_targets |= t.weights != nullptr;
-    auto begun = c.stretch_begun;  // this step
-    const auto decide = [&] {
-      hazards.writes(things.common(Things::verdict, run.turn), Region::one_member());
-      hazards.settle(team);
-      if (team.rank != 0) return;
-      const auto now = Interrupt::Clock::now();
-      // What is left of the step takes about as long again.
-      const double spent = std::chrono::duration<double>((now - c.start) + (now - begun)).count();
-      auto& verdict = c.verdict[run.turn];
-      verdict.stop = run.interrupt.stopped();
-      verdict.last =
-          run.begin + run.n >= c.end || spent >= c.budget || c.taken + 1 >= c.stretch.steps || now >= c.stretch.end;
-    };
-    for (;;) {
-      run.n = std::min(c.batch_size, c.end - run.begin);
-      hazards.repeat();
-      run.choose_way(team, c.training);
-      run.gather(team);
-      run.forward(team, 0, ops);
-      run.judge(team, net.heads_, net.metrics_, c.training);
-      // A quick step is not stopped from here on, so that all may hear of it along with the losses' gradients.
-      if (c.quick) decide();
-      run.interrupt.hold(team, c.quick);
-      const bool values_first = c.training && run.values_first();
-      if (values_first) run.backward_values(team, 0, ops, pass, !c.quick);
-      if (run.way.blocks) run.backward_blocks(team, 0, ops, pass);
-      if (!c.quick) decide();
-      hazards.reads(things.common(Things::verdict, run.turn), Region::all());
-      hazards.settle(team);
-      run.interrupt.hold(team, false);
-      // Who is ahead may have found something in the next batch already.
-      const auto [stop, last] = c.verdict[run.turn];
-      bool give_up = stop || run.interrupt.bad_position() < run.begin + run.n;
-      if (c.training && !give_up) {
-        if (run.way.blocks)
-          run.update_blocks(team, c.updates.to);
-        else if (values_first)
-          run.backward_weights(team, 0, ops, pass, c.updates.to, c.none, !c.quick);
-        else
-          run.backward(team, 0, ops, pass, c.updates.to, c.none, !c.quick);
-        if (c.updates.any_apart) {
-          hazards.writes(things.common(Things::second_verdict), Region::one_member());
-          hazards.settle(team);
-          if (team.rank == 0) c.stop_before_update = !c.quick && run.interrupt.stopped();
-          hazards.reads(things.common(Things::second_verdict), Region::all());
-          hazards.settle(team);
-          give_up = c.stop_before_update;
-          if (!give_up) run.update(team, c.updates.apart);
-        }
-      }
-      if (!give_up) {
-        hazards.reads(things.common(Things::losses, run.turn), Region::one_member());
-        if (reads_targets) {
-          hazards.reads(things.common(Things::targets), Region::one_member());
-          for (int v : run.program.outputs) hazards.reads(run.value_thing(v), Region::one_member());
-        }
-        hazards.settle(team);
-      }
-      if (team.rank == 0) {
-        if (!give_up) {
-          net.log_batch(run);
-          c.reached += run.n;
-          if (c.training) ++net.step_;
-        }
-        run.interrupt.check(team);
-        begun = Interrupt::Clock::now();
-        if (++c.taken == c.stretch.left_out) c.first = begun;
-      }
-      if (give_up || last) return;
-      run.turn ^= 1;
-      run.begin += run.n;
-      if (c.training) ++run.step;
-    }
-  };
-  for (bool done = false; !done;) {
-    job.stretch_begun = Interrupt::Clock::now();
-    if (training) {
-      const int64_t left = (end - job.reached + batch_size - 1) / batch_size;
-      job.stretch = pace_.next(batch_size, 3 * flop, team_size, most, left, job.stretch_begun);
-      const Way way = job.run.way_for(batch_size, job.stretch.threads);
-      if (way.across > 1) instance_.arrange(way.across);
-    }
-    job.taken = 0;
-    job.run.begin = job.reached;
-    job.run.step = step_;
-    parallel_run(job.stretch.threads, work, &job);
-    const auto now = Interrupt::Clock::now();
-    const double seconds = std::chrono::duration<double>(now - job.first).count();
-    pace_.note(job.stretch, job.taken - job.stretch.left_out, seconds, now);
-    done = job.reached >= end || interrupt.stopped() || interrupt.bad_position() != INT64_MAX ||
-           std::chrono::duration<double>(now - job.start).count() >= limits.budget;
-  }
-  const int64_t bad = interrupt.bad_position();
+      if (steps.updates.without[p]) instance_.clear(instance_.gradients, p);
+  const int64_t reached = steps.take();
+  const int64_t bad = steps.interrupt.bad_position();
   if (bad != INT64_MAX) reject(sources, bad);
-  return job.reached;
+  return reached;
 }
 
 template <class T>
