@@ -12,10 +12,6 @@ namespace {
 // With more blocks it takes longer to read all of them than others' weights.
 constexpr int64_t kMostCopied = 8;
 
-// Shuffled rows are read where they lie if there are so many, of so many bytes, and of two for every column that they
-// are multiplied by: otherwise gathering them costs less than products lose by it.
-constexpr int64_t kScatteredRows = 4, kScatteredBytes = 384;
-
 double product_flop(const Program& program, const Operation& op) {
   return 2.0 * static_cast<double>(program.widths[op.input()]) * static_cast<double>(program.widths[op.output]);
 }
@@ -95,113 +91,6 @@ int64_t Run<T>::value_thing(int v) const {
   if (!training) v = plan.inference[v];
   const int made = plan.producer[v];
   return space.things.value(made >= 0 && program.operations[made].kind == OperationKind::columns ? 0 : v);
-}
-
-template <class T>
-void Run<T>::gather(Team& team) {
-  int64_t width = program.widths[0];
-  for (const Targets& t : sources->heads) width += t.y && !t.labels ? t.y->cols : 1;
-  find_inputs(team);
-  const bool makes = makes_inputs(), own = makes && own_input, shared = makes && !own_input;
-  if (own) slabs(team, {0, n}, program.widths[0], true, [&](Range r) { gather_rows(r, true, false); });
-  if (shared) hazards->writes(space.things.value(0), own_rows());
-  hazards->writes(space.things.common(Things::targets), own_rows());
-  hazards->settle(team);
-  slabs(team, rows_of(team), width, true, [&](Range r) { gather_rows(r, shared, true); });
-}
-
-template <class T>
-void Run<T>::find_inputs(const Team& team) {
-  in_place = {};
-  each_row = nullptr;
-  if (unobserved) sources->x->find(in_place);
-  if (!in_place.data) return;
-  if (!sources->index) {
-    in_place.data += begin * in_place.row;
-    return;
-  }
-  const auto row_bytes = program.widths[0] * static_cast<int64_t>(sizeof(T));
-  const bool possible = kernels.scattered && !products() && plan.inputs_multiplied;
-  if (!possible || n < kScatteredRows || row_bytes < std::max(kScatteredBytes, 2 * plan.input_products)) {
-    in_place = {};
-    return;
-  }
-  const T** each = space.each_row(team.rank);
-  const volatile int64_t* given = sources->index + begin;
-  for (int64_t i = 0; i < n; ++i) {
-    int64_t row = given[i];
-    if (row < 0 || row >= sources->x->rows) {
-      interrupt.report_bad(begin + i);
-      row = 0;
-    }
-    each[i] = in_place.data + row * in_place.row;
-  }
-  each_row = each;
-}
-
-template <class T>
-void Run<T>::gather_rows(Range r, bool inputs, bool targets) {
-  const auto part = [&](Range rows, const int64_t* index, int64_t from) {
-    if (inputs) gather_inputs(rows, index, from);
-    if (targets) gather_targets(rows, index, from);
-  };
-  if (!sources->index) return part(r, nullptr, begin + r.begin);
-  // Row numbers lie in memory that others can write to: each is read once, and the copy is checked and used.
-  constexpr int64_t most = 512;
-  int64_t numbers[most];
-  const volatile int64_t* given = sources->index + begin;
-  for (int64_t at = r.begin; at < r.end; at += most) {
-    const Range rows{at, std::min(at + most, r.end)};
-    for (int64_t i = 0; i < rows.size(); ++i) {
-      numbers[i] = given[at + i];
-      if (numbers[i] < 0 || numbers[i] >= sources->x->rows) return interrupt.report_bad(begin + at + i);
-    }
-    part(rows, numbers, 0);
-  }
-}
-
-// Rows r of the batch from index[from], ..., or from, ... when index is nullptr.
-template <class T>
-void Run<T>::gather_inputs(Range r, const int64_t* index, int64_t from) {
-  const View x = value(0);
-  T* to = x.data + r.begin * x.row;
-  if constexpr (std::is_same_v<T, float>) {
-    if (keeps_value(0)) {
-      // Panel by panel: those that are not read in place, all through the first one's place.
-      const int64_t width = program.widths[0], panel = products()->left_bytes(kSums16, width);
-      for (int64_t at = r.begin; at < r.end; at += kSums16) {
-        const int64_t rows = std::min(kSums16, r.end - at);
-        if (in_place.data)
-          to = x.data + at * x.row;
-        else
-          sources->x->gather(index, from + at - r.begin, rows, to, x.row);
-        products()->pack_left({to, x.row, rows, width, 0, rows, 0, width, kept_value(0) + at / kSums16 * panel});
-      }
-      return;
-    }
-  }
-  sources->x->gather(index, from, r.size(), to, x.row);
-}
-
-template <class T>
-void Run<T>::gather_targets(Range r, const int64_t* index, int64_t from) {
-  for (std::size_t h = 0; h < sources->heads.size(); ++h) {
-    const Targets& given = sources->heads[h];
-    auto& to = space.heads[h];
-    if (given.y && given.labels) {
-      int64_t* label = to.label.data();
-      given.y->gather(index, from, r.size(), label + r.begin, 1);
-      for (int64_t i = r.begin; i < r.end; ++i) {
-        if (label[i] >= 0 && label[i] < given.classes) continue;
-        // The kernels may index with what is stored here; the step is given up before the update.
-        label[i] = 0;
-        interrupt.report_bad(begin + i);
-      }
-    } else if (given.y) {
-      given.y->gather(index, from, r.size(), to.target.data + r.begin * to.target.row, to.target.row);
-    }
-    if (given.weights) given.weights->gather(index, from, r.size(), to.weights.data() + r.begin, 1);
-  }
 }
 
 template <class T>

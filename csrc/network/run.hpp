@@ -146,7 +146,7 @@ struct Run {
   // The number under which threads keep books of a value: columns of the input are a view of it.
   int64_t value_thing(int v) const;
 
-  void gather(Team& team);
+  void gather(Team& team);  // in gather.cpp
   void forward(Team& team, int first, int last);
   // Row losses, the outputs' gradients when asked for, and the metrics' row values.
   void judge(Team& team, const std::vector<Head>& heads, const std::vector<Metric>& metrics, bool gradients);
