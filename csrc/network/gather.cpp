@@ -44,16 +44,16 @@ void Run<T>::find_inputs(const Team& team) {
     return;
   }
   const T** each = space.each_row(team.rank);
-  const volatile int64_t* given = sources->index + begin;
-  for (int64_t i = 0; i < n; ++i) {
-    int64_t row = given[i];
-    if (row < 0 || row >= sources->x->rows) {
-      interrupt.report_bad(begin + i);
-      row = 0;
-    }
-    each[i] = in_place.data + row * in_place.row;
-  }
+  for (int64_t i = 0; i < n; ++i) each[i] = in_place.data + std::max<int64_t>(row_number(i), 0) * in_place.row;
   each_row = each;
+}
+
+template <class T>
+int64_t Run<T>::row_number(int64_t i) {
+  const int64_t row = static_cast<const volatile int64_t*>(sources->index)[begin + i];
+  if (row >= 0 && row < sources->x->rows) return row;
+  interrupt.report_bad(begin + i);
+  return -1;
 }
 
 template <class T>
@@ -63,16 +63,12 @@ void Run<T>::gather_rows(Range r, bool inputs, bool targets) {
     if (targets) gather_targets(rows, index, from);
   };
   if (!sources->index) return part(r, nullptr, begin + r.begin);
-  // Row numbers lie in memory that others can write to: each is read once, and the copy is checked and used.
   constexpr int64_t most = 512;
   int64_t numbers[most];
-  const volatile int64_t* given = sources->index + begin;
   for (int64_t at = r.begin; at < r.end; at += most) {
     const Range rows{at, std::min(at + most, r.end)};
-    for (int64_t i = 0; i < rows.size(); ++i) {
-      numbers[i] = given[at + i];
-      if (numbers[i] < 0 || numbers[i] >= sources->x->rows) return interrupt.report_bad(begin + at + i);
-    }
+    for (int64_t i = 0; i < rows.size(); ++i)
+      if ((numbers[i] = row_number(at + i)) < 0) return;
     part(rows, numbers, 0);
   }
 }
@@ -124,6 +120,7 @@ void Run<T>::gather_targets(Range r, const int64_t* index, int64_t from) {
 #define FP_INSTANTIATE(T)                                              \
   template void Run<T>::gather(Team&);                                 \
   template void Run<T>::find_inputs(const Team&);                      \
+  template int64_t Run<T>::row_number(int64_t);                        \
   template void Run<T>::gather_rows(Range, bool, bool);                \
   template void Run<T>::gather_inputs(Range, const int64_t*, int64_t); \
   template void Run<T>::gather_targets(Range, const int64_t*, int64_t);

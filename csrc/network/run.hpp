@@ -198,6 +198,9 @@ struct Run {
   bool makes_inputs() const { return !in_place.data || keeps_value(0); }
   // Looks where inputs can be read in place.
   void find_inputs(const Team& team);
+  // The number of the batch's row i, from memory that others can write to: read once, and the copy is checked and used.
+  // -1: out of range, which is reported.
+  int64_t row_number(int64_t i);
   // Rows of the batch: the inputs, and what they are judged by.
   void gather_rows(Range r, bool inputs, bool targets);
   void gather_inputs(Range r, const int64_t* index, int64_t from);
