@@ -107,7 +107,7 @@ struct Run {
     int64_t row;
   };
   // A value as this run sees it: dropout passes its input on outside training. Inputs may be the caller's memory, which
-  // nobody writes to; in the workspace, only gathering writes them.
+  // nobody writes to; in the workspace, only gathering writes them. Those that lie anywhere are found by operand alone.
   View value(int v) const;
   // The same as an operand of a dense product: row `from` and those after it.
   ops::Rows<T> operand(int v, int64_t from = 0) const;

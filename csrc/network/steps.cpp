@@ -15,6 +15,16 @@ constexpr double kFusedSeconds = 0.03;
 // A cautious guess of one thread's arithmetic per vector lane and second.
 constexpr double kFlopPerLane = 2.5e9;
 
+double flop_per_second(int64_t lanes, const Products16* products) {
+  return kFlopPerLane * static_cast<double>(lanes * (products ? products->speed : 1));
+}
+
+double forward_flop(const Program& program, int64_t rows) {
+  double each = 0;
+  for (const Parameter& p : program.parameters) each += 2.0 * static_cast<double>(p.rows * p.cols);
+  return each * static_cast<double>(rows);
+}
+
 }  // namespace
 
 // Adds one batch to the logs; returns its cost.
@@ -72,12 +82,12 @@ struct Network<T>::Steps {
   const Clock::time_point start = Clock::now();
   Interrupt interrupt;
   Workspace<T>& space;
-  const int most;  // threads; others may allow more or fewer meanwhile
-  const int worth;
-  double flop = 0;             // of a step's forward pass
-  bool quick = false;          // a backward pass is over soon: it updates as it goes and is not stopped
+  const int most;     // threads; others may allow more or fewer meanwhile
+  const int worth;    // threads that the work is worth where all is well
+  const double flop;  // of a step's forward pass
+  const bool quick;   // a backward pass is over soon: it updates as it goes and is not stopped
+  const UpdatePlan updates;
   bool reads_targets = false;  // log_batch does
-  UpdatePlan updates;
   const std::vector<char> none;
   Run<T> run;  // as every thread begins it
 
@@ -123,18 +133,14 @@ Network<T>::Steps::Steps(Network& network, const Sources& sources, int64_t batch
       space(net.workspace(batch)),
       most(std::min(net.threads(), space.threads)),
       worth(std::min(net.useful_threads(batch, training), most)),
-      updates(net.program, net.plan_, false),
+      flop(forward_flop(net.program, batch)),
+      quick(flop / (worth * flop_per_second(kernels<T>().lanes, net.instance_.packed.products)) < kFusedSeconds),
+      updates(net.program, net.plan_, quick),
       none(net.program.parameters.size(), 0),
       run(net.run(space, interrupt, training)),
       reached(begin) {
   space.need_targets(sources.heads, net.head_widths());
   space.need_metrics(net.metrics_.size());
-  for (const Parameter& p : net.program.parameters)
-    flop += 2.0 * static_cast<double>(p.rows * p.cols) * static_cast<double>(batch_size);
-  const Products16* products = net.instance_.packed.products;
-  const double speed = kFlopPerLane * static_cast<double>(kernels<T>().lanes * (products ? products->speed : 1));
-  quick = flop / (worth * speed) < kFusedSeconds;
-  if (quick) updates = UpdatePlan(net.program, net.plan_, true);
   for (const Metric& m : net.metrics_) reads_targets |= m.kind == MetricKind::r2;
   for (const Targets& t : sources.heads) reads_targets |= t.weights != nullptr;
   run.sources = &sources;
