@@ -184,9 +184,13 @@ def test_it_does_not_matter_where_rows_lie(run: str, dtype: str, isa: str, shuff
 def test_nothing_is_read_beyond_the_rows(dtype: str, isa: str) -> None:
     """What reads a byte more, or writes to the rows, ends the process."""
     with forced(isa):
-        for width, units in itertools.product((1, 3, 17, 33, 64, 270), ((17, 1), (33, 20), (1, 5), (272, 10))):
+        for width, units, kept in (
+            *itertools.product((1, 3, 17, 33, 64, 270), ((17, 1), (33, 20), (1, 5), (272, 10)), (1.0,)),
+            *itertools.product((270, 333), ((49, 10), (272, 10)), (0.1,)),
+        ):
             x, y = labelled(70, width, units[-1])
             x = x.astype(np.float64) if dtype == "float64" else x
+            x[:, :-1] *= np.random.default_rng(1).random((70, width - 1)) < kept
             results = []
             for memory in (np.asfortranarray(x), guarded(x)):  # gathered, and in place
                 model = classifier(units, dtype=dtype)
@@ -364,6 +368,34 @@ def test_avx2_equals_avx512(loss: str, dtype: str) -> None:
         for left, right in zip(a, b, strict=True):
             assert np.isfinite(left).all(), kind
             assert left.tobytes() == right.tobytes(), kind
+
+
+@needs_pair
+@pytest.mark.filterwarnings("ignore::fastperceptron.DivergenceWarning")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bad", [0.0, np.inf, np.nan])
+def test_multiplications_by_zero_that_are_left_out_change_no_bits(bad: float, dtype: str) -> None:
+    """AVX-512 leaves them out where most inputs are zero and all weights finite, AVX2 never."""
+    x, y = labelled(211, 300, 10)
+    x *= np.random.default_rng(1).random(x.shape) < 0.1
+    x[:, 100:180] = -0.0
+    x[7] = 1e-40  # flushed to zero, or as small as a sum gets
+    found = set()
+    for isa in PAIR:
+        with forced(isa):
+            for threads, rows in itertools.product((1, 2, 3), (x, np.asfortranarray(x))):
+                fp.set_num_threads(threads)
+                model = classifier((96, 49, 10), dtype=dtype)
+                model.build((300,))
+                kernel, *others = model.get_weights()
+                kernel[150, 20] = bad
+                model.set_weights([kernel, *others])
+                model.fit(rows, y, 64, 3, verbose=0)
+                results = *model.get_weights(), model.predict(rows)
+                # Which NaN it is depends on the instruction set.
+                found.add(b"".join(np.where(np.isnan(a), a.dtype.type(np.nan), a).tobytes() for a in results))
+    assert len(found) == 1
+    assert np.isfinite(model.get_weights()[0]).all() == np.isfinite(bad)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

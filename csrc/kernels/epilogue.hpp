@@ -22,11 +22,12 @@ inline constexpr int kTileRows = 4, kTileVectors = 2;
 // kCheapParts: a part of a register costs no more than all of it, so that tiles that are not full finish in registers
 // too. kHalves: half a register may cost less than all of it, so that the last one of a panel is halved where that
 // suffices (Zen 4 multiplies halves one after the other; elsewhere it makes no difference). kScattered: rows of a may
-// lie anywhere, as tiles take so long for an index of the sum that looking up where it lies costs nothing.
+// lie anywhere, as tiles take so long for an index of the sum that looking up where it lies costs nothing. kSparse:
+// zeros are quickly found.
 #if defined(FP_ISA_AVX512)
-inline constexpr bool kCheapParts = true, kHalves = true, kScattered = true;
+inline constexpr bool kCheapParts = true, kHalves = true, kScattered = true, kSparse = true;
 #else
-inline constexpr bool kCheapParts = false, kHalves = false, kScattered = false;
+inline constexpr bool kCheapParts = false, kHalves = false, kScattered = false, kSparse = false;
 #endif
 
 // The simplest epilogue that does the same, without the pointers that it does not use.

@@ -3,6 +3,7 @@
 // buffer of its size.
 #pragma once
 
+#include "kernels/gemm_sparse.hpp"
 #include "kernels/gemm_stream.hpp"
 #include "kernels/gemm_thin.hpp"
 #include "kernels/gemm_tiles.hpp"
@@ -37,9 +38,11 @@ struct TileTable {
   TileFunction<T> turned[kTileVectors] = {};                // the same of kTileRows rows, a_col == 1
   TileFunction<T> scattered[kTileRows][kTileVectors] = {};  // rows of a that lie anywhere
   TileFunction<T> scattered_pack[kTileVectors] = {};
+  TileFunction<T> sparse[2][kSparseVectors] = {};  // [a_row == 1]: a whole panel, where a is mostly zeros
   constexpr TileTable() {
     fill_tiles<kTileRows, kTileVectors>();
     fill_row<kRowVectors>();
+    if constexpr (kSparse) fill_sparse<kSparseVectors>();
   }
   template <int rows, int vectors>
   constexpr void fill_tiles() {
@@ -60,6 +63,12 @@ struct TileTable {
   constexpr void fill_row() {
     row[vectors - 1] = gemm_tiles<T, 1, vectors>;
     if constexpr (vectors > 1) fill_row<vectors - 1>();
+  }
+  template <int vectors>
+  constexpr void fill_sparse() {
+    sparse[0][vectors - 1] = sparse_rows<T, vectors>;
+    sparse[1][vectors - 1] = sparse_columns<T, vectors>;
+    if constexpr (vectors > 1) fill_sparse<vectors - 1>();
   }
 };
 template <class T>
@@ -244,6 +253,25 @@ __attribute__((noinline)) int64_t gemm_part(GemmArgs<T>& g, T* matrix, T* veloci
   return end < g.n ? end : g.n;
 }
 
+// Cuts the columns of c, part by part, into panels of at most `most` registers, and calls f(registers) for each.
+template <class T, class F>
+FP_INLINE void gemm_panels(GemmArgs<T>& g, const GemmArgs<T>& given, int64_t most, Tiles<T>& t, F&& f) {
+  constexpr int lanes = Vec<T>::lanes;
+  for (int64_t begin = 0, stop = g.n; begin < g.n; begin = stop) {
+    if (g.parted.part > 0) stop = gemm_part(g, given.c, given.epilogue.velocity, begin);
+    const int64_t registers = (stop - begin + lanes - 1) / lanes, panels = (registers + most - 1) / most;
+    // The wider ones come first or, where the last one has less than whole registers, last.
+    const int64_t wider = (stop - begin) % lanes == 0 ? 0 : panels - registers % panels;
+    t.j = begin;
+    for (int64_t q = 0; q < panels; ++q, t.j += t.width) {
+      const int64_t vectors = registers / panels + (q >= wider && q < wider + registers % panels);
+      t.width = vectors * lanes;
+      t.cols = stop - t.j < t.width ? stop - t.j : t.width;
+      f(vectors);
+    }
+  }
+}
+
 template <class T>
 void gemm(const GemmArgs<T>& given) {
   constexpr int lanes = Vec<T>::lanes;
@@ -269,6 +297,14 @@ void gemm(const GemmArgs<T>& given) {
     g.b_row = given.a_col;
   }
   if (!parted && !g.a_rows && gemm_streams(g)) return gemm_stream(g);
+  Tiles<T> t;
+  t.g = &g;
+  if constexpr (kSparse) {
+    if (gemm_is_sparse(g)) {
+      const auto& panels = kTiles<T>.sparse[g.a_row == 1];
+      return gemm_panels(g, given, kSparseVectors, t, [&](int64_t vectors) { panels[vectors - 1](t); });
+    }
+  }
   const bool pack = g.scratch && gemm_packs_b<T>(g.m, g.n, g.k);
   T* scratch = g.scratch;
   T* packed_a = nullptr;
@@ -283,27 +319,14 @@ void gemm(const GemmArgs<T>& given) {
   }
   T* totals = pack && g.k > kChunk ? scratch + kChunk * kPanel<T> : nullptr;
   const int64_t chunk = pack ? kChunk : g.k;
-  Tiles<T> t;
-  t.g = &g;
   t.a_first = 0;
   t.total = total;
   for (int64_t i = 0; i < g.m; i += group) {
     const int64_t end = g.m - i < group ? g.m : i + group;
     if (packed_a) gemm_pack_transposed(g, i, end - i, packed_a);
-    for (int64_t begin = 0, stop = g.n; begin < g.n; begin = stop) {
-      if (parted) stop = gemm_part(g, given.c, given.epilogue.velocity, begin);
-      const int64_t registers = (stop - begin + lanes - 1) / lanes, most = g.m == 1 ? kRowVectors : kTileVectors;
-      const int64_t panels = (registers + most - 1) / most;
-      // The wider ones come first or, where the last one has less than whole registers, last.
-      const int64_t wider = (stop - begin) % lanes == 0 ? 0 : panels - registers % panels;
-      t.j = begin;
-      for (int64_t q = 0; q < panels; ++q, t.j += t.width) {
-        const int64_t vectors = registers / panels + (q >= wider && q < wider + registers % panels);
-        t.width = vectors * lanes;
-        t.cols = stop - t.j < t.width ? stop - t.j : t.width;
-        gemm_panel(t, vectors, i, end, chunk, pack ? scratch : nullptr, packed_a, totals, tail);
-      }
-    }
+    gemm_panels(g, given, g.m == 1 ? kRowVectors : kTileVectors, t, [&](int64_t vectors) {
+      gemm_panel(t, vectors, i, end, chunk, pack ? scratch : nullptr, packed_a, totals, tail);
+    });
   }
 }
 

@@ -116,3 +116,38 @@ FP_INLINE Vec<double> exchange(Vec<double> a) {
 }
 
 }  // namespace fp::FP_ISA_NAMESPACE
+
+// Lanes that are not zero, for kernels/gemm_sparse.hpp.
+namespace fp::FP_ISA_NAMESPACE {
+
+// A bit for each lane that is not zero; NaN is not.
+FP_INLINE unsigned nonzeros(Vec<float> a) { return _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_NEQ_UQ); }
+FP_INLINE unsigned nonzeros(Vec<double> a) { return _mm512_cmp_pd_mask(a.v, _mm512_setzero_pd(), _CMP_NEQ_UQ); }
+
+// bits[q]: bit q of each of 64 masks.
+template <int lanes>
+FP_INLINE void turn_masks(const uint16_t (&masks)[64], uint64_t (&bits)[lanes]) {
+  __m512i low, high;
+  __builtin_memcpy(&low, masks, sizeof low);
+  __builtin_memcpy(&high, masks + 32, sizeof high);
+  FP_UNROLL for (int q = 0; q < lanes; ++q) {
+    const __m512i bit = _mm512_set1_epi16(static_cast<int16_t>(1u << q));
+    bits[q] = _mm512_test_epi16_mask(low, bit) | uint64_t(_mm512_test_epi16_mask(high, bit)) << 32;
+  }
+}
+
+// -0 is the smallest of all representations taken as signed integers.
+template <int n>
+FP_INLINE bool any_negative_zero(const Vec<float> (&a)[n]) {
+  __m512i least = (__m512i)a[0].v;
+  FP_UNROLL for (int v = 1; v < n; ++v) least = _mm512_maskz_min_epi32(0xffff, least, (__m512i)a[v].v);
+  return _mm512_cmpeq_epi32_mask(least, _mm512_set1_epi32(INT32_MIN)) != 0;
+}
+template <int n>
+FP_INLINE bool any_negative_zero(const Vec<double> (&a)[n]) {
+  __m512i least = (__m512i)a[0].v;
+  FP_UNROLL for (int v = 1; v < n; ++v) least = _mm512_maskz_min_epi64(0xff, least, (__m512i)a[v].v);
+  return _mm512_cmpeq_epi64_mask(least, _mm512_set1_epi64(INT64_MIN)) != 0;
+}
+
+}  // namespace fp::FP_ISA_NAMESPACE
