@@ -226,6 +226,24 @@ def test_dense_rows_name_the_path_in_force(path: str) -> None:
             assert dense_paths(dtype, "native") == ({f"native {instruction_set}, product {product}"}, product)
 
 
+@native_only
+@pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_bfloat16"])
+@pytest.mark.parametrize("path", [path for path in PATHS if path.startswith(("avx", "amx"))])
+@pytest.mark.parametrize("kept", [0.1, 1.0])
+def test_products_that_leave_zeros_out_say_so(kept: float, path: str, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 200)) * (rng.random((64, 200)) < kept)
+    model = fp.Sequential([fp.Dense(96), fp.Dense(64)], seed=0, dtype=dtype, backend="native")
+    model.compile("sgd", "mse")
+    model.build(200)
+    with forced(path):
+        rows = model.profile(x, np.ones((64, 64)), seconds=0.02).rows
+        product = "avx512" if dtype != "mixed_bfloat16" and path != "avx2" else path
+    left_out = {(row.layer, row.part) for row in rows if "zeros left out" in row.path}
+    where = {("dense", "forward"), ("dense", "backward")}
+    assert left_out == (where if kept < 1 and product == "avx512" else set())
+
+
 def test_dense_rows_name_numpy() -> None:
     for dtype, product in (("mixed_bfloat16", "bfloat16 numpy"), ("float32", "float32 numpy")):
         assert dense_paths(dtype, "numpy") == ({f"numpy, product {product}"}, product)

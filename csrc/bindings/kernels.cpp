@@ -78,6 +78,28 @@ py::array bfloat16_product(const py::object& a_, const py::object& b_, bool tran
   return c.array;
 }
 
+// For a forward product of a, or for the gradient of its weights.
+bool leaves_out_zeros(const py::object& a_, int64_t columns, bool transpose_a) {
+  const char* op = "leaves_out_zeros";
+  py::array aa = as_array(op, "a", a_);
+  check_dimensions(op, "a", aa, 2);
+  bool found = false;
+  by_dtype(op, "a", aa, [&](auto zero) -> py::array {
+    using T = decltype(zero);
+    Input<T> a(op, "a", aa);
+    GemmArgs<T> g{};
+    g.m = transpose_a ? a.matrix.cols : a.matrix.rows;
+    g.n = columns;
+    g.k = transpose_a ? a.matrix.rows : a.matrix.cols;
+    g.a = a.matrix.data;
+    (transpose_a ? g.a_row : g.a_col) = 1;
+    (transpose_a ? g.a_col : g.a_row) = a.matrix.row;
+    found = kernels<T>().leaves_out_zeros(g);
+    return aa;
+  });
+  return found;
+}
+
 py::array dense_backward_input(const py::object& dz_, const py::object& w_, const py::object& out) {
   const char* op = "dense_backward_input";
   py::array dza = as_array(op, "dz", dz_), wa = as_array(op, "w", w_);
@@ -355,6 +377,7 @@ void register_kernels(py::module_& m) {
         arg("out") = none);
   m.def("bfloat16_product", &bfloat16_product, arg("a"), arg("b"), arg("transpose_a") = false,
         arg("transpose_b") = false);
+  m.def("leaves_out_zeros", &leaves_out_zeros, arg("a"), arg("columns"), arg("transpose_a") = false);
   m.def("dense_backward_input", &dense_backward_input, arg("dz"), arg("w"), arg("out") = none);
   m.def("dense_backward_weights", &dense_backward_weights, arg("x"), arg("dz"), arg("out") = none);
   m.def("dense_backward_bias", &dense_backward_bias, arg("dz"), arg("out") = none);

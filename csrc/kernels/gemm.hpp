@@ -273,6 +273,12 @@ FP_INLINE void gemm_panels(GemmArgs<T>& g, const GemmArgs<T>& given, int64_t mos
 }
 
 template <class T>
+bool gemm_leaves_out_zeros(const GemmArgs<T>& g) {
+  if constexpr (kSparse) return gemm_is_sparse(g);
+  return false;
+}
+
+template <class T>
 void gemm(const GemmArgs<T>& given) {
   constexpr int lanes = Vec<T>::lanes;
   GemmArgs<T> g = given;
@@ -300,7 +306,7 @@ void gemm(const GemmArgs<T>& given) {
   Tiles<T> t;
   t.g = &g;
   if constexpr (kSparse) {
-    if (gemm_is_sparse(g)) {
+    if (gemm_is_sparse(g) && is_finite(g.k, g.n, g.b, g.b_row)) {
       const auto& panels = kTiles<T>.sparse[g.a_row == 1];
       return gemm_panels(g, given, kSparseVectors, t, [&](int64_t vectors) { panels[vectors - 1](t); });
     }

@@ -66,6 +66,7 @@ bool is_finite(int64_t rows, int64_t cols, const T* p, int64_t row) {
   return nonzeros(add(add(sum[0], sum[1]), add(sum[2], sum[3]))) == 0;
 }
 
+// Whether a has so many zeros, and c so many elements, that multiplications by zero are worth to be left out.
 template <class T>
 __attribute__((noinline)) bool gemm_is_sparse(const GemmArgs<T>& g) {
   const bool by_rows = g.a_col == 1;
@@ -86,7 +87,7 @@ __attribute__((noinline)) bool gemm_is_sparse(const GemmArgs<T>& g) {
     seen += length;
     if (static_cast<double>(kept) > kMostSeen * static_cast<double>(seen)) return false;
   }
-  return static_cast<double>(kept) <= kMostKept * static_cast<double>(seen) && is_finite(g.k, g.n, g.b, g.b_row);
+  return static_cast<double>(kept) <= kMostKept * static_cast<double>(seen);
 }
 
 // The sums of a block over those indices p < k whose bits are set, or all where one of the sums ends as -0:
@@ -170,8 +171,11 @@ void sparse_columns(Tiles<T>& t) {
       uint64_t words[kBlock / 64][lanes];
       for (int64_t w = 0; w * 64 < k; ++w) {
         uint16_t masks[64] = {};
-        for (int64_t p = w * 64; p < k && p < w * 64 + 64; ++p)
+        for (int64_t p = w * 64; p < k && p < w * 64 + 64; ++p) {
+          // To the second-level cache, while multiplications keep few other lines on their way.
+          if (g.a_next) __builtin_prefetch(g.a_next[begin + p] + g.a_first + i, 0, 2);
           masks[p - w * 64] = static_cast<uint16_t>(nonzeros(load_part(runs[begin + p] + i, columns)));
+        }
         turn_masks(masks, words[w]);
       }
       for (int64_t r = 0; r < columns; r += kSparseTile) {

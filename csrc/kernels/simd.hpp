@@ -20,6 +20,10 @@
 //   gather_half<n>(p, stride)      n elements in half a register, others zero; load_half<n>(p): side by side
 //   turn(a, a_row, t)              t[q] = elements q of as many rows as half a register has elements; q < 4
 //                                  (load_half and turn only where kThin holds, see kernels/gemm_thin.hpp)
+//   nonzeros(v)                    a bit for each lane that is not zero (NaN is not)
+//   turn_masks(masks, bits)        bits[q]: bit q of each of 64 masks
+//   any_negative_zero(a)           of several registers
+//                                  (these three only where kSparse holds, see kernels/gemm_sparse.hpp)
 //   exp2_int(v)                    2^v for integral v, -126..127 (float) or -1022..1023 (double)
 //   exponent(v), mantissa(v)       v = mantissa 2^exponent, mantissa in [1, 2), for positive normal v
 //   bit_and bit_or bit_xor bit_andnot(a, b) = a & ~b, shift_left<s>, shift_right<s>      of the representations

@@ -23,6 +23,7 @@ constexpr Kernels<T> kernels() {
   k.scattered = kScattered;
   k.gemm = gemm<T>;
   k.gemm_scratch = gemm_scratch<T>;
+  k.leaves_out_zeros = gemm_leaves_out_zeros<T>;
   k.dense_row = dense_row<T>;
   k.column_sums = column_sums<T>;
   k.transpose = transpose<T>;

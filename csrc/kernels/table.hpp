@@ -122,6 +122,8 @@ struct GemmArgs {
   // a_rows[i][a_first + p], or a_rows[p][a_first + i]; a and the other stride are 0. Only where Kernels::scattered.
   const T* const* a_rows = nullptr;
   int64_t a_first = 0;
+  // When given, as many rows as a_rows has, of which the same elements will be read next: to be fetched meanwhile.
+  const T* const* a_next = nullptr;
 };
 
 // y = act(x w + b) for one row, in the same ordered sums. Rows of w, b and y can be used to the next multiple of 16
@@ -189,6 +191,9 @@ struct Kernels {
 
   void (*gemm)(const GemmArgs<T>&);
   int64_t (*gemm_scratch)(int64_t m, int64_t n, int64_t k);
+  // Whether gemm leaves out most multiplications by elements of a that are zero, where b is finite. The bits of c are
+  // the same.
+  bool (*leaves_out_zeros)(const GemmArgs<T>&);
 
   void (*dense_row)(const RowArgs<T>&);
 

@@ -30,7 +30,7 @@ void Run<T>::gather(Team& team) {
 template <class T>
 void Run<T>::find_inputs(const Team& team) {
   in_place = {};
-  each_row = nullptr;
+  each_row = next_row = nullptr;
   if (unobserved) sources->x->find(in_place);
   if (!in_place.data) return;
   if (!sources->index) {
@@ -43,17 +43,27 @@ void Run<T>::find_inputs(const Team& team) {
     in_place = {};
     return;
   }
+  const auto place = [&](int64_t number) { return in_place.data + std::max<int64_t>(number, 0) * in_place.row; };
   const T** each = space.each_row(team.rank);
-  for (int64_t i = 0; i < n; ++i) each[i] = in_place.data + std::max<int64_t>(row_number(i), 0) * in_place.row;
+  for (int64_t i = 0; i < n; ++i) each[i] = place(row_number(i));
   each_row = each;
+  if (later == 0) return;
+  const T** next = each + n;
+  for (int64_t i = 0; i < n; ++i) next[i] = i < later ? place(possible_number(n + i)) : each[i];
+  next_row = next;
+}
+
+template <class T>
+int64_t Run<T>::possible_number(int64_t i) const {
+  const int64_t row = static_cast<const volatile int64_t*>(sources->index)[begin + i];
+  return row >= 0 && row < sources->x->rows ? row : -1;
 }
 
 template <class T>
 int64_t Run<T>::row_number(int64_t i) {
-  const int64_t row = static_cast<const volatile int64_t*>(sources->index)[begin + i];
-  if (row >= 0 && row < sources->x->rows) return row;
-  interrupt.report_bad(begin + i);
-  return -1;
+  const int64_t row = possible_number(i);
+  if (row < 0) interrupt.report_bad(begin + i);
+  return row;
 }
 
 template <class T>
@@ -120,6 +130,7 @@ void Run<T>::gather_targets(Range r, const int64_t* index, int64_t from) {
 #define FP_INSTANTIATE(T)                                              \
   template void Run<T>::gather(Team&);                                 \
   template void Run<T>::find_inputs(const Team&);                      \
+  template int64_t Run<T>::possible_number(int64_t) const;             \
   template int64_t Run<T>::row_number(int64_t);                        \
   template void Run<T>::gather_rows(Range, bool, bool);                \
   template void Run<T>::gather_inputs(Range, const int64_t*, int64_t); \

@@ -32,7 +32,8 @@ template <class T>
 ops::Rows<T> Run<T>::operand(int v, int64_t from) const {
   const int64_t width = program.widths[v];
   if (each_row && value_thing(v) == 0)
-    return {each_row + from, space.values[v].data - space.values[0].data, n - from, width};
+    return {each_row + from, next_row ? next_row + from : nullptr, space.values[v].data - space.values[0].data,
+            n - from, width};
   const View x = value(v);
   return ops::Matrix<const T>{x.data + from * x.row, n - from, width, x.row};
 }

@@ -83,6 +83,7 @@ struct Run {
   const Sources* sources = nullptr;
   int64_t begin = 0;  // position of the batch's first row
   int64_t n = 0;      // its rows
+  int64_t later = 0;  // those of the batch after it, as far as is known
   Way way{};
   int64_t way_rows = -1;   // for which it was chosen
   bool all_fused = false;  // every trained parameter is updated right after its gradient, and used once
@@ -101,6 +102,7 @@ struct Run {
   // Or where the caller has the batch's first row, if inputs are read there, or all of them, if they lie anywhere.
   RowsInPlace<T> in_place{};
   const T* const* each_row = nullptr;
+  const T* const* next_row = nullptr;  // and those of the next batch
 
   struct View {
     T* data;
@@ -198,8 +200,9 @@ struct Run {
   bool makes_inputs() const { return !in_place.data || keeps_value(0); }
   // Looks where inputs can be read in place.
   void find_inputs(const Team& team);
-  // The number of the batch's row i, from memory that others can write to: read once, and the copy is checked and used.
-  // -1: out of range, which is reported.
+  // The number of the batch's row i or one after, from memory that others can write to: read once, and the copy is
+  // checked and used. -1: out of range, which is reported by the second.
+  int64_t possible_number(int64_t i) const;
   int64_t row_number(int64_t i);
   // Rows of the batch: the inputs, and what they are judged by.
   void gather_rows(Range r, bool inputs, bool targets);

@@ -189,6 +189,7 @@ void Network<T>::Steps::work(Team& team) {
   auto begun = stretch_begun;  // this step
   for (;;) {
     own.n = std::min(batch_size, end - own.begin);
+    own.later = training ? std::min(batch_size, end - own.begin - own.n) : 0;
     hazards.repeat();
     own.choose_way(team, training);
     own.gather(team);

@@ -68,7 +68,7 @@ struct Workspace {
   // Of each thread: its books, where the batch's rows lie, and room for rows of inputs that it gathers for itself.
   Things things;
   std::vector<Hazards> hazards;
-  std::vector<Buffer<const T*>> each_rows;
+  std::vector<Buffer<const T*>> each_rows;  // of this batch and the next one
   const T** each_row(int rank) { return each_rows[static_cast<std::size_t>(rank)].data(); }
   T* own_input(int rank) {
     return inputs.empty() ? nullptr : rank == 0 ? values[0].data : inputs[static_cast<std::size_t>(rank) - 1].data();
@@ -136,7 +136,7 @@ struct Workspace {
     scratch_size = (scratch_size + 15) / 16 * 16 + 16;
     scratch = Buffer<T>(scratch_size * threads, Pages::small);
     if (training) {
-      for (int rank = 0; rank < threads; ++rank) each_rows.emplace_back(rows);
+      for (int rank = 0; rank < threads; ++rank) each_rows.emplace_back(2 * rows);
       spare_row = batch_row<T>(widest);
       spare = Buffer<T>(spare_row * threads);
       const double own = static_cast<double>(rows * values[0].row) * sizeof(T) * (threads - 1);

@@ -17,14 +17,16 @@ struct Matrix {
   int64_t row;  // stride of a row, in elements
 };
 
-// A matrix, or rows that lie anywhere: row i at each[i] + first.
+// A matrix, or rows that lie anywhere: row i at each[i] + first, and where as many others lie that will be read next,
+// if that is known.
 template <class T>
 struct Rows : Matrix<const T> {
   const T* const* each = nullptr;
+  const T* const* next = nullptr;
   int64_t first = 0;
   Rows(Matrix<const T> matrix) : Matrix<const T>(matrix) {}
-  Rows(const T* const* each_, int64_t first_, int64_t rows_, int64_t cols_)
-      : Matrix<const T>{nullptr, rows_, cols_, 0}, each(each_), first(first_) {}
+  Rows(const T* const* each_, const T* const* next_, int64_t first_, int64_t rows_, int64_t cols_)
+      : Matrix<const T>{nullptr, rows_, cols_, 0}, each(each_), next(next_), first(first_) {}
 };
 
 // Scratch that any product over parts of these sizes needs.
@@ -125,6 +127,7 @@ void dense_backward_weights(const Kernels<T>& kernels, Rows<T> x, Matrix<const T
   g.a_row = 1;
   if (x.each) {
     g.a_rows = x.each;
+    g.a_next = x.next;
     g.a_first = x.first + inputs.begin;
   } else {
     g.a = x.data + inputs.begin;
