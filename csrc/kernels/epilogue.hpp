@@ -25,9 +25,14 @@ inline constexpr int kTileRows = 4, kTileVectors = 2;
 // lie anywhere, as tiles take so long for an index of the sum that looking up where it lies costs nothing. kSparse:
 // zeros are quickly found.
 #if defined(FP_ISA_AVX512)
-inline constexpr bool kCheapParts = true, kHalves = true, kScattered = true, kSparse = true;
+inline constexpr bool kCheapParts = true, kHalves = true, kScattered = true;
 #else
-inline constexpr bool kCheapParts = false, kHalves = false, kScattered = false, kSparse = false;
+inline constexpr bool kCheapParts = false, kHalves = false, kScattered = false;
+#endif
+#if defined(FP_ISA_AVX512) || defined(FP_ISA_AVX2)
+inline constexpr bool kSparse = true;
+#else
+inline constexpr bool kSparse = false;
 #endif
 
 // The simplest epilogue that does the same, without the pointers that it does not use.

@@ -11,12 +11,12 @@ namespace fp::FP_ISA_NAMESPACE {
 
 // A tile: two rows of c, which leave out what is zero in both rows of a, by up to kSparseVectors registers. Two rows
 // use each b that they read twice, and have sums enough to keep the multipliers busy.
-inline constexpr int kSparseTile = 2, kSparseVectors = 8;
-// What a product must have to be looked at: rows, multiplications, runs of elements of a side by side, and elements of
-// a run. kSparseLooks of these, spread evenly, then tell what part of the terms a tile would keep: the most of all, and
-// the most of those seen so far, beyond which nobody looks on. Fewer than three registers of columns gain nothing.
-inline constexpr int64_t kSparseRows = 16, kSparseWork = 256 * 1024, kSparseRuns = 16, kSparseRun = 64,
-                         kSparseLooks = 4;
+inline constexpr int kSparseTile = 2, kSparseVectors = FP_VECTOR_BYTES / 8;
+// What a product must have to be looked at: multiplications, runs of elements of a side by side, elements of a run, and
+// bytes in a row of c. kSparseLooks runs, spread evenly, then tell what part of the terms a tile would keep: the most
+// of all, and the most of those seen so far, beyond which nobody looks on.
+inline constexpr int64_t kSparseWork = 256 * 1024, kSparseRuns = FP_VECTOR_BYTES == 64 ? 16 : 32, kSparseRun = 64;
+inline constexpr int64_t kSparseBytes = 192, kSparseLooks = 4;
 inline constexpr double kMostKept = 0.45, kMostSeen = 0.7;
 
 // Elements of a that lie side by side: run q is row q of a where a_col == 1, of its transpose where a_row == 1.
@@ -71,7 +71,7 @@ template <class T>
 __attribute__((noinline)) bool gemm_is_sparse(const GemmArgs<T>& g) {
   const bool by_rows = g.a_col == 1;
   const int64_t count = by_rows ? g.m : g.k, length = by_rows ? g.k : g.m;
-  if (g.accumulate || g.m < kSparseRows || count < kSparseRuns || length < kSparseRun || g.n <= 2 * Vec<T>::lanes ||
+  if (g.accumulate || count < kSparseRuns || length < kSparseRun || g.n < kSparseBytes / int64_t(sizeof(T)) ||
       g.n < kSparseWork / g.m / g.k)
     return false;
   const Runs<T> runs(g);
@@ -103,7 +103,8 @@ FP_INLINE void sparse_sum(Vec<T> (&acc)[kSparseTile][vectors], A a, const uint64
         const int64_t p = w * 64 + __builtin_ctzll(left);
         const T* from = b + p * b_row;
         Vec<T> bv[vectors];
-        FP_UNROLL for (int v = 0; v < vectors; ++v) bv[v] = load_column<vectors>(from, v, last);
+        FP_UNROLL for (int v = 0; v < vectors; ++v) bv[v] =
+            v == vectors - 1 ? load_part(from + v * Vec<T>::lanes, last) : load(from + v * Vec<T>::lanes);
         FP_UNROLL for (int i = 0; i < kSparseTile; ++i) {
           const Vec<T> x = broadcast(a(i, p));
           FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] = fma(x, bv[v], acc[i][v]);
@@ -170,11 +171,11 @@ void sparse_columns(Tiles<T>& t) {
       const int64_t k = g.k - begin < g.block ? g.k - begin : g.block;
       uint64_t words[kBlock / 64][lanes];
       for (int64_t w = 0; w * 64 < k; ++w) {
-        uint16_t masks[64] = {};
+        LaneBits masks[64] = {};
         for (int64_t p = w * 64; p < k && p < w * 64 + 64; ++p) {
           // To the second-level cache, while multiplications keep few other lines on their way.
           if (g.a_next) __builtin_prefetch(g.a_next[begin + p] + g.a_first + i, 0, 2);
-          masks[p - w * 64] = static_cast<uint16_t>(nonzeros(load_part(runs[begin + p] + i, columns)));
+          masks[p - w * 64] = static_cast<LaneBits>(nonzeros(load_part(runs[begin + p] + i, columns)));
         }
         turn_masks(masks, words[w]);
       }

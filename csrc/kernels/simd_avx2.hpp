@@ -105,3 +105,36 @@ FP_INLINE Vec<double> exchange(Vec<double> a) {
 }
 
 }  // namespace fp::FP_ISA_NAMESPACE
+
+// Lanes that are not zero, for kernels/gemm_sparse.hpp.
+namespace fp::FP_ISA_NAMESPACE {
+
+// A bit for each lane that is not zero; NaN is not.
+FP_INLINE unsigned nonzeros(Vec<float> a) {
+  return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_NEQ_UQ)));
+}
+FP_INLINE unsigned nonzeros(Vec<double> a) {
+  return static_cast<unsigned>(_mm256_movemask_pd(_mm256_cmp_pd(a.v, _mm256_setzero_pd(), _CMP_NEQ_UQ)));
+}
+
+// bits[q]: bit q of each of 64 masks.
+template <int lanes>
+FP_INLINE void turn_masks(const LaneBits (&masks)[64], uint64_t (&bits)[lanes]) {
+  __m256i low, high;
+  __builtin_memcpy(&low, masks, sizeof low);
+  __builtin_memcpy(&high, masks + 32, sizeof high);
+  FP_UNROLL for (int q = 0; q < lanes; ++q) {
+    const auto first = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_slli_epi16(low, 7 - q)));
+    const auto second = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_slli_epi16(high, 7 - q)));
+    bits[q] = first | uint64_t(second) << 32;
+  }
+}
+
+template <class T, int n>
+FP_INLINE bool any_negative_zero(const Vec<T> (&a)[n]) {
+  typename Vec<T>::I found{};
+  FP_UNROLL for (int v = 0; v < n; ++v) found |= (typename Vec<T>::I)(bits(a[v]) == bits(sign_bit<T>()));
+  return _mm256_movemask_epi8((__m256i)found) != 0;
+}
+
+}  // namespace fp::FP_ISA_NAMESPACE

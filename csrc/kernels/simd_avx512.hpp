@@ -6,6 +6,8 @@
 
 namespace fp::FP_ISA_NAMESPACE {
 
+using LaneBits = uint16_t;
+
 template <class T>
 struct Mask;
 template <>
@@ -126,7 +128,7 @@ FP_INLINE unsigned nonzeros(Vec<double> a) { return _mm512_cmp_pd_mask(a.v, _mm5
 
 // bits[q]: bit q of each of 64 masks.
 template <int lanes>
-FP_INLINE void turn_masks(const uint16_t (&masks)[64], uint64_t (&bits)[lanes]) {
+FP_INLINE void turn_masks(const LaneBits (&masks)[64], uint64_t (&bits)[lanes]) {
   __m512i low, high;
   __builtin_memcpy(&low, masks, sizeof low);
   __builtin_memcpy(&high, masks + 32, sizeof high);

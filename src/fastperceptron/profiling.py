@@ -62,8 +62,8 @@ class Profile:
     threads reach less than 0.8 times their number times what one does (or they share a core and never do). Shares of
     such a peak are too high.
 
-    ``flop`` are those of whole products. With AVX-512, products of mostly zero inputs leave out most multiplications by
-    zero; their ``path`` says so, and they may seem faster than the peak.
+    ``flop`` are those of whole products. Products of mostly zero inputs leave out most multiplications by zero (AVX-512
+    and AVX2); their ``path`` says so, and they may seem faster than the peak.
     """
 
     def __init__(

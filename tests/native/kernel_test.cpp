@@ -80,6 +80,7 @@ struct Suite {
       std::copy_n(&a[std::size_t(r * a_ld)], a_ld - 3, to + a_first);
       each[std::size_t(r)] = to;
     }
+    const bool leaves_out = std::strncmp(name, "avx", 3) == 0;
     // 0 to 3: store, forward with relu, backward through relu, sgd; 4: forward, its sums not wanted; 5: further blocks.
     for (int mode = 0; mode < 6; ++mode) {
       constexpr fp::EpilogueKind kinds[] = {fp::EpilogueKind::store,    fp::EpilogueKind::forward,
@@ -108,7 +109,7 @@ struct Suite {
       g.epilogue.learning_rate = T(0.25);
       g.epilogue.momentum = T(0.75);
       k.gemm(g);
-      if (k.scattered && nonzeros < 25 && mode < 5 && !k.leaves_out_zeros(g))
+      if (leaves_out && nonzeros < 100 && mode < 5 && !k.leaves_out_zeros(g))
         fail("%s gemm<%zu> %lldx%lldx%lld strided=%d: zeros are not left out", name, sizeof(T), (long long)m,
              (long long)n, (long long)depth, strided);
       if (k.scattered) {
@@ -179,16 +180,16 @@ struct Suite {
   void sparse_products() {
     const int64_t rows[] = {64, 65, 100, 145};
     uint32_t seed = 0;
-    for (int64_t n : {33, 49, 64, 112, 129}) {
+    for (int64_t n : {48, 49, 64, 112, 129}) {
       for (int64_t depth : {129, 300, 577}) {
         for (bool strided : {false, true}) {
           ++seed;
-          product(rows[seed % 4], n, depth, strided, seed, 1 + int(seed % 24), seed % 5 == 0);
+          product(rows[seed % 4], n, depth, strided, seed, 1 + int(seed % 20), seed % 5 == 0);
         }
       }
     }
-    product(16, 300, 130, false, 9, 10);
-    product(300, 130, 16, true, 10, 10);
+    product(32, 300, 130, false, 9, 10);
+    product(300, 130, 32, true, 10, 10);
     product(64, 64, 128, false, 11, 0);
     product(64, 64, 128, true, 12, 0);
   }
