@@ -78,26 +78,15 @@ py::array bfloat16_product(const py::object& a_, const py::object& b_, bool tran
   return c.array;
 }
 
-// For a forward product of a, or for the gradient of its weights.
 bool leaves_out_zeros(const py::object& a_, int64_t columns, bool transpose_a) {
   const char* op = "leaves_out_zeros";
   py::array aa = as_array(op, "a", a_);
   check_dimensions(op, "a", aa, 2);
-  bool found = false;
-  by_dtype(op, "a", aa, [&](auto zero) -> py::array {
-    using T = decltype(zero);
-    Input<T> a(op, "a", aa);
-    GemmArgs<T> g{};
-    g.m = transpose_a ? a.matrix.cols : a.matrix.rows;
-    g.n = columns;
-    g.k = transpose_a ? a.matrix.rows : a.matrix.cols;
-    g.a = a.matrix.data;
-    (transpose_a ? g.a_row : g.a_col) = 1;
-    (transpose_a ? g.a_col : g.a_row) = a.matrix.row;
-    found = kernels<T>().leaves_out_zeros(g);
-    return aa;
+  return by_dtype(op, "a", aa, [&](auto zero) {
+    const Input<decltype(zero)> a(op, "a", aa);
+    const WithoutGil release;
+    return whole::leaves_out_zeros(a.matrix, transpose_a, columns);
   });
-  return found;
 }
 
 py::array dense_backward_input(const py::object& dz_, const py::object& w_, const py::object& out) {

@@ -18,6 +18,7 @@ inline constexpr int kSparseTile = 2, kSparseVectors = FP_VECTOR_BYTES / 8;
 inline constexpr int64_t kSparseWork = 256 * 1024, kSparseRuns = FP_VECTOR_BYTES == 64 ? 16 : 32, kSparseRun = 64;
 inline constexpr int64_t kSparseBytes = 192, kSparseLooks = 4;
 inline constexpr double kMostKept = 0.45, kMostSeen = 0.7;
+static_assert(kSparseTile == 2, "bits are those of pairs");
 
 // Elements of a that lie side by side: run q is row q of a where a_col == 1, of its transpose where a_row == 1.
 template <class T>
@@ -30,8 +31,8 @@ struct Runs {
   FP_INLINE_MEMBER const T* operator[](int64_t q) const { return each ? each[q] + first : a + q * step; }
 };
 
-// A bit for each of the first 64 elements of two runs, or of `count` fewer; the same elements of two others are
-// fetched.
+// A bit for each of the first 64 elements of two runs, or of all `count` if they are fewer; the same elements of two
+// others are fetched.
 template <class T>
 FP_INLINE uint64_t sparse_word(const T* const (&a)[kSparseTile], const T* const (&later)[kSparseTile], int64_t count) {
   constexpr int lanes = Vec<T>::lanes;

@@ -1,4 +1,4 @@
-// The parts of simd.hpp that need AVX-512 F and DQ. Included by simd.hpp. Masked forms stand for
+// The parts of simd.hpp that need AVX-512 F, BW and DQ. Included by simd.hpp. Masked forms stand for
 // plain ones about which GCC 12 warns in its own headers; a full mask costs nothing.
 #pragma once
 

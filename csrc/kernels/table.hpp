@@ -191,8 +191,8 @@ struct Kernels {
 
   void (*gemm)(const GemmArgs<T>&);
   int64_t (*gemm_scratch)(int64_t m, int64_t n, int64_t k);
-  // Whether gemm leaves out most multiplications by elements of a that are zero, where b is finite. The bits of c are
-  // the same.
+  // Whether a has so many zeros that gemm leaves out most multiplications by them, where b is finite. Bits are the
+  // same.
   bool (*leaves_out_zeros)(const GemmArgs<T>&);
 
   void (*dense_row)(const RowArgs<T>&);

@@ -132,11 +132,26 @@ void dense_backward_bias(Matrix<const T> dz, T* db) {
   });
 }
 
+template <class T>
+bool leaves_out_zeros(Matrix<const T> a, bool transpose_a, int64_t columns) {
+  GemmArgs<T> g{};
+  g.m = transpose_a ? a.cols : a.rows;
+  g.n = columns;
+  g.k = transpose_a ? a.rows : a.cols;
+  g.a = a.data;
+  g.a_row = transpose_a ? 1 : a.row;
+  g.a_col = transpose_a ? a.row : 1;
+  bool found = false;
+  run(1, [&](const Team&) { found = kernels<T>().leaves_out_zeros(g); });
+  return found;
+}
+
 #define FP_INSTANTIATE(T)                                                                               \
   template void dense_forward<T>(Matrix<const T>, Matrix<const T>, const T*, Activation, T, Matrix<T>); \
   template void dense_backward_input<T>(Matrix<const T>, Matrix<const T>, Matrix<T>);                   \
   template void dense_backward_weights<T>(Matrix<const T>, Matrix<const T>, Matrix<T>);                 \
-  template void dense_backward_bias<T>(Matrix<const T>, T*);
+  template void dense_backward_bias<T>(Matrix<const T>, T*);                                            \
+  template bool leaves_out_zeros<T>(Matrix<const T>, bool, int64_t);
 FP_INSTANTIATE(float)
 FP_INSTANTIATE(double)
 #undef FP_INSTANTIATE

@@ -19,6 +19,11 @@ void dense_forward(Matrix<const T> x, Matrix<const T> w, const T* b, Activation 
 void bfloat16_product(Matrix<const float> a, bool transpose_a, Matrix<const float> b, bool transpose_b,
                       Matrix<float> c);
 
+// Whether a product of a (m, k) or with transpose_a (k, m) and so many columns, as a whole, leaves out multiplications
+// by zeros of a.
+template <class T>
+bool leaves_out_zeros(Matrix<const T> a, bool transpose_a, int64_t columns);
+
 // dx = dz w^T. dz (n, out), w (in, out), dx (n, in); dx overlaps neither.
 template <class T>
 void dense_backward_input(Matrix<const T> dz, Matrix<const T> w, Matrix<T> dx);

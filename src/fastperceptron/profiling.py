@@ -170,7 +170,7 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
             break
     in_python = any(judge.loss is not None and judge.loss.native() is None for judge in judges)
     described = list(_described(network, n, rows, trainable, in_python, optimizer))
-    sparse = _sparse_products(network)
+    sparse = _sparse_products(network, trainable)
     listed = [
         row._replace(
             seconds=clock.least(row.part, index), path=row.path + ", zeros left out" * ((index, row.part) in sparse)
@@ -395,8 +395,8 @@ class _Work:
         return any(self._learns[v] for v in op.inputs)
 
 
-def _sparse_products(network: Any) -> set[tuple[int, str]]:
-    """Operations and their parts whose products leave out multiplications by zeros, of the batch that is loaded."""
+def _sparse_products(network: Any, trainable: list[bool]) -> set[tuple[int, str]]:
+    """Operations and their parts whose products leave out multiplications by zeros of the batch that is loaded."""
     core = config._core()
     program: Program = network.program
     # Bfloat16's own instructions do not.
@@ -408,8 +408,11 @@ def _sparse_products(network: Any) -> set[tuple[int, str]]:
             x, columns = network.get_value(op.inputs[0]), program.widths[op.output]
             found |= {
                 (index, part)
-                for part, transposed in (("forward", False), ("backward", True))
-                if core.leaves_out_zeros(x, columns, transposed)
+                for part, happens, transposed in (
+                    ("forward", True, False),
+                    ("backward", trainable[op.parameters[0]], True),
+                )
+                if happens and core.leaves_out_zeros(x, columns, transposed)
             }
     return found
 
