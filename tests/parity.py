@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fastperceptron.program import LOSSES, Operation, Parameter, Program
 
@@ -57,6 +58,10 @@ def instruction_sets(question: str = "instruction_sets_usable") -> tuple[str, ..
 #: The ways to multiply in mixed precision that this machine has, and those of them that widen operands to float32.
 PATHS = instruction_sets("bfloat16_paths_usable")
 WIDENED = tuple(name for name in PATHS if name in ("generic", "avx2", "avx512", "neon"))
+
+#: Two instruction sets that must give the same bits, on a CPU that has both.
+PAIR = tuple(name for name in ("avx2", "avx512") if name in instruction_sets())
+needs_pair = pytest.mark.skipif(len(PAIR) < 2, reason="this CPU has not both AVX2 and AVX-512")
 
 
 @contextmanager

@@ -200,8 +200,8 @@ struct Run {
   bool makes_inputs() const { return !in_place.data || keeps_value(0); }
   // Looks where inputs can be read in place.
   void find_inputs(const Team& team);
-  // The number of the batch's row i or one after, from memory that others can write to: read once, and the copy is
-  // checked and used. -1: out of range, which is reported by the second.
+  // The number of the batch's row i, or of the next batch's from n on, from memory that others can write to: read once,
+  // and the copy is checked and used. -1: out of range, which row_number reports.
   int64_t possible_number(int64_t i) const;
   int64_t row_number(int64_t i);
   // Rows of the batch: the inputs, and what they are judged by.

@@ -169,17 +169,11 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
         if turn + 1 >= _TURNS and not clock.is_disturbed():
             break
     in_python = any(judge.loss is not None and judge.loss.native() is None for judge in judges)
-    described = list(_described(network, n, rows, trainable, in_python, optimizer))
-    sparse = _sparse_products(network, trainable)
-    listed = [
-        row._replace(
-            seconds=clock.least(row.part, index), path=row.path + ", zeros left out" * ((index, row.part) in sparse)
-        )
-        for index, row in described
-    ]
+    described = _described(network, n, rows, trainable, in_python, optimizer)
+    listed = [row._replace(seconds=clock.least(row.part, index)) for index, row in described]
     step = f"one training step of {n} rows, {twin.dtype}, {_machine(network, n)}"
     title = f"{type(model).__name__} {model.name!r}: {step}"
-    whole = (row for (index, _), row in zip(described, listed, strict=True) if (index, row.part) not in sparse)
+    whole = (row for row in listed if not row.path.endswith(_LEFT_OUT))
     peak, peak_is_low = _peak(twin.dtype, network, n, max(row.flop_per_second for row in whole))
     step_seconds, call_seconds = clock.least("step", -1), clock.least("call", -1)
     return Profile(title, listed, step_seconds, call_seconds, clock.is_disturbed(), peak, peak_is_low)
@@ -304,20 +298,25 @@ def _described(
     program: Program = network.program
     item = np.dtype(program.array_dtype).itemsize
     engine = f"native {_instruction_set()}" if network.backend == "native" else "numpy"
-    paths = {index: _path(op, engine, network.product_path()) for index, op in enumerate(program.operations)}
+    sparse = _sparse_products(network, trainable)
+    paths = {
+        (index, part): _path(op, engine, network.product_path()) + (_LEFT_OUT if (index, part) in sparse else "")
+        for index, op in enumerate(program.operations)
+        for part in ("forward", "backward")
+    }
     work = _Work(network, n, trainable)
     given = sum(array.nbytes for arrays in rows for array in arrays if array is not None)
     yield -1, ProfileRow("batch", "gather", 0.0, 0.0, given + n * program.widths[0] * item, engine)
     for index, op in enumerate(program.operations):
         if op.kind != "columns":  # a view
-            yield index, ProfileRow(op.name, "forward", 0.0, *work.forward(op), paths[index])
+            yield index, ProfileRow(op.name, "forward", 0.0, *work.forward(op), paths[index, "forward"])
     # Outputs and targets are read, the outputs' gradients are written.
     judged = 2 * n * sum(program.widths[v] for v in program.outputs) + sum(y.size for y in rows.y if y is not None)
     yield -1, ProfileRow("loss", "loss", 0.0, 0.0, judged * item, "Python" if loss_in_python else engine)
     for index in range(len(program.operations) - 1, -1, -1):
         op = program.operations[index]
         if op.kind != "columns":
-            yield index, ProfileRow(op.name, "backward", 0.0, *work.backward(op), paths[index])
+            yield index, ProfileRow(op.name, "backward", 0.0, *work.backward(op), paths[index, "backward"])
     slots = len(network.slot_names() if optimizer is None else optimizer.slot_names)
     update = engine if optimizer is None else "Python"
     yield -1, ProfileRow("optimizer", "update", 0.0, 0.0, work.update(slots), update)
@@ -393,6 +392,10 @@ class _Work:
     def _is_needed(self, op: Operation) -> bool:
         """Whether the gradient of an input is."""
         return any(self._learns[v] for v in op.inputs)
+
+
+# At the end of a product's path: its time says nothing of multiplications.
+_LEFT_OUT = ", zeros left out"
 
 
 def _sparse_products(network: Any, trainable: list[bool]) -> set[tuple[int, str]]:
