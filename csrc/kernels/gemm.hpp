@@ -14,13 +14,21 @@ namespace fp::FP_ISA_NAMESPACE {
 inline constexpr int kRowVectors = 8;
 
 // Packing of b: the first tile of a panel copies the part of b it reads, kChunk rows at most, to where it lies together
-// for the others. That takes many rows of c, and a b that does not fit the inner caches, to be worth it. Sums longer
-// than kChunk keep the totals of up to kGroupRows rows in scratch meanwhile.
-inline constexpr int64_t kPackRows = 64, kPackBytes = 512 * 1024, kChunk = 4 * kBlock, kGroupRows = 480;
+// for the others. That takes kPackRows of c, and a b of kPackBytes that does not fit the inner caches, to be worth it.
+// AVX2's panels are one line and a half wide, of two that they touch, and its multiplications take little longer than
+// lines of the second cache: there it pays for a smaller b, the smaller the more rows share it. Sums longer than kChunk
+// keep the totals of up to kGroupRows rows in scratch meanwhile.
+#if defined(FP_ISA_AVX2)
+inline constexpr int64_t kPackRows = 32, kPackBytes = 32 * 1024, kPackShared = 8 * 1024 * 1024;
+#else
+inline constexpr int64_t kPackRows = 64, kPackBytes = 512 * 1024, kPackShared = kPackRows * kPackBytes;
+#endif
+inline constexpr int64_t kChunk = 4 * kBlock, kGroupRows = 480;
 
 // Packing of a transposed a: as many rows of c as fit into kPackedBytes, tile by tile. Each tile would otherwise touch
 // one line, often one page, for every index of the sum, in every panel; up to kPackDepth of them stay in the cache.
-inline constexpr int64_t kPackColumns = 256, kPackDepth = 64 * kTileRows, kPackedBytes = 1024 * 1024;
+inline constexpr int64_t kPackLeftRows = 64, kPackLeftBytes = 512 * 1024, kPackColumns = 256,
+                         kPackDepth = 64 * kTileRows, kPackedBytes = 1024 * 1024;
 
 template <class T>
 inline constexpr int64_t kPanel = kTileVectors * Vec<T>::lanes;
@@ -219,15 +227,21 @@ FP_INLINE void gemm_panel(Tiles<T>& t, int64_t vectors, int64_t i0, int64_t i1, 
   } while (p < g.k);
 }
 
+// Whether k x n elements take so many bytes.
+template <class T>
+bool has_bytes(int64_t k, int64_t n, int64_t bytes) {
+  return n > 0 && k >= (bytes / int64_t(sizeof(T)) + n - 1) / n;
+}
+
 // Both conditions hold for a larger product when they hold for a smaller one, so that scratch for the whole suffices
 // for any part.
 template <class T>
 bool gemm_packs_b(int64_t m, int64_t n, int64_t k) {
-  return m >= kPackRows && n > 0 && k > 0 && k >= (kPackBytes / int64_t(sizeof(T)) + n - 1) / n;
+  return m >= kPackRows && has_bytes<T>(k, n, kPackShared / m > kPackBytes ? kPackShared / m : kPackBytes);
 }
 template <class T>
 bool gemm_packs_a(int64_t m, int64_t n, int64_t k) {
-  return n >= kPackColumns && k >= kPackDepth && gemm_packs_b<T>(m, m, k);
+  return n >= kPackColumns && k >= kPackDepth && m >= kPackLeftRows && has_bytes<T>(k, m, kPackLeftBytes);
 }
 
 template <class T>
@@ -317,7 +331,7 @@ void gemm(const GemmArgs<T>& given) {
   int64_t group = pack && g.k > kChunk ? kGroupRows : g.m;
   if (g.scratch && g.a_row == 1 && (g.a_rows || g.a_col > kTileRows) && gemm_packs_a<T>(g.m, g.n, g.k)) {
     const int64_t fit = kPackedBytes / int64_t(sizeof(T)) / g.k / kTileRows * kTileRows;
-    if (fit >= kPackRows) {
+    if (fit >= kPackLeftRows) {
       packed_a = scratch;
       group = fit < group ? fit : group;
     }

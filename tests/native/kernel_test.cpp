@@ -172,7 +172,9 @@ struct Suite {
     }
     product(70, 100, 1300, false, 5);  // several blocks
     product(70, 100, 600, true, 6);
-    product(66, 65, 2100, false, 7);  // b packed, in chunks
+    product(130, 41, 500, false, 9);  // b packed on AVX2
+    product(41, 130, 500, true, 10);
+    product(66, 65, 2100, false, 7);  // in chunks, everywhere
     product(250, 257, 530, true, 8);  // a packed as well
   }
 
