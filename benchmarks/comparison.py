@@ -27,6 +27,9 @@ STEPS_COMPARED = 10
 _SEEDS = 10
 #: fit is measured where it is said how much it may add.
 _FIT = ("A", "B")
+#: Others whose steps would take more seconds than this sit a workload out, going by one of at least a hundredth of the
+#: arithmetic: bfloat16 on a CPU that has no such arithmetic may take forty times as long as float32.
+_LONGEST_STEP, _SIMILAR = 3.0, 100
 
 
 class Task(NamedTuple):
@@ -64,6 +67,7 @@ class Comparison:
         self._others = Others()
         self._stack = ExitStack()
         self._workers: dict[str, Worker] = {}
+        self._last_steps: dict[str, tuple[int, float]] = {}  # of the workload before: flop and seconds of a step
 
     # -- workers -------------------------------------------------------------------------------------------------
 
@@ -88,6 +92,13 @@ class Comparison:
         self.result["failed"][f"{name}, {self._workers[name].workload}"] = str(error)
         say(f"  left out: {str(error).splitlines()[0][:160]}")
 
+    def _expect(self, name: str, workload: Workload) -> None:
+        """Raises when this one's steps are expected to take too long to wait for."""
+        flop, seconds = self._last_steps.get(name, (0, 0.0))
+        expected = seconds * workload.flop_step / flop if _SIMILAR * flop >= workload.flop_step else 0.0
+        if name in OTHERS and expected > _LONGEST_STEP:
+            raise ContestantError(f"a step would take about {expected:.0f} s, going by the workload before")
+
     def _open(self, workload: Workload) -> Iterator[tuple[str, Worker]]:
         """Those that could take up the workload."""
         for name, worker in self._workers.items():
@@ -95,6 +106,7 @@ class Comparison:
                 continue
             try:
                 worker.open(workload)
+                self._expect(name, workload)
                 self.result["descriptions"].setdefault(name, worker.ask("description"))
             except ContestantError as error:
                 self._failed(name, error)
@@ -160,6 +172,7 @@ class Comparison:
         self._note_distance()
         for name, timing in zip(workers, timings, strict=True):
             trained[name]["rounds"] = timing.rounds
+            self._last_steps[name] = (workload.flop_step, timing.median)
             for what in ("threads", "path"):
                 if (said := workers[name].ask(what)) is not None:
                     trained[name][what] = said

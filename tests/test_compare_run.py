@@ -23,7 +23,7 @@ class Pretender:
     asked: list[tuple[str, str]]
     made: list[tuple[str, dict[str, str]]]
     answers: dict[tuple[str, str], Any]  # by contestant and command; others get the answers below
-    workload = "A"
+    workload = ""
 
     def __init__(
         self, contestant: str, threads: int, clock: str = "wall", environment: dict[str, str] | None = None
@@ -36,7 +36,8 @@ class Pretender:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def open(self, workload: Any) -> None: ...
+    def open(self, workload: Any) -> None:
+        self.workload = workload.name
 
     def ask(self, command: str) -> Any:
         self.asked.append((self.contestant, command))
@@ -112,6 +113,24 @@ def test_who_does_not_compute_the_same_ten_steps_is_found(
     assert (found[contestant]["reason"] is None) is same
     assert found["fit"]["reason"] is None
     assert {command for _, command in pretender.asked if command.startswith("costs")} == {"costs 10"}
+
+
+def test_who_would_take_too_long_sits_out(pretender: type[Pretender]) -> None:
+    """A second a step on C means half a minute on D; what it took on A says nothing of C. Ours is never left out."""
+    workloads = module("workloads").WORKLOADS
+    comparison = compare("numpy", "native", "torch-bf16")
+    comparison.start()
+    for name in ("A", "C", "D"):
+        comparison.workload(workloads[name])
+    took_part = {name: set(found["contestants"]) for name, found in comparison.result["training"].items()}
+    assert took_part == {
+        "A": {"numpy", "native", "torch-bf16", "fit"},
+        "C": {"numpy", "native", "torch-bf16"},
+        "D": {"numpy", "native"},
+    }
+    assert set(comparison.result["prediction"]["D"]["1024"]) == {"numpy", "native"}
+    why = "a step would take about 36 s, going by the workload before"
+    assert comparison.result["failed"] == {"torch-bf16, D": why}
 
 
 @pytest.mark.parametrize(
