@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a Unix compiler")
-@pytest.mark.parametrize("name", ["pace_test", "hazards_test", "occupancy_test", "row_source_test"])
+@pytest.mark.parametrize("name", ["pace_test", "hazards_test", "occupancy_test", "row_source_test", "claims_test"])
 def test_a_rule_by_itself(name: str, tmp_path: Path) -> None:
     program = tmp_path / name
     source = REPOSITORY / "tests" / "native" / f"{name}.cpp"

@@ -9,6 +9,7 @@
 #include "network/run.hpp"
 #include "network/workspace.hpp"
 #include "network/worth.hpp"
+#include "runtime/claims.hpp"
 #include "runtime/fpstate.hpp"
 
 namespace fp {
@@ -17,6 +18,8 @@ namespace {
 
 // With fewer rows than this per thread, packing the weights anew on each thread is no longer cheap.
 constexpr int64_t kRowsPerThread = 96;
+// Rows that a thread claims at least, if there are so many: all weights pass by for each claim.
+constexpr int64_t kLeastClaimed = 128;
 
 // Weights of so many bytes come from memory, or from the outer cache, and reading them takes as long as the arithmetic
 // of so many rows: a team shares it, unless other callers keep the CPUs busy. From the outer cache that is soon over,
@@ -203,27 +206,29 @@ void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
     T* y;
     T* memory;
     bool by_columns;
+    Claims claims;
   };
   const int64_t size = by_columns ? arena + team * each.size() : team * (arena + each.size());
   std::unique_ptr<Buffer<T>> memory = spares_.take([&](const Buffer<T>& spare) { return spare.size() >= size; });
   if (!memory) memory = std::make_unique<Buffer<T>>(size, Pages::small);
-  Job job{*this, k, x, rows, chunk, arena, each, y, memory->data(), by_columns};
+  Job job{*this, k, x, rows, chunk, arena, each, y, memory->data(), by_columns, {rows, team, 8, kLeastClaimed, chunk}};
   parallel_run(
       team,
       [](Team& t, void* p) {
-        const Job& j = *static_cast<Job*>(p);
+        Job& j = *static_cast<Job*>(p);
         const Predictor& self = j.self;
         const int64_t size = j.each.size();
         T* mine = j.memory + (j.by_columns ? j.arena + t.rank * size : t.rank * (j.arena + size) + j.arena);
         T* slots = j.by_columns ? j.memory : mine - j.arena;
-        const Range r = j.by_columns ? Range{0, j.rows} : split(j.rows, t.rank, t.size, 8);
-        for (int64_t at = r.begin; at < r.end; at += j.chunk) {
-          const Batch batch{j.kernels, j.x + at * self.inputs_, std::min(j.chunk, r.end - at), j.y + at * self.outputs_,
-                            slots};
-          if (j.by_columns)
-            self.run_columns(t, batch, mine, j.each);
-          else
-            self.run_rows(batch, mine, j.each);
+        const auto batch = [&](Range r) {
+          return Batch{j.kernels, j.x + r.begin * self.inputs_, r.size(), j.y + r.begin * self.outputs_, slots};
+        };
+        if (j.by_columns) {
+          for (int64_t at = 0; at < j.rows; at += j.chunk)
+            self.run_columns(t, batch({at, std::min(at + j.chunk, j.rows)}), mine, j.each);
+        } else {
+          for (Range r = j.claims.next(t.rank); r.size() > 0; r = j.claims.next(t.rank))
+            self.run_rows(batch(r), mine, j.each);
         }
       },
       &job);
