@@ -332,4 +332,4 @@ def can_force_avx2() -> bool:
     from fastperceptron.config import get_config
 
     usable = get_config()["instruction_sets_usable"]
-    return isinstance(usable, tuple) and usable[:1] != ("avx2",) and "avx2" in usable
+    return isinstance(usable, tuple) and "avx2" in usable
