@@ -14,10 +14,10 @@ namespace fp::FP_ISA_NAMESPACE {
 inline constexpr int kRowVectors = 8;
 
 // Packing of b: the first tile of a panel copies the part of b it reads, kChunk rows at most, to where it lies together
-// for the others. That takes kPackRows of c, and a b of kPackBytes that does not fit the inner caches, to be worth it.
-// AVX2's panels are one line and a half wide, of two that they touch, and its multiplications take little longer than
-// lines of the second cache: there it pays for a smaller b, the smaller the more rows share it. Sums longer than kChunk
-// keep the totals of up to kGroupRows rows in scratch meanwhile.
+// for the others. It pays from kPackRows rows of c on, where b has kPackBytes and, times the rows that share it,
+// kPackShared: for a b that does not fit the inner caches. On AVX2 it pays sooner: panels are one line and a half wide,
+// of two that they touch, and multiplications take little longer than lines of the second-level cache. Sums longer than
+// kChunk keep the totals of up to kGroupRows rows in scratch meanwhile.
 #if defined(FP_ISA_AVX2)
 inline constexpr int64_t kPackRows = 32, kPackBytes = 32 * 1024, kPackShared = 8 * 1024 * 1024;
 #else
