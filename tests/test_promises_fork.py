@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from parity import BACKENDS
 from promises import run_script
+
+from fastperceptron.backends import numpy_matmul
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 one_backend = pytest.mark.parametrize("backend", BACKENDS[-1:])  # the native one where there is one
@@ -207,3 +212,40 @@ if __name__ == "__main__":
     print("done")
 """
     run(tmp_path, code, backend)
+
+
+def test_forks_and_products_of_numpy_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product under way holds a fork up; one that comes while a fork is under way waits for its end."""
+    inside, release, order = threading.Event(), threading.Event(), []
+
+    def slow(a: object, b: object, out: object = None) -> None:
+        inside.set()
+        assert release.wait(10)
+        order.append("product")
+
+    def fork() -> None:
+        numpy_matmul._before_fork()
+        order.append("fork")
+        time.sleep(0.05)
+        order.append("forked")
+        numpy_matmul._after_fork_in_parent()
+
+    monkeypatch.setattr(np, "matmul", slow)
+    x = np.ones((2, 2))
+    first = threading.Thread(target=numpy_matmul.matmul, args=(x, x))
+    first.start()
+    assert inside.wait(10)
+    forker = threading.Thread(target=fork)
+    forker.start()
+    while not numpy_matmul._forking:
+        time.sleep(0.001)
+    second = threading.Thread(target=numpy_matmul.matmul, args=(x, x))
+    second.start()
+    time.sleep(0.05)
+    assert order == []
+    release.set()
+    for thread in (first, forker, second):
+        thread.join(10)
+    assert order == ["product", "fork", "forked", "product"]
+    assert not numpy_matmul._forking
+    assert not numpy_matmul._multiplying

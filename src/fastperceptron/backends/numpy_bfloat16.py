@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .numpy_matmul import matmul
+
 __all__ = ["bfloat16_product", "round_bfloat16"]
 
 Array = NDArray[Any]
@@ -34,5 +36,4 @@ def bfloat16_product(a: Array, b: Array, transpose_a: bool = False, transpose_b:
     """a b over operands rounded to bfloat16, summed in float32. a (m, k) and b (k, n), or their transposes."""
     a, b = round_bfloat16(a), round_bfloat16(b)
     with np.errstate(all="ignore"):
-        product: Array = np.matmul(a.T if transpose_a else a, b.T if transpose_b else b)
-    return product
+        return matmul(a.T if transpose_a else a, b.T if transpose_b else b)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .numpy_activations import activation_forward
+from .numpy_matmul import matmul
 from .numpy_philox import philox_blocks
 
 __all__ = [
@@ -31,11 +32,11 @@ def product(a: Array, b: Array, out: Array | None = None) -> Array:
     """a b, in pieces of rows between which Python can be interrupted."""
     flop = 2.0 * a.shape[0] * a.shape[1] * b.shape[1]
     if flop <= _FLOP_PER_PIECE:
-        return np.matmul(a, b, out=out)
+        return matmul(a, b, out)
     y = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b)) if out is None else out
     rows = max(_LEAST_ROWS, int(a.shape[0] * _FLOP_PER_PIECE / flop))
     for begin in range(0, a.shape[0], rows):
-        np.matmul(a[begin : begin + rows], b, out=y[begin : begin + rows])
+        matmul(a[begin : begin + rows], b, y[begin : begin + rows])
     return y
 
 
