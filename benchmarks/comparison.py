@@ -92,7 +92,7 @@ class Comparison:
         self.result["failed"][f"{name}, {self._workers[name].workload}"] = str(error)
         say(f"  left out: {str(error).splitlines()[0][:160]}")
 
-    def _expect(self, name: str, workload: Workload) -> None:
+    def _refuse_slow(self, name: str, workload: Workload) -> None:
         """Raises when this one's steps are expected to take too long to wait for."""
         flop, seconds = self._last_steps.get(name, (0, 0.0))
         expected = seconds * workload.flop_step / flop if _SIMILAR * flop >= workload.flop_step else 0.0
@@ -106,7 +106,7 @@ class Comparison:
                 continue
             try:
                 worker.open(workload)
-                self._expect(name, workload)
+                self._refuse_slow(name, workload)
                 self.result["descriptions"].setdefault(name, worker.ask("description"))
             except ContestantError as error:
                 self._failed(name, error)
