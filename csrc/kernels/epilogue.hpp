@@ -23,7 +23,7 @@ inline constexpr int kTileRows = 4, kTileVectors = 2;
 // too. kHalves: half a register may cost less than all of it, so that the last one of a panel is halved where that
 // suffices (Zen 4 multiplies halves one after the other; elsewhere it makes no difference). kScattered: rows of a may
 // lie anywhere, as tiles take so long for an index of the sum that looking up where it lies costs nothing. kSparse:
-// zeros are quickly found.
+// zeros are quickly found. kLoops: full tiles sum by kernels/gemm_loop.hpp.
 #if defined(FP_ISA_AVX512)
 inline constexpr bool kCheapParts = true, kHalves = true, kScattered = true;
 #else
@@ -33,6 +33,11 @@ inline constexpr bool kCheapParts = false, kHalves = false, kScattered = false;
 inline constexpr bool kSparse = true;
 #else
 inline constexpr bool kSparse = false;
+#endif
+#if defined(FP_ISA_AVX2)
+inline constexpr bool kLoops = true;
+#else
+inline constexpr bool kLoops = false;
 #endif
 
 // The simplest epilogue that does the same, without the pointers that it does not use.
@@ -200,7 +205,8 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int6
   // A load from a line that a masked store has just changed waits for it, so an update goes by whole rows.
   if (last < Vec<T>::lanes && (!kCheapParts || e.kind == EpilogueKind::sgd)) return false;
   if (!is_frequent(e)) return false;
-  T* c = g.c + t.i * g.c_row + t.j;
+  const int64_t c_row = g.c_row;  // read once: as far as compilers know, stores may change it
+  T* c = g.c + t.i * c_row + t.j;
   switch (e.kind) {
     case EpilogueKind::store:
       break;
@@ -226,21 +232,21 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int6
     case EpilogueKind::sgd: {
       const Sgd<T> s{broadcast(e.learning_rate), broadcast(e.momentum), e.nesterov};
       if (e.velocity) {
-        T* velocity = e.velocity + t.i * g.c_row + t.j;
+        T* velocity = e.velocity + t.i * c_row + t.j;
         FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) {
-          Vec<T> moved = load_column<vectors>(velocity + i * g.c_row, v, last);
-          acc[i][v] = sgd_momentum(s, load_column<vectors>(c + i * g.c_row, v, last), acc[i][v], moved);
-          store_column<vectors>(velocity + i * g.c_row, v, last, moved);
+          Vec<T> moved = load_column<vectors>(velocity + i * c_row, v, last);
+          acc[i][v] = sgd_momentum(s, load_column<vectors>(c + i * c_row, v, last), acc[i][v], moved);
+          store_column<vectors>(velocity + i * c_row, v, last, moved);
         }
       } else {
         FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] =
-            sgd_plain(s, load_column<vectors>(c + i * g.c_row, v, last), acc[i][v]);
+            sgd_plain(s, load_column<vectors>(c + i * c_row, v, last), acc[i][v]);
       }
       break;
     }
   }
   FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v)
-      store_column<vectors>(c + i * g.c_row, v, last, acc[i][v]);
+      store_column<vectors>(c + i * c_row, v, last, acc[i][v]);
   return true;
 }
 

@@ -333,7 +333,9 @@ void gemm(const GemmArgs<T>& given) {
     const int64_t fit = kPackedBytes / int64_t(sizeof(T)) / g.k / kTileRows * kTileRows;
     if (fit >= kPackLeftRows) {
       packed_a = scratch;
-      group = fit < group ? fit : group;
+      // Groups of even sizes: each packs b anew.
+      const int64_t most = fit < group ? fit : group, groups = (g.m + most - 1) / most;
+      group = ((g.m + groups - 1) / groups + kTileRows - 1) / kTileRows * kTileRows;
     }
     scratch += kPackedBytes / int64_t(sizeof(T));
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/epilogue.hpp"
+#include "kernels/gemm_loop.hpp"
 #include "kernels/simd.hpp"
 #include "kernels/table.hpp"
 
@@ -58,12 +59,40 @@ FP_INLINE const T* scattered_row(const Tiles<T>& t, int64_t p) {
   return t.a_rows[p] + t.a_first + t.i;
 }
 
+// Full tiles whose sums are a single block: little more than their loop.
+template <class T, int vectors>
+void short_tiles(Tiles<T>& t) {
+  constexpr int rows = kTileRows, width = vectors * Vec<T>::lanes;
+  const int64_t safe = t.safe < t.k ? t.safe : t.k, turns = safe / kLoopStep;
+  const TileLoop<T> loop(t.a_row, t.a_col, t.b_row, width, turns);
+  for (; t.count > 0; --t.count, t.i += rows, t.a += t.a_next) {
+    if (t.k >= kPrefetch) tile_prefetch(t);
+    Vec<T> acc[rows][vectors];
+    [[maybe_unused]] Half<T> none[rows];
+    FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] = zero<T>();
+    const T *a = t.a, *b = t.b;
+    loop(acc, a, b);
+    for (int64_t p = turns * kLoopStep; p < t.k; ++p, a += t.a_col, b += t.b_row) {
+      const T* row = p < safe ? b : t.tail + (p - safe) * width;
+      gemm_step<Reading::plain>(acc, none, Column<T>{a, t.a_row}, row, static_cast<T*>(nullptr));
+    }
+    if (tile_finish(acc, t)) continue;
+    tile_store(acc, t.total);
+    tile_finish_total(t);
+  }
+}
+
 // scattered: the rows of a lie anywhere.
 template <class T, int rows, int vectors, Reading reading = Reading::plain, bool scattered = false>
 void gemm_tiles(Tiles<T>& t) {
   constexpr bool pack = reading == Reading::packing;
   constexpr int lanes = Vec<T>::lanes, width = vectors * lanes;
   const int64_t a_row = t.a_row, a_col = t.a_col, block = t.g->block, ahead = a_row == 1 ? kAhead * a_col : 0;
+  constexpr bool looped = kLoops && reading == Reading::plain && rows == kTileRows && vectors > 1;
+  const bool loops = looped && (a_row == 1 || a_col == 1);
+  if constexpr (looped) {
+    if (loops && t.finish && !t.resume && !t.from_c && t.k <= block) return short_tiles<T, vectors>(t);
+  }
   for (; t.count > 0; --t.count, t.i += rows, t.a += t.a_next, t.total += t.total_next) {
     if (t.from_c) tile_load(t);
     const T* a = t.a;
@@ -81,6 +110,11 @@ void gemm_tiles(Tiles<T>& t) {
         const T* b = in_b ? t.b + p * t.b_row : t.tail + (p - t.safe) * width;
         const int64_t b_row = in_b ? t.b_row : width;
         const int64_t stop = in_b && t.safe < block_end ? t.safe : block_end;
+        if constexpr (looped) {
+          const int64_t turns = loops ? (stop - p) / kLoopStep : 0;
+          TileLoop<T>(a_row, a_col, b_row, width, turns)(acc, a, b);
+          p += turns * kLoopStep;
+        }
         for (; p < stop; ++p) {
           if (kScattered && !scattered && t.a_rows)
             a = scattered_row(t, p);

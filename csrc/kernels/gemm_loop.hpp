@@ -1,0 +1,152 @@
+// The innermost loop of a full tile on AVX2, in assembly. Its sums, a row of b and an element of a take all 16
+// registers; compilers that unroll such a loop read operands twice or keep a sum in memory. Unrolled it takes 20
+// instructions for 12 multiplications, 24 otherwise: too many where two hardware threads share a core, each of which
+// then gets three a cycle or less, while its multipliers take two.
+#pragma once
+
+#include "kernels/epilogue.hpp"
+#include "kernels/simd.hpp"
+
+namespace fp::FP_ISA_NAMESPACE {
+
+// Indices per turn of the loop.
+inline constexpr int64_t kLoopStep = 4;
+
+template <class T>
+class TileLoop;  // only where kLoops holds
+
+}  // namespace fp::FP_ISA_NAMESPACE
+
+#if defined(FP_ISA_AVX2)
+
+namespace fp::FP_ISA_NAMESPACE {
+
+// How elements of a tile's rows of a lie: rows one after the other or apart (a_col == 1), packed (index by index, and
+// tile by tile), or in columns apart (a_row == 1). How a panel's rows of b lie: one after the other, or apart.
+enum class Left { rows, packed, columns };
+enum class Right { together, apart };
+
+// The pieces of the loop. S: bytes of an element; D: the letter of its type; V: registers of b; u: index; i: row of the
+// tile; v: register. Sums lie in registers of the compiler's choice, b in 12 to 14, elements of a in 14 and 15. rcx:
+// turns left; rdx, r8, r10: bytes between rows or columns of a, three times and 16 times as many; r9, r11: bytes
+// between rows of b, and three times as many.
+// clang-format off
+#define FP_ROW_0 "(%[a])"
+#define FP_ROW_1 "(%[a],%%rdx)"
+#define FP_ROW_2 "(%[a],%%rdx,2)"
+#define FP_ROW_3 "(%[a],%%r8)"
+#define FP_LEFT_ROWS(S, u, i) #u "*" #S FP_ROW_##i
+#define FP_LEFT_PACKED(S, u, i) #u "*4*" #S "+" #i "*" #S "(%[a])"
+#define FP_LEFT_COLUMNS(S, u, i) #i "*" #S "(%[a])"
+#define FP_NEXT_ROWS ""
+#define FP_NEXT_PACKED ""
+#define FP_NEXT_COLUMNS "prefetcht0 (%[a],%%r10)\n\tadd %%rdx, %[a]\n\t"  // kAhead columns ahead
+#define FP_TURN_ROWS(S) "add $4*" #S ", %[a]\n\t"
+#define FP_TURN_PACKED(S) "add $16*" #S ", %[a]\n\t"
+#define FP_TURN_COLUMNS(S) ""
+
+#define FP_INDEX_0 "(%[b])"
+#define FP_INDEX_1 "(%[b],%%r9)"
+#define FP_INDEX_2 "(%[b],%%r9,2)"
+#define FP_INDEX_3 "(%[b],%%r11)"
+#define FP_RIGHT_TOGETHER(V, u, v) #u "*" #V "*32+" #v "*32(%[b])"
+#define FP_RIGHT_APART(V, u, v) #v "*32" FP_INDEX_##u
+#define FP_TURN_TOGETHER(V) "add $4*32*" #V ", %[b]\n\t"
+#define FP_TURN_APART(V) "lea (%[b],%%r9,4), %[b]\n\t"
+
+#define FP_LOAD(D, at, to) "vmovup" #D " " at ", %%ymm" #to "\n\t"
+#define FP_BROADCAST(D, at, to) "vbroadcasts" #D " " at ", %%ymm" #to "\n\t"
+#define FP_FMA(D, x, b, sum) "vfmadd231p" #D " %%ymm" #b ", %%ymm" #x ", %[" #sum "]\n\t"
+
+#define FP_LOADS_2(D, R, u) FP_LOAD(D, FP_RIGHT_##R(2, u, 0), 12) FP_LOAD(D, FP_RIGHT_##R(2, u, 1), 13)
+#define FP_LOADS_3(D, R, u) \
+  FP_LOAD(D, FP_RIGHT_##R(3, u, 0), 12) FP_LOAD(D, FP_RIGHT_##R(3, u, 1), 13) FP_LOAD(D, FP_RIGHT_##R(3, u, 2), 14)
+#define FP_ROW_OF_2(D, S, L, u, i, x) \
+  FP_BROADCAST(D, FP_LEFT_##L(S, u, i), x) FP_FMA(D, x, 12, c##i##0) FP_FMA(D, x, 13, c##i##1)
+#define FP_ROW_OF_3(D, S, L, u, i, x) \
+  FP_BROADCAST(D, FP_LEFT_##L(S, u, i), 15) \
+  FP_FMA(D, 15, 12, c##i##0) FP_FMA(D, 15, 13, c##i##1) FP_FMA(D, 15, 14, c##i##2)
+#define FP_STEP(D, S, L, R, V, u) \
+  FP_LOADS_##V(D, R, u) \
+  FP_ROW_OF_##V(D, S, L, u, 0, 14) FP_ROW_OF_##V(D, S, L, u, 1, 15) \
+  FP_ROW_OF_##V(D, S, L, u, 2, 14) FP_ROW_OF_##V(D, S, L, u, 3, 15) \
+  FP_NEXT_##L
+
+#define FP_SUM(i, q) [c##i##q] "+x"(acc[i][q].v)
+#define FP_SUMS_2 \
+  FP_SUM(0, 0), FP_SUM(0, 1), FP_SUM(1, 0), FP_SUM(1, 1), FP_SUM(2, 0), FP_SUM(2, 1), FP_SUM(3, 0), FP_SUM(3, 1)
+#define FP_SUMS_3 FP_SUMS_2, FP_SUM(0, 2), FP_SUM(1, 2), FP_SUM(2, 2), FP_SUM(3, 2)
+
+// A statement may have 30 operands, of which a sum is two: turns and strides come from memory.
+#define FP_LOOP(D, S, L, R, V) \
+  asm volatile( \
+      "mov 0(%[n]), %%rcx\n\t" \
+      "mov 8(%[n]), %%rdx\n\t" \
+      "mov 16(%[n]), %%r9\n\t" \
+      "lea (%%rdx,%%rdx,2), %%r8\n\t" \
+      "mov %%rdx, %%r10\n\t" \
+      "shl $4, %%r10\n\t" \
+      "lea (%%r9,%%r9,2), %%r11\n\t" \
+      ".p2align 5\n" \
+      "1:\n\t" \
+      FP_STEP(D, S, L, R, V, 0) FP_STEP(D, S, L, R, V, 1) FP_STEP(D, S, L, R, V, 2) FP_STEP(D, S, L, R, V, 3) \
+      FP_TURN_##L(S) FP_TURN_##R(V) \
+      "dec %%rcx\n\t" \
+      "jnz 1b" \
+      : FP_SUMS_##V, [a] "+r"(a), [b] "+r"(b) \
+      : [n] "r"(numbers) \
+      : "rcx", "rdx", "r8", "r9", "r10", "r11", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory")
+
+// Adds to acc the sums over kLoopStep * numbers[0] indices, at least one turn; numbers[1], numbers[2]: bytes between
+// rows or columns of a, and rows of b. a and b move on.
+#define FP_TILE_LOOP(T, D, S, V) \
+  template <Left left, Right right> \
+  FP_INLINE void tile_loop(Vec<T>(&acc)[4][V], const T*& a, const T*& b, const int64_t (&numbers)[3]) { \
+    if constexpr (left == Left::rows && right == Right::together) FP_LOOP(D, S, ROWS, TOGETHER, V); \
+    if constexpr (left == Left::rows && right == Right::apart) FP_LOOP(D, S, ROWS, APART, V); \
+    if constexpr (left == Left::packed && right == Right::together) FP_LOOP(D, S, PACKED, TOGETHER, V); \
+    if constexpr (left == Left::packed && right == Right::apart) FP_LOOP(D, S, PACKED, APART, V); \
+    if constexpr (left == Left::columns && right == Right::together) FP_LOOP(D, S, COLUMNS, TOGETHER, V); \
+    if constexpr (left == Left::columns && right == Right::apart) FP_LOOP(D, S, COLUMNS, APART, V); \
+  }
+FP_TILE_LOOP(float, s, 4, 2)
+FP_TILE_LOOP(float, s, 4, 3)
+FP_TILE_LOOP(double, d, 8, 2)
+FP_TILE_LOOP(double, d, 8, 3)
+// clang-format on
+
+// The loop for operands with such strides, a_col == 1 or a_row == 1; width: elements of a row of the panel.
+template <class T>
+class TileLoop {
+ public:
+  FP_INLINE_MEMBER TileLoop(int64_t a_row, int64_t a_col, int64_t b_row, int64_t width, int64_t turns)
+      : left_(a_col == 1           ? Left::rows
+              : a_col == kTileRows ? Left::packed
+                                   : Left::columns),
+        right_(b_row == width ? Right::together : Right::apart),
+        numbers_{turns, (a_col == 1 ? a_row : a_col) * size, b_row * size} {}
+
+  // Adds the sums of all turns to acc; a and b move on.
+  template <int vectors>
+  FP_INLINE_MEMBER void operator()(Vec<T> (&acc)[kTileRows][vectors], const T*& a, const T*& b) const {
+    if (numbers_[0] <= 0) return;
+    if (right_ == Right::together) {
+      if (left_ == Left::rows) return tile_loop<Left::rows, Right::together>(acc, a, b, numbers_);
+      if (left_ == Left::packed) return tile_loop<Left::packed, Right::together>(acc, a, b, numbers_);
+      return tile_loop<Left::columns, Right::together>(acc, a, b, numbers_);
+    }
+    if (left_ == Left::rows) return tile_loop<Left::rows, Right::apart>(acc, a, b, numbers_);
+    if (left_ == Left::packed) return tile_loop<Left::packed, Right::apart>(acc, a, b, numbers_);
+    return tile_loop<Left::columns, Right::apart>(acc, a, b, numbers_);
+  }
+
+ private:
+  static constexpr int64_t size = sizeof(T);
+  Left left_;
+  Right right_;
+  int64_t numbers_[3];
+};
+
+}  // namespace fp::FP_ISA_NAMESPACE
+
+#endif
