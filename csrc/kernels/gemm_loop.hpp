@@ -1,7 +1,7 @@
 // The innermost loop of a full tile on AVX2, in assembly. Its sums, a row of b and an element of a take all 16
 // registers; compilers that unroll such a loop read operands twice or keep a sum in memory. Unrolled it takes 20
-// instructions for 12 multiplications, 24 otherwise: too many where two hardware threads share a core, each of which
-// then gets three a cycle or less, while its multipliers take two.
+// instructions for 12 multiplications, 24 otherwise: too many where two hardware threads share a core and what it can
+// hand out in a cycle. (Measured: docs/performance_avx2.md, "Instructions".)
 #pragma once
 
 #include "kernels/epilogue.hpp"
@@ -113,6 +113,40 @@ FP_TILE_LOOP(float, s, 4, 2)
 FP_TILE_LOOP(float, s, 4, 3)
 FP_TILE_LOOP(double, d, 8, 2)
 FP_TILE_LOOP(double, d, 8, 3)
+#undef FP_BROADCAST
+#undef FP_FMA
+#undef FP_INDEX_0
+#undef FP_INDEX_1
+#undef FP_INDEX_2
+#undef FP_INDEX_3
+#undef FP_LEFT_COLUMNS
+#undef FP_LEFT_PACKED
+#undef FP_LEFT_ROWS
+#undef FP_LOAD
+#undef FP_LOADS_2
+#undef FP_LOADS_3
+#undef FP_LOOP
+#undef FP_NEXT_COLUMNS
+#undef FP_NEXT_PACKED
+#undef FP_NEXT_ROWS
+#undef FP_RIGHT_APART
+#undef FP_RIGHT_TOGETHER
+#undef FP_ROW_0
+#undef FP_ROW_1
+#undef FP_ROW_2
+#undef FP_ROW_3
+#undef FP_ROW_OF_2
+#undef FP_ROW_OF_3
+#undef FP_STEP
+#undef FP_SUM
+#undef FP_SUMS_2
+#undef FP_SUMS_3
+#undef FP_TILE_LOOP
+#undef FP_TURN_APART
+#undef FP_TURN_COLUMNS
+#undef FP_TURN_PACKED
+#undef FP_TURN_ROWS
+#undef FP_TURN_TOGETHER
 // clang-format on
 
 // The loop for operands with such strides, a_col == 1 or a_row == 1; width: elements of a row of the panel.

@@ -59,7 +59,7 @@ FP_INLINE const T* scattered_row(const Tiles<T>& t, int64_t p) {
   return t.a_rows[p] + t.a_first + t.i;
 }
 
-// Full tiles whose sums are a single block: little more than their loop.
+// Full tiles whose sums are a single block, with little more than their loop (TileLoop can read their a).
 template <class T, int vectors>
 void short_tiles(Tiles<T>& t) {
   constexpr int rows = kTileRows, width = vectors * Vec<T>::lanes;
@@ -88,10 +88,10 @@ void gemm_tiles(Tiles<T>& t) {
   constexpr bool pack = reading == Reading::packing;
   constexpr int lanes = Vec<T>::lanes, width = vectors * lanes;
   const int64_t a_row = t.a_row, a_col = t.a_col, block = t.g->block, ahead = a_row == 1 ? kAhead * a_col : 0;
-  constexpr bool looped = kLoops && reading == Reading::plain && rows == kTileRows && vectors > 1;
-  const bool loops = looped && (a_row == 1 || a_col == 1);
-  if constexpr (looped) {
-    if (loops && t.finish && !t.resume && !t.from_c && t.k <= block) return short_tiles<T, vectors>(t);
+  constexpr bool has_loop = kLoops && reading == Reading::plain && rows == kTileRows && vectors > 1;
+  const bool by_loop = has_loop && (a_row == 1 || a_col == 1);
+  if constexpr (has_loop) {
+    if (by_loop && t.finish && !t.resume && !t.from_c && t.k <= block) return short_tiles<T, vectors>(t);
   }
   for (; t.count > 0; --t.count, t.i += rows, t.a += t.a_next, t.total += t.total_next) {
     if (t.from_c) tile_load(t);
@@ -110,8 +110,8 @@ void gemm_tiles(Tiles<T>& t) {
         const T* b = in_b ? t.b + p * t.b_row : t.tail + (p - t.safe) * width;
         const int64_t b_row = in_b ? t.b_row : width;
         const int64_t stop = in_b && t.safe < block_end ? t.safe : block_end;
-        if constexpr (looped) {
-          const int64_t turns = loops ? (stop - p) / kLoopStep : 0;
+        if constexpr (has_loop) {
+          const int64_t turns = by_loop ? (stop - p) / kLoopStep : 0;
           TileLoop<T>(a_row, a_col, b_row, width, turns)(acc, a, b);
           p += turns * kLoopStep;
         }
