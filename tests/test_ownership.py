@@ -6,9 +6,10 @@ import gc
 import os
 import random
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,8 @@ def in_another_thread(*uses: Callable[[fp.Sequential], Any], model: fp.Sequentia
 def test_an_interrupt_at_any_moment_leaves_the_model_free(name: str) -> None:
     model = fp.Sequential([fp.Input((5,)), fp.Dense(3)], seed=0)
     model.compile("sgd", "mse")
+    for use in USES.values():  # an import of the first use, interrupted, would complain of an unclosed file
+        use(model)
     chance = random.Random(0)
     for number in range(400):
         interrupted(USES[name], model, chance.uniform(50e-6, 400e-6))
@@ -88,4 +91,35 @@ def test_what_is_in_progress_still_counts() -> None:
     model.fit(X, Y, verbose=0, callbacks=[Meanwhile()])
     assert [[type(error) for error in errors] for errors in found] == [[fp.ModelBusyError] * 3]
     assert "in use by another thread, in fit" in str(found[0][0])
+    assert in_another_thread(*USES.values(), model=model) == []
+
+
+def test_a_thread_inside_generators_still_counts() -> None:
+    """Who asks whether another thread's use runs on may find its innermost frame to be a generator's, which has yielded
+    before its caller is asked for."""
+    model = fp.Sequential([fp.Input((5,)), fp.Dense(3)], seed=0)
+    model.compile("sgd", "mse")
+    end = time.monotonic() + 0.5
+
+    def numbers() -> Iterator[int]:
+        yield from range(100)
+
+    class Generating(fp.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            while time.monotonic() < end:
+                assert sum(numbers()) == 4950
+
+    inside = threading.Thread(target=lambda: model.fit(X, Y, verbose=0, callbacks=[Generating()]))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        inside.start()
+        while not model._ownership.writing_now:
+            time.sleep(0)
+        while time.monotonic() < end - 0.1:
+            with pytest.raises(fp.ModelBusyError):
+                model.predict(X)
+    finally:
+        sys.setswitchinterval(before)
+        inside.join()
     assert in_another_thread(*USES.values(), model=model) == []
