@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,10 @@ import fastperceptron as fp
 
 #: The pure wheel has one backend; anywhere else a missing extension is a failure, never a skip.
 BACKENDS = ("numpy",) if os.environ.get("FASTPERCEPTRON_PURE") == "1" else ("numpy", "native")
+
+# A shell's background jobs ignore Ctrl-C, and so would the programs that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=BACKENDS)
