@@ -146,7 +146,7 @@ neon: kernel-test  ## the same, cross-compiled for AArch64 and run under qemu-us
 	    echo "neon's results are not those of $$isa" >&2; exit 1; }; \
 	done
 
-# A sanitizer's runtime has to be in the process before Python is.
+# A sanitizer's runtime has to be in the process before Python is. It does not see how NumPy's BLAS waits for threads.
 SANITIZER_CXX := $(if $(CXX),$(CXX),g++)
 SANITIZED_TESTS ?= -m 'not slow' -p no:cacheprovider
 comma := ,
@@ -157,7 +157,8 @@ define sanitized
 	  CXX=$(SANITIZER_CXX) $(PY) $(INSTALL) --target build/$(1)-site .
 	LD_PRELOAD="$$($(SANITIZER_CXX) -print-file-name=$(3)) $$($(SANITIZER_CXX) -print-file-name=libstdc++.so.6)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
+	  TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1:die_after_fork=0:suppressions=$(CURDIR)/tests/tsan.supp" \
+	  OPENBLAS_NUM_THREADS=1 \
 	  PYTHONPATH="$(CURDIR)/build/$(1)-site" $(PY) -m pytest $(SANITIZED_TESTS)
 endef
 
