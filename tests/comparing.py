@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from pure import PURE
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 NEEDS = [
-    pytest.mark.skipif(os.environ.get("FASTPERCEPTRON_PURE") == "1", reason="it measures the native engine"),
+    pytest.mark.skipif(PURE, reason="it measures the native engine"),
     pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmarks beside the tests"),
 ]
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from pure import BACKENDS
 
 import fastperceptron as fp
-
-#: The pure wheel has one backend; anywhere else a missing extension is a failure, never a skip.
-BACKENDS = ("numpy",) if os.environ.get("FASTPERCEPTRON_PURE") == "1" else ("numpy", "native")
 
 # A shell's background jobs ignore Ctrl-C, and so would the programs that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
+from pure import PURE
 
 from fastperceptron.program import LOSSES, Operation, Parameter, Program
-
-#: The pure wheel has one backend; anywhere else a missing extension is a failure, never a skip.
-PURE = os.environ.get("FASTPERCEPTRON_PURE") == "1"
-BACKENDS = ("numpy",) if PURE else ("numpy", "native")
 
 #: Around every vector width (4, 8, 16), one cache line, four, and the block of a sum.
 SIZES = (0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65, 255, 256, 257)

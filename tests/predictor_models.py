@@ -43,6 +43,11 @@ def chain(
     return fp.Sequential(layers, seed=1, dtype=dtype, backend=backend)
 
 
+def predicted(model: fp.Model, x: Any) -> Any:
+    """Of one sample. (NumPy's products give a row other bits in another batch.)"""
+    return model.predict(np.asarray(x)[None])[0]
+
+
 def graph(dtype: str, output: int) -> Program:
     """Values that are read twice, skipped over, joined, and wanted while others still read them; weights that two
     layers share. One output, any of GRAPH_VALUES."""

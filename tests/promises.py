@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from parity import ALPHA, BACKENDS
+from parity import ALPHA
+from pure import BACKENDS
 
 import fastperceptron as fp
 

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from parity import PURE
 from promises import run_script
+from pure import PURE
 
 pytestmark = [
     pytest.mark.skipif(PURE, reason="NumPy allocates its results"),

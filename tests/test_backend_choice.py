@@ -9,13 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from pure import PURE, native_only
 
 import fastperceptron
 from fastperceptron import backends
 from fastperceptron.errors import BackendUnavailableError
-
-PURE = os.environ.get("FASTPERCEPTRON_PURE") == "1"
-native_only = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pure import PURE, native_only
 
 import fastperceptron
 from fastperceptron import backends, program
@@ -22,8 +23,6 @@ from fastperceptron.backends import numpy as numpy_backend
 
 PACKAGE = Path(fastperceptron.__file__).parent
 ROOT = Path(__file__).parent.parent
-PURE = os.environ.get("FASTPERCEPTRON_PURE") == "1"
-native_only = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
 
 STATELESS = {
     "bfloat16_product",

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import PATHS, PURE, forced, instruction_sets
+from parity import PATHS, forced, instruction_sets
+from pure import PURE, native_only
 
 import fastperceptron as fp
 from fastperceptron import config
-
-native_only = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
 
 KEYS = [
     "version",

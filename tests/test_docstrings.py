@@ -5,12 +5,12 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
-import os
 import pkgutil
 import subprocess
 import sys
 
 import pytest
+from pure import PURE
 
 import fastperceptron as fp
 
@@ -27,7 +27,7 @@ NATIVE_ONLY = ("fastperceptron.embedding", "fastperceptron.peak")
 
 @pytest.mark.parametrize("name", ["fastperceptron", *MODULES])
 def test_examples(name: str) -> None:
-    if name in NATIVE_ONLY and os.environ.get("FASTPERCEPTRON_PURE") == "1":
+    if name in NATIVE_ONLY and PURE:
         pytest.skip("the pure wheel has no extension")
     module = importlib.import_module(name)
     assert doctest.testmod(module, extraglobs={"fp": fp}).failed == 0

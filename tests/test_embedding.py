@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pure import PURE, native_only
 
 import fastperceptron as fp
 from fastperceptron import kernels
 from fastperceptron.program import ACTIVATIONS
 
-PURE = os.environ.get("FASTPERCEPTRON_PURE") == "1"
 GUIDE = Path(__file__).parent.parent / "docs" / "embedding.md"
 compiled = pytest.mark.skipif(PURE or os.name == "nt", reason="needs the native extension, and a Unix compiler")
 
@@ -350,7 +350,7 @@ def test_the_pure_wheel_has_nothing_to_include() -> None:
         fp.get_include()
 
 
-@pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
+@native_only
 def test_the_header_is_installed() -> None:
     assert (Path(fp.get_include()) / "fastperceptron.h").is_file()
     assert (Path(fp.__file__).parent / "cython_api.pxd").is_file()

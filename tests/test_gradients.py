@@ -13,6 +13,7 @@ import numpy as np
 import parity
 import pytest
 import reference
+from pure import BACKENDS
 
 from fastperceptron.program import LOSSES, Program
 
@@ -25,7 +26,7 @@ ROOM = 1e-3
 KINKED = {"relu", "leaky_relu", "elu", "selu", "step"}
 
 
-@pytest.fixture(params=parity.BACKENDS)
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Any:
     return parity.load_backend(request.param)
 

@@ -12,6 +12,7 @@ import numpy as np
 import parity
 import pytest
 import reference
+from pure import BACKENDS, PURE
 
 from fastperceptron.errors import ShapeError
 from fastperceptron.program import PRECISIONS, Head, Operation, Parameter, Program
@@ -29,7 +30,7 @@ KINDS = (
 )
 
 
-@pytest.fixture(params=parity.BACKENDS)
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Any:
     return parity.load_backend(request.param)
 
@@ -223,7 +224,7 @@ def run(backend: Any, case: Case, threads: int, batch: int, steps: int, pieces: 
     return [*kept, *network.get_metrics(), *out]
 
 
-@pytest.mark.skipif(parity.PURE, reason="needs both backends")
+@pytest.mark.skipif(PURE, reason="needs both backends")
 @pytest.mark.parametrize("seed", range(12))
 def test_training_is_the_same_on_both_backends(seed: int) -> None:
     """Roundings of 1e-16 grow through a dozen steps; a wrong term shows at 1e-3."""
@@ -234,7 +235,7 @@ def test_training_is_the_same_on_both_backends(seed: int) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8 * max(1.0, float(np.abs(b).max(initial=0))))
 
 
-@pytest.mark.skipif(parity.PURE, reason="threads are the native backend's")
+@pytest.mark.skipif(PURE, reason="threads are the native backend's")
 @pytest.mark.parametrize("dtype", list(PRECISIONS))
 @pytest.mark.parametrize("batch", [9, 96, 700])  # cut by rows and columns, and by rows
 @pytest.mark.parametrize("seed", range(3))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from pure import PURE
 
 from fastperceptron import backends, kernels
 from fastperceptron.errors import DTypeError, ShapeError
 from fastperceptron.program import ACTIVATIONS, LOSSES, NEEDS_Z
 
-PURE = os.environ.get("FASTPERCEPTRON_PURE") == "1"
 BACKENDS = ["numpy"] if PURE else ["native", "numpy"]
 DTYPES = [np.float32, np.float64]
 TOLERANCE = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 2e-15}  # a dozen roundings of the largest term

@@ -10,23 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import (
-    BACKENDS,
-    PATHS,
-    PURE,
-    WIDENED,
-    Builder,
-    forced,
-    load_backend,
-    make_network,
-    random_parameters,
-)
+from parity import PATHS, WIDENED, Builder, forced, load_backend, make_network, random_parameters
 from promises import classifier, digest, labelled, run_script
+from pure import BACKENDS, native_only
 from reference import rounded
 
 import fastperceptron as fp
-
-native_only = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
 
 
 def one_neuron(backend: str, dtype: str) -> fp.Sequential:

@@ -5,20 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from parity import (
-    PATHS,
-    PURE,
-    Builder,
-    forced,
-    load_backend,
-    make_network,
-    random_parameters,
-)
+from parity import PATHS, Builder, forced, load_backend, make_network, random_parameters
+from pure import native_only
 
 import fastperceptron as fp
 from fastperceptron.program import Program
 
-pytestmark = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
+pytestmark = native_only
 
 
 # Widths that fill squares of 32 and that do not; activations whose derivative reads y, z, or neither.

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import PATHS, PURE, forced
+from parity import PATHS, forced
 from predictor_models import GRAPH_VALUES, assert_graph_predicts, chain, rows, same
+from pure import native_only
 
 import fastperceptron as fp
 
-pytestmark = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
+pytestmark = native_only
 
 COUNTS = (1, 2, 17, 130, 700)  # rows; those of a stack, of a tile, of more than one packed part
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from parity import BACKENDS, LAYOUTS, PATHS, PURE, WIDENED, forced, load_backend, strided
+from parity import LAYOUTS, PATHS, WIDENED, forced, load_backend, strided
+from pure import BACKENDS, PURE
 from reference import rounded
 
 import fastperceptron as fp

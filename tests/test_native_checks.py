@@ -4,7 +4,6 @@ write out of bounds."""
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 import time
@@ -18,13 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity import forced
+from pure import native_only
 
 import fastperceptron as fp
 from fastperceptron import backends, config
 from fastperceptron.errors import DTypeError, ShapeError
 from fastperceptron.program import Head
 
-pytestmark = pytest.mark.skipif(os.environ.get("FASTPERCEPTRON_PURE") == "1", reason="the pure wheel has no extension")
+pytestmark = native_only
 
 ONES = np.ones((2, 3))
 

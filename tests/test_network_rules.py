@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pure import native_only
 from test_embedding import compiler
 
 import fastperceptron as fp
 
-pytestmark = pytest.mark.skipif(os.environ.get("FASTPERCEPTRON_PURE") == "1", reason="the pure wheel has no extension")
+pytestmark = native_only
 
 REPOSITORY = Path(__file__).parent.parent
 

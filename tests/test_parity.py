@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import parity
 import pytest
+from pure import PURE
 
 from fastperceptron.backends import numpy as fallback
 from fastperceptron.program import ACTIVATIONS, LOSSES, NEEDS_Z, Program
@@ -28,7 +29,7 @@ EPS = {np.float32: 2.0**-24, np.float64: 2.0**-53}
 TINY = {np.float32: 4e-37, np.float64: 1e-306}
 WIDTHS = tuple(s for s in parity.SIZES if s)
 
-pytestmark = pytest.mark.skipif(parity.PURE, reason="the pure wheel has no native backend to compare")
+pytestmark = pytest.mark.skipif(PURE, reason="the pure wheel has no native backend to compare")
 
 
 @pytest.fixture(params=parity.instruction_sets() or ("none",))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 
 import pytest
+from pure import PURE, native_only
 
 import fastperceptron as fp
 from fastperceptron import peak
-
-PURE = os.environ.get("FASTPERCEPTRON_PURE") == "1"
-native_only = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
 
 
 @native_only

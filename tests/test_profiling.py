@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from api_examples import MyMSE, classification, classifier
-from parity import PATHS, PURE, forced, instruction_sets
+from parity import PATHS, forced, instruction_sets
+from pure import native_only
 
 import fastperceptron as fp
 from fastperceptron import peak, profiling
 
-native_only = pytest.mark.skipif(PURE, reason="the pure wheel has no extension")
 each_backend = pytest.mark.usefixtures("backend")
 
 

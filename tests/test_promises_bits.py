@@ -12,19 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import (
-    ALPHA,
-    ELEMENTWISE,
-    PAIR,
-    PATHS,
-    PURE,
-    forced,
-    instruction_sets,
-    needs_pair,
-    predictions_for,
-    targets_for,
-)
+from parity import ALPHA, ELEMENTWISE, PAIR, PATHS, forced, instruction_sets, needs_pair, predictions_for, targets_for
 from promises import activation, classifier, digest, guarded, labelled, run_script
+from pure import PURE
 
 import fastperceptron as fp
 from fastperceptron.program import ACTIVATIONS, LOSSES, Operation, Parameter, Program

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import BACKENDS
+from pure import BACKENDS
 
 import fastperceptron as fp
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from parity import BACKENDS
 from promises import run_script
+from pure import BACKENDS
 
 from fastperceptron.backends import numpy_matmul
 

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from parity import BACKENDS
 from promises import run_script
+from pure import BACKENDS
 
 KNOWN = platform.machine().lower() in ("x86_64", "amd64", "aarch64", "arm64")
 pytestmark = pytest.mark.skipif(os.name == "nt" or not KNOWN, reason="the probe is for x86-64 and AArch64 and cc")

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from parity import BACKENDS, PURE, Builder, load_backend, make_network, random_parameters
+from parity import Builder, load_backend, make_network, random_parameters
 from promises import digest
+from pure import BACKENDS, PURE
 
 import fastperceptron as fp
 from fastperceptron import kernels

@@ -13,8 +13,8 @@ import statistics
 from pathlib import Path
 
 import pytest
-from parity import PURE
 from promises import run_script
+from pure import PURE
 
 from fastperceptron import config
 

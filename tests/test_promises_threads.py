@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import BACKENDS, PURE, Builder, load_backend, make_network, random_parameters
+from parity import Builder, load_backend, make_network, random_parameters
 from promises import classifier, digest, labelled
+from pure import BACKENDS, PURE
 
 import fastperceptron as fp
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from parity import PAIR, PURE, forced, instruction_sets, needs_pair
+from parity import PAIR, forced, instruction_sets, needs_pair
 from promises import classifier, labelled
+from pure import PURE
 
 import fastperceptron as fp
 

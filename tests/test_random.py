@@ -10,6 +10,7 @@ import numpy as np
 import parity
 import pytest
 import reference
+from pure import BACKENDS
 
 from fastperceptron import random
 from fastperceptron.backends import numpy as numpy_backend
@@ -17,7 +18,7 @@ from fastperceptron.backends import numpy as numpy_backend
 KEY = 0x0123456789ABCDEF
 
 
-@pytest.fixture(params=parity.BACKENDS, autouse=True)
+@pytest.fixture(params=BACKENDS, autouse=True)
 def source(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every test runs on the words of each backend."""
     monkeypatch.setattr(random, "_fastest", parity.load_backend(request.param))
@@ -149,7 +150,7 @@ def test_permutation(n: int) -> None:
     assert sorted(order.tolist()) == list(range(n))
 
 
-@pytest.mark.skipif(parity.BACKENDS == ("numpy",), reason="one backend")
+@pytest.mark.skipif(BACKENDS == ("numpy",), reason="one backend")
 def test_permutations_of_the_backends_are_the_same() -> None:
     native = parity.load_backend("native")
     for n in (*range(20), 255, 256, 257, 5000, 65_536, 300_001):
@@ -190,6 +191,6 @@ def test_import_is_light() -> None:
 
 
 def test_backends_give_the_same_words() -> None:
-    for name in parity.BACKENDS:
+    for name in BACKENDS:
         words = parity.load_backend(name).philox(KEY, 2, 3, 1000)
         np.testing.assert_array_equal(words, numpy_backend.philox(KEY, 2, 3, 1000))

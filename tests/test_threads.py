@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from pure import PURE
 
 import fastperceptron as fp
 from fastperceptron import backends, config, kernels
 
-PURE = os.environ.get("FASTPERCEPTRON_PURE") == "1"
 pytestmark = pytest.mark.skipif(PURE, reason="the pure wheel starts no threads of its own")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
