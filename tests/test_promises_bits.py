@@ -43,6 +43,7 @@ RUNS: dict[str, tuple[tuple[int, ...], int, int, str, str, float]] = {
     "whole blocks are shared": ((40, 64, 48, 10), 1280, 512, "float32", "relu", 0.1),
     "whole blocks are shared, of wide inputs": ((210, 16, 10), 1280, 512, "float32", "relu", 0.0),
     "whole blocks are shared, float64": ((40, 64, 17, 10), 1024, 384, "float64", "gelu", 0.0),
+    "whole blocks are shared, a kernel has one row": ((40, 1, 160, 10), 2560, 1280, "float32", "tanh", 0.0),
     "blocks are shared, weights are copied": ((32, 64, 48, 10), 900, 256, "float32", "relu", 0.0),
     "columns are owned, inputs are copied": ((784, 128, 10), 200, 64, "float32", "relu", 0.0),
     "columns are owned, without weights": ((32, 64, 64, 10), 640, 32, "float32", "relu", 0.0),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pure import BACKENDS
+from pure import BACKENDS, native_only
 
 import fastperceptron as fp
 
@@ -156,3 +156,29 @@ def test_a_single_step_warns_too(backend: str) -> None:
         costs = [model.train_on_batch(x, y) for _ in range(6)]
     assert len(caught) == int((~np.isfinite(np.array(costs)[:, 0] if np.ndim(costs) > 1 else costs)).sum()) > 0
     assert "train_on_batch: training diverged" in str(caught[0].message)
+
+
+@native_only
+def test_nothing_remains_of_what_was_not_finite() -> None:
+    """Weights are padded with zeros, elsewhere after batches of another size. Sums of blocks, NaN among them, may have
+    been there."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 4096, 100)).astype(np.float32)
+    spoilt = x.copy()
+    spoilt[0, 0] = np.nan
+    model = fp.Sequential([fp.Dense(100) for _ in range(4)], seed=0)
+    model.build((100,))
+    model.compile(fp.SGD(1e-3), "mse")
+    weights = model.get_weights()
+    fp.set_num_threads(2)
+    try:
+        with pytest.warns(fp.DivergenceWarning):
+            model.fit(spoilt, y, batch_size=4096, epochs=3, verbose=0)
+        model.set_weights(weights)
+        for batch in (32, 64, 96, 128):
+            model.fit(x[:1024], y[:1024], batch_size=batch, epochs=10, verbose=0)
+            model.fit(x, y, batch_size=4096, epochs=2, verbose=0)
+            assert all(np.isfinite(w).all() for w in model.get_weights())
+            assert model._network.is_finite()  # pads included
+    finally:
+        fp.set_num_threads(0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from promises import run_script
-from pure import BACKENDS
+from pure import BACKENDS, native_only
 
 KNOWN = platform.machine().lower() in ("x86_64", "amd64", "aarch64", "arm64")
 pytestmark = pytest.mark.skipif(os.name == "nt" or not KNOWN, reason="the probe is for x86-64 and AArch64 and cc")
@@ -168,3 +168,27 @@ assert len(found) == 1, found
 print("done")
 """
     assert run_script(tmp_path / "state.py", PRELUDE + code, str(probe)) == "done\n"
+
+
+@native_only
+def test_signal_handlers_find_the_state_of_their_thread(probe: Path, tmp_path: Path) -> None:
+    """Those that run in the middle of a fit."""
+    code = """
+import signal
+from promises import classifier, labelled
+
+x, y = labelled(4000, 256, 5)
+model, seen = classifier((512, 512, 5)), []
+signal.signal(signal.SIGALRM, lambda number, frame: seen.append(probe.get()))
+signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+for state in (at_start, probe.upward()):
+    seen.clear()
+    probe.set(state)
+    while len(seen) < 10:
+        model.fit(x, y, batch_size=512, verbose=0)
+    signals, after = set(seen), probe.get()
+    probe.set(at_start)
+    assert signals == {state} and after == state, (state, signals, after)
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+    run_script(tmp_path / "handlers.py", PRELUDE + code, str(probe))

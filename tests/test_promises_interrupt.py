@@ -253,3 +253,23 @@ print("done")
 
 def test_an_interrupt_in_a_callback(tmp_path: Path) -> None:
     assert run_script(tmp_path / "callback.py", PRELUDE + CALLBACK, "3") == "done\n"
+
+
+@needs_native
+def test_an_interrupt_comes_before_a_wrong_label(tmp_path: Path) -> None:
+    """Of the same step: the label can be found again."""
+    code = """
+fp.set_num_threads(1)
+x, y = np.ones((4096, 1024), np.float32), np.zeros(4096, np.int64)
+model = classifier((2048, 2048, 10))
+model.fit(x[:1], y[:1], verbose=0)
+y[5] = 10
+steps = lambda: model._network.train_steps(x, y, None, None, len(x), 0, len(x), 10.0)
+for _ in range(3):  # its products take a tenth of a second and more
+    assert interrupted(steps, 0.0, 0.02)
+try:
+    steps()
+except ValueError as error:
+    print(error)
+"""
+    assert "received 10" in run_script(tmp_path / "interrupt.py", PRELUDE + code, "3")

@@ -12,28 +12,38 @@
 #include "bindings/program.hpp"
 #include "bindings/row_sources.hpp"
 #include "runtime/dispatch.hpp"
+#include "runtime/fpstate.hpp"
 
 namespace fp::bindings {
 namespace {
 
+struct Signals {
+  const FpState::Word state = FpState::now();  // of the caller, in which handlers run
+  bool raised = false;
+};
+
 // Python's signal handlers, asked from inside a run. The error they raise stays set for long_run to throw.
 bool signals_pending(void* context) {
+  Signals& signals = *static_cast<Signals*>(context);
   const WithGil gil;
+  const FpState theirs(signals.state);
   if (PyErr_CheckSignals() == 0) return false;
-  *static_cast<bool*>(context) = true;
+  signals.raised = true;
   return true;
 }
 
 template <class F>
 int64_t long_run(double budget, F&& f) {
-  bool raised = false;
-  int64_t reached;
-  {
+  Signals signals;
+  int64_t reached = 0;
+  try {
     // Safe: everything f touches is C++ or memory of arrays that the caller keeps alive, GivenRows or arguments.
     const WithoutGil nogil;
-    reached = f(Limits{budget, signals_pending, &raised});
+    reached = f(Limits{budget, signals_pending, &signals});
+  } catch (...) {
+    if (!signals.raised) throw;  // or what a handler raised comes first
   }
-  if (raised) throw py::error_already_set();
+  if (signals.raised) throw py::error_already_set();
   return reached;
 }
 
@@ -132,16 +142,16 @@ void PyNetwork<T>::set_metrics(const py::object& metrics) {
 template <class T>
 py::list PyNetwork<T>::get_metrics() const {
   py::list out;
-  const auto add = [&out](const double* v, std::size_t count, py::ssize_t rows) {
-    const auto n = static_cast<py::ssize_t>(count);
+  const std::size_t heads = network_->heads().size();
+  for (const std::vector<double>& sums : network_->logs()) {
+    const bool is_r2 = out.size() >= heads && network_->metrics()[out.size() - heads].kind == MetricKind::r2;
+    const auto n = static_cast<py::ssize_t>(sums.size());
     std::vector<py::ssize_t> shape{n};
-    if (rows > 1) shape = {rows, n / rows};
+    if (is_r2) shape = {4, n / 4};
     py::array_t<double> a(shape);
-    std::copy(v, v + count, a.mutable_data());
+    std::copy(sums.begin(), sums.end(), a.mutable_data());
     out.append(std::move(a));
-  };
-  for (const Head& head : network_->heads()) add(head.sums, 2, 1);
-  for (const Metric& m : network_->metrics()) add(m.sums.data(), m.sums.size(), m.kind == MetricKind::r2 ? 4 : 1);
+  }
   return out;
 }
 

@@ -64,21 +64,22 @@ void Run<T>::update_blocks(Team& team, const std::vector<Destination>& to) {
       need_blocks();
     }
     const Range rows = part.rows.of(team.rank, s.rows);
-    if (rows.size() <= 0) continue;
-    instance->each_part(p, is_vector ? part.cols.of(team.rank, s.row) : Range{0, s.row},
-                        [&](Range cols, int64_t origin, int64_t row) {
-                          const int64_t at = origin + rows.begin * row + cols.begin;
-                          const int64_t size = (rows.size() - 1) * row + cols.size();
-                          T* sum = block_sums(0) + at;
-                          if (way.copies) {  // others read the blocks too
-                            sum = instance->gradients.data() + at;
-                            std::memcpy(sum, block_sums(0) + at, sizeof(T) * static_cast<std::size_t>(size));
-                          }
-                          for (int64_t b = 1; b < count; ++b) kernels.add(size, block_sums(b) + at, sum);
-                          kernels.sgd_update(size, instance->parameters.data() + at, sum, instance->velocity_at(at),
-                                             learning_rate(p), static_cast<T>(sgd.momentum), sgd.nesterov);
-                        });
-    if (instance->has_transposed(p)) instance->transpose_part(kernels, p, rows, {0, s.cols});
+    const Range cols = is_vector ? part.cols.of(team.rank, s.row) : Range{0, s.row};
+    if (rows.size() <= 0 || cols.size() <= 0) continue;
+    instance->each_part(p, cols, [&](Range c, int64_t origin, int64_t row) {
+      const int64_t at = origin + rows.begin * row + c.begin;
+      const int64_t size = (rows.size() - 1) * row + c.size();
+      T* sum = block_sums(0) + at;
+      if (way.copies) {  // others read the blocks too
+        sum = instance->gradients.data() + at;
+        std::memcpy(sum, block_sums(0) + at, sizeof(T) * static_cast<std::size_t>(size));
+      }
+      for (int64_t b = 1; b < count; ++b) kernels.add(size, block_sums(b) + at, sum);
+      kernels.sgd_update(size, instance->parameters.data() + at, sum, instance->velocity_at(at), learning_rate(p),
+                         static_cast<T>(sgd.momentum), sgd.nesterov);
+    });
+    const Range used{cols.begin, std::min(cols.end, s.cols)};
+    if (instance->has_transposed(p) && used.size() > 0) instance->transpose_part(kernels, p, rows, used);
   }
 }
 

@@ -122,6 +122,7 @@ class Instance {
   void each_share(int p, Range cols, F&& f) const {
     each_share(slice(p), shares_, cols, f);
   }
+  int shares() const { return shares_; }
   // Kernels that are wide enough are stored in so many shares from now on. Gradients are lost: the beginning of their
   // memory serves as the space in between, and other memory, untouched, takes its place.
   void arrange(int shares) {

@@ -21,8 +21,7 @@ class PackedWeights {
 
   // Makes (empty) copies for a path, all in one block: they are smaller than what large pages are asked for.
   void choose(const Products16& path, const Program& program) {
-    products = &path;
-    copies_.assign(program.parameters.size(), {});
+    std::vector<Copy> copies(program.parameters.size());
     int64_t size = 0;
     const auto take = [&](int64_t& at, int64_t bytes) {
       if (at < 0) at = std::exchange(size, size + (bytes + 63) / 64 * 64);
@@ -30,12 +29,14 @@ class PackedWeights {
     for (const Operation& op : program.operations) {
       if (op.kind != OperationKind::dense) continue;
       const Parameter& w = program.parameters[op.weights];
-      Copy& c = copies_[op.weights];
+      Copy& c = copies[op.weights];
       take(c.forward, path.right_bytes(w.rows, w.cols));
       // Only a product whose input is itself computed sends a gradient back through its weights.
       if (op.input() != 0) take(c.backward, path.right_bytes(w.cols, w.rows));
     }
     memory_ = Buffer<char>(size);
+    copies_ = std::move(copies);
+    products = &path;
   }
   bool has(int p) const { return products && copies_[p].forward >= 0; }
   const void* forward(int p) const { return memory_.data() + copies_[p].forward; }

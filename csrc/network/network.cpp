@@ -141,6 +141,15 @@ void Network<T>::check_configuration(const Sources& sources) const {
 }
 
 template <class T>
+std::vector<std::vector<double>> Network<T>::logs() {
+  Shared hold(occupancy_);
+  std::vector<std::vector<double>> sums;
+  for (const Head& head : heads_) sums.emplace_back(head.sums, head.sums + 2);
+  for (const Metric& m : metrics_) sums.push_back(m.sums);
+  return sums;
+}
+
+template <class T>
 void Network<T>::reset_metrics() {
   Exclusive hold(occupancy_);
   clear_logs();

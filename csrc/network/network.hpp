@@ -74,7 +74,7 @@ class Network {
   void set_threads(int threads);
   void set_trainable(std::vector<char> flags);
   void set_rates(std::vector<double> rates);
-  void set_sgd(std::optional<Sgd> sgd);  // nullopt: updates come from outside; slots are kept or zeroed
+  void set_sgd(std::optional<Sgd> sgd);  // nullopt: updates come from outside; there are no slots
   const std::optional<Sgd>& sgd() const { return optimizer_; }
   void set_heads(std::vector<Head> heads);  // metrics of heads that are gone go too
   void set_metrics(std::vector<Metric> metrics);
@@ -82,6 +82,7 @@ class Network {
   uint64_t configuration() const { return configuration_; }
 
   // Logs: each head's sums, then each metric's.
+  std::vector<std::vector<double>> logs();
   void reset_metrics();
   const std::vector<Head>& heads() const { return heads_; }
   const std::vector<Metric>& metrics() const { return metrics_; }

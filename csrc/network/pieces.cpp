@@ -60,6 +60,7 @@ void Network<T>::load_batch(const Sources& sources, int64_t begin, int64_t end) 
   Exclusive hold(occupancy_);
   check_configuration(sources);
   if (end <= begin) throw std::invalid_argument("load_batch: expected at least one row");
+  batch_rows_ = 0;  // if there is no memory
   Workspace<T>& space = workspace(end - begin);
   space.need_targets(sources.heads, head_widths());
   batch_rows_ = end - begin;

@@ -166,6 +166,7 @@ int64_t Network<T>::Steps::take() {
       stretch = net.pace_.next(batch_size, 3 * flop, worth, most, left, stretch_begun);
       const Way way = run.way_for(batch_size, stretch.threads);
       if (way.across > 1) net.instance_.arrange(way.across);
+      space.arrange_blocks(net.instance_.shares());
     }
     taken = 0;
     run.begin = reached;

@@ -47,6 +47,7 @@ struct Workspace {
   // where they are less than what threads would otherwise read of each other's rows.
   Buffer<T> block_sums;
   int64_t block_size = 0, most_blocks = 0;
+  int block_shares = 1;  // the instance's, when they were last written
 
   // Of each head: the batch's targets and sample weights as gathered, and its row losses.
   struct Judgement {
@@ -156,6 +157,13 @@ struct Workspace {
   }
 
   T* thread_scratch(int rank) { return scratch.data() + rank * scratch_size; }
+
+  // The instance is in so many shares now. Pads between block sums, where others may have been, are not written, but
+  // added.
+  void arrange_blocks(int shares) {
+    if (shares != block_shares) std::fill_n(block_sums.data(), block_sums.size(), T(0));
+    block_shares = shares;
+  }
 
   // Memory for what the heads' outputs, of these widths, are judged by.
   void need_targets(const std::vector<Targets>& targets, const std::vector<int64_t>& widths) {

@@ -17,33 +17,56 @@ namespace fp {
 class FpState {
  public:
 #if defined(FP_STATE_MXCSR)
-  FpState() : saved_(_mm_getcsr()) { _mm_setcsr(kAllMasked | kFlushToZero | kDenormalsAreZero); }
-  ~FpState() { _mm_setcsr(saved_); }
+  using Word = unsigned;
 #elif defined(FP_STATE_FPCR)
-  FpState() {
-    asm volatile("mrs %0, fpcr" : "=r"(control_));
-    asm volatile("mrs %0, fpsr" : "=r"(status_));
-    asm volatile("msr fpcr, %0" : : "r"(kFlushToZero));
-  }
-  ~FpState() {
-    asm volatile("msr fpcr, %0" : : "r"(control_));
-    asm volatile("msr fpsr, %0" : : "r"(status_));
-  }
+  struct Word {
+    uint64_t control, status;
+  };
 #else
-  FpState() {}
-  ~FpState() {}
+  struct Word {};
 #endif
+
+  FpState() : FpState(native()) {}
+  // For what has to run in another state, as the caller's code does.
+  explicit FpState(Word word) : saved_(now()) { set(word); }
+  ~FpState() { set(saved_); }
   FpState(const FpState&) = delete;
   FpState& operator=(const FpState&) = delete;
 
- private:
+  static Word now() {
 #if defined(FP_STATE_MXCSR)
-  static constexpr unsigned kAllMasked = 0x1f80, kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;
-  unsigned saved_;
+    return _mm_getcsr();
 #elif defined(FP_STATE_FPCR)
-  static constexpr uint64_t kFlushToZero = uint64_t(1) << 24;
-  uint64_t control_, status_;
+    Word word;
+    asm volatile("mrs %0, fpcr" : "=r"(word.control));
+    asm volatile("mrs %0, fpsr" : "=r"(word.status));
+    return word;
+#else
+    return {};
 #endif
+  }
+
+ private:
+  static void set([[maybe_unused]] Word word) {
+#if defined(FP_STATE_MXCSR)
+    _mm_setcsr(word);
+#elif defined(FP_STATE_FPCR)
+    asm volatile("msr fpcr, %0" : : "r"(word.control));
+    asm volatile("msr fpsr, %0" : : "r"(word.status));
+#endif
+  }
+  static Word native() {
+#if defined(FP_STATE_MXCSR)
+    constexpr Word kAllMasked = 0x1f80, kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;
+    return kAllMasked | kFlushToZero | kDenormalsAreZero;
+#elif defined(FP_STATE_FPCR)
+    return {uint64_t{1} << 24, 0};  // flush to zero
+#else
+    return {};
+#endif
+  }
+
+  [[maybe_unused]] Word saved_;
 };
 
 }  // namespace fp

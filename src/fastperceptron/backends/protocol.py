@@ -98,7 +98,7 @@ class Network(Protocol):
 
     def set_optimizer(self, name: str | None, hyper: dict[str, float]) -> None:
         """ "sgd" with learning_rate, momentum, nesterov (0/1); None: updates come from Python. Slots are kept when the
-        optimizer's name and slot names stay the same, else zeroed."""
+        optimizer's name and slot names stay the same; others begin as zeros."""
 
     def set_heads(self, heads: Sequence[Head]) -> None:
         """At least one. Logs begin anew; metrics of heads that are gone go too. At first there is one, without loss."""
