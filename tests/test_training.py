@@ -418,7 +418,7 @@ def test_thread_contract() -> None:
             assert model.predict(x).shape == (120, 3)
             assert len(model.evaluate(x, y)) == 2
             for call in (lambda: model.fit(x, y, verbose=0), lambda: model.add(fp.Dense(2)), model.pop):
-                with pytest.raises(fp.ModelBusyError, match="the fit that called this callback"):
+                with pytest.raises(fp.ModelBusyError, match="the fit around this call"):
                     call()
 
     model.fit(x, y, verbose=0, callbacks=Busy())

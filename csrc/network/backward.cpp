@@ -291,7 +291,7 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
                  {block + origin, s.rows, share.size(), share.size()}, accumulate, e, inputs,
                  {some.begin - share.begin, some.end - share.begin}, space.thread_scratch(team.rank), s.part);
            });
-           if (fuse && instance->has_transposed(p)) instance->transpose_part(kernels, p, inputs, outputs);
+           if (fuse) renew_copies(p, inputs, outputs);
          });
 }
 
@@ -316,17 +316,11 @@ void Run<T>::bias_of(Team& team, int i, bool accumulate, bool fuse) {
   }
   if (!from_blocks)
     kernels.column_sums(n, c.size(), dz.data + c.begin, dz.row, db, accumulate, program.mixed ? kSums16 : kRowBlock);
-  if (!fuse) return;
-  const Sgd& sgd = instance->sgd;
-  T* velocity = instance->velocity(op.bias);
-  kernels.sgd_update(c.size(), instance->at(instance->parameters, op.bias) + c.begin, db,
-                     velocity ? velocity + c.begin : nullptr, learning_rate(op.bias), static_cast<T>(sgd.momentum),
-                     sgd.nesterov);
+  if (fuse) optimize(op.bias, instance->slice(op.bias).offset + c.begin, c.size(), db);
 }
 
 template <class T>
 void Run<T>::update(Team& team, const std::vector<char>& which) {
-  const Sgd& sgd = instance->sgd;
   for (int p = 0; p < instance->count(); ++p) {
     if (!which[p]) continue;
     const auto& s = instance->slice(p);
@@ -339,12 +333,10 @@ void Run<T>::update(Team& team, const std::vector<char>& which) {
     instance->each_part(p, cols, [&](Range some, int64_t origin, int64_t row) {
       for (int64_t r = rows.begin; r < rows.end; ++r) {
         const int64_t at = origin + r * row + some.begin;
-        kernels.sgd_update(some.size(), instance->parameters.data() + at, instance->gradients.data() + at,
-                           instance->velocity_at(at), learning_rate(p), static_cast<T>(sgd.momentum), sgd.nesterov);
+        optimize(p, at, some.size(), instance->gradients.data() + at);
       }
     });
-    if (instance->has_transposed(p)) instance->transpose_part(kernels, p, rows, cols);
-    instance->pack_part(p, rows, cols);
+    renew_copies(p, rows, cols);
   }
 }
 

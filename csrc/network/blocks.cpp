@@ -45,7 +45,6 @@ void Run<T>::backward_blocks(Team& team, int first, int last, const BackwardPlan
 
 template <class T>
 void Run<T>::update_blocks(Team& team, const std::vector<Destination>& to) {
-  const Sgd& sgd = instance->sgd;
   const int64_t count = (n + kRowBlock - 1) / kRowBlock;
   const auto need_blocks = [&] {
     hazards->reads(space.things.common(Things::block_sums, turn), Region::all());
@@ -75,11 +74,10 @@ void Run<T>::update_blocks(Team& team, const std::vector<Destination>& to) {
         std::memcpy(sum, block_sums(0) + at, sizeof(T) * static_cast<std::size_t>(size));
       }
       for (int64_t b = 1; b < count; ++b) kernels.add(size, block_sums(b) + at, sum);
-      kernels.sgd_update(size, instance->parameters.data() + at, sum, instance->velocity_at(at), learning_rate(p),
-                         static_cast<T>(sgd.momentum), sgd.nesterov);
+      optimize(p, at, size, sum);
     });
     const Range used{cols.begin, std::min(cols.end, s.cols)};
-    if (instance->has_transposed(p) && used.size() > 0) instance->transpose_part(kernels, p, rows, used);
+    if (used.size() > 0) renew_copies(p, rows, used);
   }
 }
 

@@ -227,6 +227,17 @@ struct Run {
   void join_forward(const Operation& op, Range rows);
   void join_backward(const Operation& op, Range rows, const std::vector<char>& accumulate, T* spare);
   T learning_rate(int parameter) const { return static_cast<T>(instance->sgd.learning_rate * plan.rates[parameter]); }
+  // The optimizer's step for `size` numbers of a parameter, `at` of the parameters' memory and on.
+  void optimize(int parameter, int64_t at, int64_t size, const T* gradient) const {
+    const Sgd& sgd = instance->sgd;
+    kernels.sgd_update(size, instance->parameters.data() + at, gradient, instance->velocity_at(at),
+                       learning_rate(parameter), static_cast<T>(sgd.momentum), sgd.nesterov);
+  }
+  // What is kept of a parameter in other forms, after a part of it was updated.
+  void renew_copies(int parameter, Range rows, Range cols) const {
+    if (instance->has_transposed(parameter)) instance->transpose_part(kernels, parameter, rows, cols);
+    instance->pack_part(parameter, rows, cols);
+  }
   // The gradients of operation i's parameters.
   void parameters_of(Team& team, int i, const BackwardPlan& pass, const std::vector<Destination>& to,
                      const std::vector<char>& begun, bool may_stop);

@@ -159,9 +159,12 @@ def set_num_threads(threads: int) -> None:
     >>> fp.set_num_threads(0)
     """
     global _chosen_threads
-    if isinstance(threads, bool) or not hasattr(threads, "__index__"):
+    try:
+        number = None if isinstance(threads, bool) else operator.index(threads)
+    except TypeError:  # an array of one number has an __index__ too
+        number = None
+    if number is None:
         raise TypeError(f"set_num_threads: threads must be an integer; received {threads!r}")
-    number = operator.index(threads)
     if not 0 <= number <= _MOST_THREADS:
         raise ValueError(f"set_num_threads: threads must lie in [0, {_MOST_THREADS}]; received {number}")
     core = _core()

@@ -8,6 +8,7 @@ a private copy) and weights. Everything is checked here, before anything changes
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +38,8 @@ def as_real(value: Any, operation: str, name: str) -> Array:
     if kind not in "biuf":
         hint = "; convert it with astype(float)" if kind in "OSU" else ""
         raise DTypeError(f"{operation}: {name} must hold real numbers; received {describe(value)}{hint}")
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+    masked = sys.modules.get("numpy.ma")  # a masked array exists only where this was imported
+    if masked is not None and isinstance(value, masked.MaskedArray) and masked.is_masked(value):
         raise ValueError(f"{operation}: {name} must have no masked entries; received {describe(value)} with some")
     array = np.asarray(value)
     if kind == "b":

@@ -48,7 +48,6 @@ class Engine:
         self._pushed: Any = None
         self._live: Any = None  # the native predictor that predict_one uses
         self._base: list[Array] | None = None
-        self._fitting = False
 
     # -- provided by Model ---------------------------------------------------------------------------------------
 
@@ -58,6 +57,13 @@ class Engine:
 
     def _structured(self, shape: tuple[int, ...]) -> AbstractContextManager[Graph]:
         raise NotImplementedError
+
+    # -- who may use it ------------------------------------------------------------------------------------------
+
+    def _refuse_inside(self, operation: str, around: str | None) -> None:
+        """In a callback or a signal's handler."""
+        if around is not None:
+            raise self._ownership.busy(operation, f"the {around} around this call")
 
     # -- configuration -------------------------------------------------------------------------------------------
 
@@ -90,7 +96,8 @@ class Engine:
         """
         names = ("output",) if self._graph is None else self._graph.output_names
         compiled = compiled_for(names, optimizer, loss, metrics, loss_weights)
-        with self._ownership.writing("compile"):
+        with self._ownership.writing("compile") as around:
+            self._refuse_inside("compile", around)
             judges_of(compiled, self._graph)
             self._compiled = compiled
             if self._network is not None:

@@ -188,7 +188,8 @@ class Model(Trainer):
     def to_backend(self, name: str) -> Self:
         """Moves the model, with its whole state, to another backend; returns the model."""
         module = backends.resolve(name)
-        with self._ownership.writing("to_backend"):
+        with self._ownership.writing("to_backend") as around:
+            self._refuse_inside("to_backend", around)
             if module is not self._backend and self._graph is not None:
                 state, old = get_state(self), self._backend
                 self._backend = module
@@ -211,7 +212,8 @@ class Model(Trainer):
     def get_weights(self) -> list[Array]:
         """Copies of all weights, layer by layer."""
         self._built_graph("get_weights")
-        return [weight.value for weight in self.weights]
+        with self._ownership.reading("get_weights"):
+            return [weight.value for weight in self.weights]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Replaces all weights; none is changed when one does not fit."""
@@ -532,8 +534,8 @@ class Sequential(Model):
 
     def add(self, layer: Layer | Input) -> None:
         """Appends a layer. In a built model the weights stay and the optimizer's memory begins anew."""
-        with self._ownership.writing("add") as outermost:
-            self._refuse_in_fit("add", outermost)
+        with self._ownership.writing("add") as around:
+            self._refuse_inside("add", around)
             self._append(layer)
             try:
                 self._rechain()
@@ -544,8 +546,8 @@ class Sequential(Model):
 
     def pop(self) -> Layer:
         """Removes the last layer, which keeps its weights, and returns it."""
-        with self._ownership.writing("pop") as outermost:
-            self._refuse_in_fit("pop", outermost)
+        with self._ownership.writing("pop") as around:
+            self._refuse_inside("pop", around)
             if not self._chain:
                 raise ValueError("pop: expected a model with layers; received one without")
             layer = self._chain.pop()

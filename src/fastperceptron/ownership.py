@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
-from threading import Lock, get_ident
+from threading import RLock, get_ident
 
 from .errors import ModelBusyError
 
@@ -32,7 +32,8 @@ class Ownership:
         return self._inside.get(process) or self._inside.setdefault(process, _Inside())
 
     def writing(self, operation: str) -> _Use:
-        """Held while the model's state changes; the holder may enter again. Gives whether this is the outermost."""
+        """Held while the model's state changes; the holder may enter again. Gives the operation of its thread around
+        this one, or None."""
         return _Use(self, operation, True)
 
     def reading(self, operation: str) -> _Use:
@@ -48,11 +49,14 @@ class Ownership:
 
 
 class _Inside:
+    """A signal's handler may come in between any two steps of those who hold the mutex, and uses the model in their
+    thread: it finds the mutex open, and leaves ``uses``, where each step is a whole one, as it was."""
+
     __slots__ = ("mutex", "uses")
 
     def __init__(self) -> None:
-        self.mutex = Lock()
-        self.uses: list[_Use] = []
+        self.mutex = RLock()
+        self.uses: dict[_Use, None] = {}
 
 
 # A class, not a generator: every prediction passes here, and this takes a fifth of the time.
@@ -64,32 +68,32 @@ class _Use:
         self._operation = operation
         self._writes = writes
 
-    def __enter__(self) -> bool:
+    def __enter__(self) -> str | None:
         owner, me = self._owner, get_ident()
         self._thread, self._process, self._frame = me, os.getpid(), sys._getframe(1)
         inside = self._inside = owner.inside(self._process)
         with inside.mutex:
-            if inside.uses:
-                inside.uses = [use for use in inside.uses if use._in_progress()]
-            outermost = True
-            for use in inside.uses:
-                if use._thread == me:
-                    outermost = outermost and not use._writes
+            around, writing = None, self._writes
+            for use in tuple(inside.uses):
+                if not use._in_progress():
+                    inside.uses.pop(use, None)
+                elif use._thread == me:
+                    around, writing = use._operation, writing or use._writes
                 elif use._writes:
                     raise owner.busy(self._operation, f"another thread, in {use._operation}")
                 elif self._writes:
                     raise owner.busy(self._operation, "a thread that reads it")
-            inside.uses.append(self)
-            owner.writing_now = self._writes or not outermost
-        return outermost
+            inside.uses[self] = None
+            owner.writing_now = writing
+        return around
 
     def __exit__(self, *exception: object) -> None:
         if self._process != os.getpid():
             return  # a child forked inside the block has not entered it
         inside = self._inside
         with inside.mutex:
-            inside.uses = [use for use in inside.uses if use is not self]
-            self._owner.writing_now = any(use._writes for use in inside.uses)
+            inside.uses.pop(self, None)
+            self._owner.writing_now = any(use._writes for use in tuple(inside.uses))
 
     def _in_progress(self) -> bool:
         """Whether the function with the block still runs. A signal that arrives while the block is entered or left may

@@ -112,6 +112,9 @@ class ModelPredictor(Predictor):
     def __init__(self, model: Model) -> None:
         self._model = model.copy()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ModelPredictor, (self._model,)
+
     def __call__(self, x: Any, out: Any = None) -> Any:
         return predict_through(self._model, x, out)
 

@@ -10,10 +10,11 @@ step.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from .judging import Judge
 from .layers import Layer, Shape, Shapes
 from .losses import Loss
 from .optimizers import Optimizer
+from .ownership import Ownership
 from .program import Operation
 
 __all__ = ["Segments"]
@@ -73,7 +75,7 @@ class Segments:
         self._segments = _cut(self._operations)
         self._rates = [1.0] * len(network.program.parameters)
         self.set_trainable([True] * len(network.program.parameters))
-        self._lock = threading.Lock()  # predictions share the network's one batch
+        self._locks: dict[int, threading.RLock] = {}  # by process
         self.slots: dict[str, list[Array]] = {}
         self.set_slot_names()
         self.reset_metrics()
@@ -138,7 +140,8 @@ class Segments:
         deadline = perf_counter() + budget
         while begin < end:
             stop = min(begin + batch_size, end)
-            self._train(x, y, sample_weight, rows, begin, stop)
+            with self._one_batch("train"):
+                self._train(x, y, sample_weight, rows, begin, stop)
             begin = stop
             if perf_counter() >= deadline:
                 break
@@ -158,7 +161,7 @@ class Segments:
         deadline = perf_counter() + budget
         while begin < end:
             stop = min(begin + batch_size, end)
-            with self._lock:
+            with self._one_batch("evaluate"):
                 self.network.load_batch(x, y, sample_weight, rows, begin, stop)
                 self._forward(False)
                 self.network.loss(False)
@@ -173,7 +176,7 @@ class Segments:
         deadline = perf_counter() + budget
         while begin < end:
             stop = min(begin + _PREDICT_ROWS, end)
-            with self._lock:
+            with self._one_batch("predict"):
                 self.network.load_batch(x, None, None, None, begin, stop)
                 self._forward(False)
                 for array, value in zip(outputs, self._outputs, strict=True):
@@ -182,6 +185,15 @@ class Segments:
             if perf_counter() >= deadline:
                 break
         return begin
+
+    def _one_batch(self, operation: str) -> AbstractContextManager[Any]:
+        """The network has one batch, for which threads wait. Nobody can wait for what goes on around him. (A child that
+        was forked while another thread had the batch waits for nobody.)"""
+        process = os.getpid()
+        lock = self._locks.get(process) or self._locks.setdefault(process, threading.RLock())
+        if lock._is_owned():  # type: ignore[attr-defined]
+            raise Ownership.busy(operation, "the step around this call")
+        return lock
 
     # -- one step ------------------------------------------------------------------------------------------------
 

@@ -67,7 +67,6 @@ def get_state(model: Trainer) -> dict[str, Array]:
     if network is None or graph is None:
         raise NotBuiltError("get_state: expected a model with weights; call fit or build first")
     with model._ownership.reading("get_state"):
-        model._push()
         found: dict[str, Array] = {}
         for index, (name, _) in enumerate(graph.program.parameters):
             found[f"params/{name}"] = _little(network.get_parameter(index))
@@ -75,9 +74,15 @@ def get_state(model: Trainer) -> dict[str, Array]:
             found[f"state/{name}"] = _little(network.get_state(index))
         python = model._segments.slots if model._segments is not None else {}
         slots = model._compiled.optimizer.slot_names if model._compiled is not None else ()
+        native = network.slot_names()
         for slot in slots:
-            for index, (name, _) in enumerate(graph.program.parameters):
-                value = python[slot][index].copy() if slot in python else network.get_slot(slot, index)
+            for index, (name, shape) in enumerate(graph.program.parameters):
+                if slot in python:
+                    value = python[slot][index].copy()
+                elif slot in native:
+                    value = network.get_slot(slot, index)
+                else:  # its momentum was zero until now
+                    value = np.zeros(shape, graph.program.array_dtype)
                 found[f"slots/{slot}/{name}"] = _little(value)
         found["counters/step"] = np.array(network.step, "<i8")
         found["counters/epoch"] = np.array(model._epoch, "<i8")

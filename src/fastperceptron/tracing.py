@@ -109,14 +109,14 @@ class _Use:
 def trace(model: Model, x: Any, y: Any, sample_weight: Any, training: bool) -> Trace:
     """See ``Model.trace``."""
     graph = model._built_graph("trace")
-    rows = None
-    if y is None:
-        inputs = model._check_inputs(graph, "trace", x)
-    else:
-        model._ready("trace")
-        rows = model._check_data(graph, "trace", x, y, sample_weight)
-        inputs = rows.x
     with model._ownership.reading("trace"):
+        rows = None
+        if y is None:
+            inputs = model._check_inputs(graph, "trace", x)
+        else:
+            model._ready("trace")
+            rows = model._check_data(graph, "trace", x, y, sample_weight)
+            inputs = rows.x
         return _Tracer(model, inputs, training).run(rows)
 
 

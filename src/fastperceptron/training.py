@@ -90,8 +90,8 @@ class Trainer(Engine):
             _positive(initial_epoch, "fit", "initial_epoch", 0),
         )
         display = progress_for(verbose, "fit")
-        with self._ownership.writing("fit") as outermost:
-            self._refuse_in_fit("fit", outermost)
+        with self._ownership.writing("fit") as around:
+            self._refuse_inside("fit", around)
             x, shape = self._first_rows(x, "fit")
             with self._structured(shape) as graph:
                 train = self._check_data(graph, "fit", x, y, sample_weight, class_weight)
@@ -115,19 +115,13 @@ class Trainer(Engine):
             hooks = CallbackList([*_as_list(callbacks), history], self, params)
             hooks.check_monitors()
             self._push()
-            self._fitting, self.stop_training, self.history = True, False, history
+            self.stop_training, self.history = False, history
             try:
                 run = Fit(self, train, rows, validation, held_out, batch_size, validation_batch_size, shuffle)
                 run.epochs(initial_epoch, epochs, hooks, display)
             finally:
-                self._fitting = False
                 display.close()
         return history
-
-    def _refuse_in_fit(self, operation: str, outermost: bool) -> None:
-        """In a callback. A child forked from another thread's fit is in none: there this is the outermost use."""
-        if self._fitting and not outermost:
-            raise self._ownership.busy(operation, "the fit that called this callback")
 
     def _first_rows(self, x: Any, operation: str) -> tuple[Any, tuple[int, ...]]:
         """x, and the shape of a row for a model that has yet to be built."""
@@ -159,14 +153,14 @@ class Trainer(Engine):
         """One step on these rows. Returns the cost before the step, or [cost, *metrics] of this batch."""
         if self._compiled is None:
             raise RuntimeError("train_on_batch: expected a compiled model; call compile(optimizer, loss) first")
-        with self._ownership.writing("train_on_batch"):
+        with self._ownership.writing("train_on_batch") as around:
             x, shape = self._first_rows(x, "train_on_batch")
             with self._structured(shape) as graph:
                 rows = self._check_data(graph, "train_on_batch", x, y, sample_weight, class_weight)
             self._push()
             assert self._runner is not None
             n = rows.n
-            with self._logs_kept() if self._fitting else _nothing():
+            with _nothing() if around is None else self._logs_kept():
                 self._reset_logs()
                 self._runner.train_steps(rows.x, rows.y, rows.cast_weights(PRECISIONS[self.dtype]), None, n, 0, n, 0.0)
                 self._count_updates()
@@ -193,11 +187,11 @@ class Trainer(Engine):
         assert self._graph is not None
         display = progress_for(verbose, "evaluate")
         size = _positive(EVALUATION_ROWS if batch_size is None else batch_size, "evaluate", "batch_size")
-        rows = self._check_data(self._graph, "evaluate", x, y, sample_weight)
-        params: dict[str, Any] = {"steps": -(-rows.n // size), "verbose": verbose}
-        hooks = CallbackList(_as_list(callbacks), self, params)
         # The logs are the network's: evaluations exclude each other and training, predictions too.
-        with self._ownership.writing("evaluate"), self._logs_kept() if self._fitting else _nothing():
+        with self._ownership.writing("evaluate") as around, _nothing() if around is None else self._logs_kept():
+            rows = self._check_data(self._graph, "evaluate", x, y, sample_weight)
+            params: dict[str, Any] = {"steps": -(-rows.n // size), "verbose": verbose}
+            hooks = CallbackList(_as_list(callbacks), self, params)
             display.begin("Evaluate", params["steps"])
             try:
                 logs = self._evaluate_rows(rows, None, size, hooks, "", display)
