@@ -161,6 +161,30 @@ def test_signal_handlers_use_the_model(backend: str, in_python: bool) -> None:
     assert not model._ownership.inside(os.getpid()).uses
 
 
+def test_no_state_of_half_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler may come between the new parameters of an optimizer written in Python."""
+
+    class Plain(fp.Optimizer):
+        def update(self, param: Any, grad: Any, slots: Any) -> None:
+            param -= 0.1 * grad
+
+    model = model_of("numpy")
+    model.compile(Plain(), "sparse_categorical_crossentropy")
+    network: Any = model._network
+    advance, refused = network.advance, []
+
+    def interrupted() -> None:
+        with pytest.raises(fp.ModelBusyError, match="the update around this call"):
+            model.get_state()
+        refused.append(True)
+        advance()
+
+    monkeypatch.setattr(network, "advance", interrupted)
+    model.fit(X, Y, batch_size=64, verbose=0)
+    assert len(refused) == 4
+    assert int(model.get_state()["counters/step"]) == 4
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @each_backend
 def test_a_child_forked_in_the_middle_of_a_python_step(backend: str, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ T* at(Matrix<T> m, int64_t row) {
 
 template <class T>
 void activation_forward(Activation activation, T alpha, Matrix<const T> z, Matrix<T> y) {
+  if (y.cols == 0) return;
   const Kernels<T>& k = kernels<T>();
   int threads = threads_for(double(y.rows) * double(y.cols), least(activation));
   if (activation == Activation::softmax) {
@@ -48,6 +49,7 @@ void activation_forward(Activation activation, T alpha, Matrix<const T> z, Matri
 
 template <class T>
 void activation_backward(Activation activation, T alpha, Matrix<const T> dy, Matrix<const T> saved, Matrix<T> dz) {
+  if (dz.cols == 0) return;
   const Kernels<T>& k = kernels<T>();
   int threads = threads_for(double(dz.rows) * double(dz.cols), least(activation));
   if (activation == Activation::softmax) {

@@ -75,6 +75,7 @@ class Segments:
         self._segments = _cut(self._operations)
         self._rates = [1.0] * len(network.program.parameters)
         self.set_trainable([True] * len(network.program.parameters))
+        self.is_exchanging = False  # old parameters and slots for new ones: some are new
         self._locks: dict[int, threading.RLock] = {}  # by process
         self.slots: dict[str, list[Array]] = {}
         self.set_slot_names()
@@ -338,11 +339,15 @@ class Segments:
                 slots[name] = _checked(value, param.shape, param.dtype, "update", f"slot {name}")
             changed.append((index, param, slots))
         with _uninterrupted():
-            for index, param, slots in changed:
-                network.set_parameter(index, param)
-                for name, value in slots.items():
-                    self.slots[name][index] = value
-            network.advance()
+            self.is_exchanging = True
+            try:
+                for index, param, slots in changed:
+                    network.set_parameter(index, param)
+                    for name, value in slots.items():
+                        self.slots[name][index] = value
+                network.advance()
+            finally:
+                self.is_exchanging = False
 
 
 def _cut(operations: Sequence[Operation]) -> list[_Segment]:

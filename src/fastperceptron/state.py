@@ -67,6 +67,8 @@ def get_state(model: Trainer) -> dict[str, Array]:
     if network is None or graph is None:
         raise NotBuiltError("get_state: expected a model with weights; call fit or build first")
     with model._ownership.reading("get_state"):
+        if model._segments is not None and model._segments.is_exchanging:  # in a signal's handler
+            raise model._ownership.busy("get_state", "the update around this call")
         found: dict[str, Array] = {}
         for index, (name, _) in enumerate(graph.program.parameters):
             found[f"params/{name}"] = _little(network.get_parameter(index))
