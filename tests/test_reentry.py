@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -314,3 +315,38 @@ def test_a_new_learning_rate_does_not_keep_readers_apart(backend: str) -> None:
     assert len(slots) == 4
     assert not any(state[name].any() for name in slots)
     model.set_state(state)
+
+
+@each_backend
+def test_predictions_beside_add_are_of_one_model(backend: str) -> None:
+    model = model_of(backend)
+    layer = fp.Dense(2, name="more")
+    expected = {model.predict(X[:5]).tobytes()}
+    model.add(layer)
+    expected.add(model.predict(X[:5]).tobytes())
+    errors: list[Exception] = []
+    end = time.monotonic() + 0.7
+
+    def change() -> None:
+        there = True
+        while time.monotonic() < end:
+            try:
+                model.pop() if there else model.add(layer)
+                there = not there
+            except fp.ModelBusyError:
+                pass
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        while time.monotonic() < end:
+            try:
+                assert model.predict(X[:5]).tobytes() in expected
+            except fp.ModelBusyError as error:
+                errors.append(error)
+    finally:
+        sys.setswitchinterval(before)
+        thread.join()
+    assert {type(error) for error in errors} == {fp.ModelBusyError}

@@ -266,6 +266,8 @@ class Trainer(Engine):
             n = rows[0].shape[0]
             out = [np.empty((n, math.prod(shape)), dtype) for shape in graph.output_shapes]
         with self._ownership.reading("predict"):
+            if self._graph is not graph:
+                raise self._ownership.busy("predict", "a thread that has just changed its layers")
             if callbacks is not None or display is not SILENT:
                 try:
                     self._predict_with(rows, out, n, batch_size, _as_list(callbacks), display)
