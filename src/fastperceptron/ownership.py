@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from threading import RLock, get_ident
 
 from .errors import ModelBusyError
 
 __all__ = ["Ownership"]
-
-_CAN_YIELD = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
-_LOOKS = 100
 
 
 class Ownership:
@@ -97,13 +93,12 @@ class _Use:
 
     def _in_progress(self) -> bool:
         """Whether the function with the block still runs. A signal that arrives while the block is entered or left may
-        raise an exception (Ctrl-C) where nobody can say any more that it has ended."""
-        for _ in range(_LOOKS):
-            last = frame = sys._current_frames().get(self._thread)
-            while frame is not None and frame is not self._frame:
-                last, frame = frame, frame.f_back
-            # That thread runs on meanwhile. A function keeps its caller when it returns; a generator that has yielded
-            # has none, and says nothing about what is behind it.
-            if last is None or frame is not None or not last.f_code.co_flags & _CAN_YIELD:
-                return frame is not None
-        return True
+        raise an exception (Ctrl-C) where nobody can say any more that it has ended.
+
+        Of the frame of a function that runs nothing can be cleared; that of one that has ended loses its variables. (To
+        look for it among the frames of a thread that runs on is no answer, and can crash the interpreter.)"""
+        try:
+            self._frame.clear()
+        except RuntimeError:
+            return True
+        return False
