@@ -95,8 +95,7 @@ def test_what_is_in_progress_still_counts() -> None:
 
 
 def test_a_thread_inside_generators_still_counts() -> None:
-    """Who asks whether another thread's use runs on may find its innermost frame to be a generator's, which has yielded
-    before its caller is asked for."""
+    """Generators leave their thread's frames and come back while others ask whether the use around them runs on."""
     model = fp.Sequential([fp.Input((5,)), fp.Dense(3)], seed=0)
     model.compile("sgd", "mse")
     end = time.monotonic() + 0.5
