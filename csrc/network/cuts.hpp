@@ -66,21 +66,6 @@ void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_
 }
 
 template <class T>
-template <class Pack, class F>
-void Run<T>::packed_pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, const void* kept,
-                           Pack&& pack, F&& f) {
-  if (cols.size() <= 0) return;
-  void* room = space.packed.slab(team.rank);
-  for (int64_t at = rows.begin; at < rows.end; at += products()->slab_rows) {
-    if (may_stop && interrupt.stopped()) return;
-    const Range slab{at, std::min(at + products()->slab_rows, rows.end)};
-    if (!kept) pack(slab, room);
-    const ops::Left16 left = kept ? ops::Left16{kept, {0, n}} : ops::Left16{room, slab};
-    pieces(team, slab, cols, depth, may_stop, [&](Range r, Range c) { f(left, r, c); });
-  }
-}
-
-template <class T>
 template <class F>
 void Run<T>::slabs(Team& team, Range range, int64_t width, bool may_stop, F&& f) {
   const int64_t most = std::max<int64_t>(16, kElementsPerSlab / std::max<int64_t>(width, 1) / 16 * 16);

@@ -1,7 +1,6 @@
 #include "network/run.hpp"
 
 #include <algorithm>
-#include <type_traits>
 
 #include "network/cuts.hpp"
 
@@ -119,34 +118,9 @@ void Run<T>::forward_operation(Team& team, int i) {
   hazards->writes(value_thing(op.output), part);
   hazards->settle(team);
   switch (op.kind) {
-    case OperationKind::dense: {
-      const int64_t in = program.widths[op.input()];
-      T* z = training ? space.pre[i].data : nullptr;
-      if constexpr (std::is_same_v<T, float>) {
-        if (products()) {
-          const bool keep = keeps_value(op.output);
-          ops::Result16 result = keep ? kept_result(op.output) : ops::Result16{{y.data, n, width, y.row}};
-          if (keep) result.kept.left = space.packed.value(op.output);
-          packed_pieces(
-              team, r, c, in, true, keeps_value(op.input()) ? kept_value(op.input()) : nullptr,
-              [&](Range slab, void* room) { ops::pack_slab16(*products(), {x.data, n, in, x.row}, slab, room); },
-              [&](ops::Left16 left, Range rows, Range cols) {
-                ops::dense_forward16(*products(), left, in, instance->packed.forward(op.weights),
-                                     instance->vector(op.bias), op.activation, alpha, z, space.pre[i].row, result, rows,
-                                     cols, space.thread_scratch(team.rank));
-              });
-          break;
-        }
-      }
-      pieces(team, r, c, in, true, [&](Range rows, Range cols) {
-        instance->each_weights(op.weights, cols, [&](Range some, ops::Matrix<const T> w) {
-          ops::dense_forward<T>(kernels, operand(op.input()), w, instance->vector(op.bias), op.activation, alpha, z,
-                                space.pre[i].row, {y.data, n, width, y.row}, rows, some,
-                                space.thread_scratch(team.rank));
-        });
-      });
+    case OperationKind::dense:
+      dense_forward(team, i, r, c);
       break;
-    }
     case OperationKind::activation:
       slabs(team, r, width, true, [&](Range s) {
         if (op.activation == Activation::softmax) {

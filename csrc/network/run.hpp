@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <type_traits>
 
 #include "network/hazards.hpp"
 #include "network/heads.hpp"
@@ -66,6 +67,10 @@ struct Sources {
   const int64_t* index = nullptr;  // row numbers, or nullptr for 0, 1, 2, ...
   uint64_t configuration = 0;      // of the network whose heads and metrics these are for
 };
+
+// Whether networks of T can have products of bfloat16 operands.
+template <class T>
+inline constexpr bool kMixes = std::is_same_v<T, float>;
 
 // A team's threads may share one, or have a copy each, which they then lead from batch to batch on their own.
 template <class T>
@@ -214,11 +219,6 @@ struct Run {
   // in cuts.hpp.
   template <class F>
   void pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, F&& f);
-  // The same with bfloat16 operands: f(left, rows, columns) is called on parts of the product that read `kept`, the
-  // whole batch's left operand, or, where there is none, an operand that pack(slab, room) makes of some rows.
-  template <class Pack, class F>
-  void packed_pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, const void* kept, Pack&& pack,
-                     F&& f);
   template <class F>
   void slabs(Team& team, Range range, int64_t width, bool may_stop, F&& f);
   void forward_operation(Team& team, int i);
@@ -241,20 +241,57 @@ struct Run {
   // The gradients of operation i's parameters.
   void parameters_of(Team& team, int i, const BackwardPlan& pass, const std::vector<Destination>& to,
                      const std::vector<char>& begun, bool may_stop);
+
+  // The dense operations, in dense.cpp. The derivative of the activation that made an operation's input, where the
+  // product of that input's gradient takes it along.
+  struct Derivative {
+    Activation activation = Activation::linear;
+    T alpha = 0;
+    const T* saved = nullptr;
+    int64_t row = 0;
+  };
+  void dense_forward(Team& team, int i, Range rows, Range cols);
+  void dense_backward(Team& team, int i, bool accumulate, bool may_stop);
+  // Of its own activation, where no product takes that along.
+  void dense_derivative(Team& team, int i, bool may_stop);
+  void input_gradient(Team& team, int i, bool accumulate, bool may_stop);
+  void weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop);
+  void bias_of(Team& team, int i, bool accumulate, bool fuse);
+  void column_sums(int v, Range cols, T* sums, bool accumulate);  // of the gradient of v
+
+  // The same of a mixed network, in dense_mixed.cpp.
+  void dense_forward16(Team& team, int i, Range rows, Range cols)
+    requires kMixes<T>;
+  void input_gradient16(Team& team, int i, Derivative before, bool accumulate, bool may_stop, Range rows, Range cols)
+    requires kMixes<T>;
+  void weights_of16(Team& team, int i, bool accumulate, bool fuse, Epilogue<T> e, bool may_stop, Range rows, Range cols)
+    requires kMixes<T>;
+  void column_sums16(int v, Range cols, T* sums, bool accumulate)
+    requires kMixes<T>;
+  // Calls f(left, rows, columns) on parts of a product that reads `kept`, the whole batch's left operand, or, where
+  // there is none, an operand that pack(slab, room) makes of some rows.
+  template <class Pack, class F>
+  void packed_pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, const void* kept, Pack&& pack,
+                     F&& f)
+    requires kMixes<T>;
   // A product's result that is kept packed, of the size of v.
   ops::Result16 kept_result(int v) const { return {{nullptr, n, program.widths[v], 0}, Kept16{n, program.widths[v]}}; }
   // Where the gradient of v is kept packed, as the operation that made v reads it; from_value: the derivative reads v.
-  ops::Result16 kept_gradient(int v, bool from_value);
-  // Mixed precision: the operands of the weight gradient of the dense operation i. They are packed along with the
-  // input's gradient, while what is read for it is in cache, where a thread has the same rows in both; otherwise
-  // afterwards, by pack_operands. pack_gradient also packs the rows as the left operand of the input's gradient, when
-  // given a slab.
-  bool packs_along(int i) const;
-  void pack_gradient(int i, Range rows, void* slab);
-  void pack_input(int i, Range rows, Range cols);
-  void pack_operands(Team& team, int i, bool may_stop);
-  void weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop);
-  void bias_of(Team& team, int i, bool accumulate, bool fuse);
+  ops::Result16 kept_gradient(int v, bool from_value)
+    requires kMixes<T>;
+  // The operands of the weight gradient of the dense operation i. They are packed along with the input's gradient,
+  // while what is read for it is in cache, where a thread has the same rows in both; otherwise afterwards, by
+  // pack_operands. pack_gradient also packs the rows as the left operand of the input's gradient, when given a slab.
+  bool packs_along(int i) const {
+    const Operation& op = program.operations[i];
+    return products() && way.across == 1 && plan.trainable[op.weights] && plan.wanted[op.input()];
+  }
+  void pack_gradient(int i, Range rows, void* slab)
+    requires kMixes<T>;
+  void pack_input(int i, Range rows, Range cols)
+    requires kMixes<T>;
+  void pack_operands(Team& team, int i, bool may_stop)
+    requires kMixes<T>;
 };
 
 extern template struct Run<float>;
