@@ -1,6 +1,5 @@
 // Where a run's rows come from: the inputs, gathered or read where they lie, and what they are judged by.
 #include <algorithm>
-#include <type_traits>
 
 #include "network/cuts.hpp"
 
@@ -88,7 +87,7 @@ template <class T>
 void Run<T>::gather_inputs(Range r, const int64_t* index, int64_t from) {
   const View x = value(0);
   T* to = x.data + r.begin * x.row;
-  if constexpr (std::is_same_v<T, float>) {
+  if constexpr (kMixes<T>) {
     if (keeps_value(0)) {
       // Panel by panel: those that are not read in place, all through the first one's place.
       const int64_t width = program.widths[0], panel = products()->left_bytes(kSums16, width);

@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "network/mixed.hpp"
@@ -167,7 +166,7 @@ class Instance {
   }
   // A part of the weights was written: renews the packed copies of mixed precision.
   void pack_part(int p, Range rows, Range cols) {
-    if constexpr (std::is_same_v<T, float>) {
+    if constexpr (kMixes<T>) {
       if (packed.has(p)) each_weights(p, cols, [&](Range c, ops::Matrix<const T> w) { packed.pack(p, w, rows, c); });
     }
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,10 @@
 #include "runtime/memory.hpp"
 
 namespace fp {
+
+// Whether networks of T can have such products.
+template <class T>
+inline constexpr bool kMixes = std::is_same_v<T, float>;
 
 // Cut work over rows of a weight gradient in multiples of this, so that parts may be packed apart.
 inline constexpr int64_t kGrain16 = 32;

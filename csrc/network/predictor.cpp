@@ -91,10 +91,9 @@ void Predictor<T>::elementwise(const Kernels<T>& k, const Step& s, int64_t rows,
 }
 
 template <class T>
-void Predictor<T>::dense16([[maybe_unused]] const Step& s, [[maybe_unused]] int64_t rows, [[maybe_unused]] Place from,
-                           [[maybe_unused]] T* to, [[maybe_unused]] int64_t to_row, [[maybe_unused]] Range cols,
-                           [[maybe_unused]] T* scratch, [[maybe_unused]] Need need) const {
-  if constexpr (std::is_same_v<T, float>) {
+void Predictor<T>::dense16(const Step& s, int64_t rows, Place from, T* to, int64_t to_row, Range cols, T* scratch,
+                           Need need) const {
+  if constexpr (kMixes<T>) {
     if (cols.size() <= 0) return;
     T* room = scratch + need.scratch;
     const Range all{0, rows};

@@ -1,7 +1,6 @@
 // How a predictor is made: a copy of the weights, and a program's operations as steps over slots of memory.
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 #include <utility>
 
 #include "network/plan.hpp"
@@ -58,8 +57,8 @@ void Predictor<T>::copy_weights(const Program& program, const Instance<T>& insta
 }
 
 template <class T>
-void Predictor<T>::pack_weights([[maybe_unused]] const Program& program) {
-  if constexpr (std::is_same_v<T, float>) {
+void Predictor<T>::pack_weights(const Program& program) {
+  if constexpr (kMixes<T>) {
     products_ = &products16();
     kernels_ = &kernels<T>();
     packed_.resize(copies_.size());

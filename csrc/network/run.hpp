@@ -6,7 +6,6 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
-#include <type_traits>
 
 #include "network/hazards.hpp"
 #include "network/heads.hpp"
@@ -67,10 +66,6 @@ struct Sources {
   const int64_t* index = nullptr;  // row numbers, or nullptr for 0, 1, 2, ...
   uint64_t configuration = 0;      // of the network whose heads and metrics these are for
 };
-
-// Whether networks of T can have products of bfloat16 operands.
-template <class T>
-inline constexpr bool kMixes = std::is_same_v<T, float>;
 
 // A team's threads may share one, or have a copy each, which they then lead from batch to batch on their own.
 template <class T>
