@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -157,6 +159,7 @@ def test_weights_that_are_not_trainable_are_state() -> None:
     ("forward", "backward", "message"),
     [
         (lambda x: x[:, :-1], None, r"bad.forward: y must have shape \(8, 5\); received \(8, 4\)"),
+        (lambda x: x.T, None, r"bad.forward: y must have shape \(8, 5\); received \(5, 8\)"),
         (lambda x: x.astype(object), None, "y must hold real numbers"),
         (None, lambda dy: (dy[:1], []), r"bad.backward: dx must have shape \(8, 5\); received \(1, 5\)"),
         (None, lambda dy: (dy, [dy]), "bad.backward: expected 0 gradients, one per weight; received 1"),
@@ -182,6 +185,8 @@ def test_wrong_answers_from_python_change_nothing(forward: Any, backward: Any, m
     before = model.get_state()
     with pytest.raises((ValueError, TypeError), match=message):
         model.fit(x, y, verbose=0)
+    with pytest.raises((ValueError, TypeError), match=message):
+        model.trace(x, y)
     after = model.get_state()
     assert all(before[key].tobytes() == after[key].tobytes() for key in before)
 
@@ -257,6 +262,8 @@ def test_half_of_what_a_users_code_must_return() -> None:
         model.compile("sgd", loss)
         with pytest.raises(TypeError, match=message):
             model.fit(x, y, verbose=0)
+        with pytest.raises(TypeError, match=message):
+            model.trace(x, y)
 
 
 def test_an_optimizer_with_a_slot_it_did_not_declare_changes_nothing() -> None:
@@ -274,3 +281,24 @@ def test_an_optimizer_with_a_slot_it_did_not_declare_changes_nothing() -> None:
         model.fit(x, y, verbose=0)
     for weight, old in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, old)
+
+
+HELD_BACK = """
+import signal, sys
+from fastperceptron.segments import _uninterrupted
+
+signal.signal(signal.SIGINT, getattr(signal, sys.argv[1]))
+with _uninterrupted():
+    signal.raise_signal(signal.SIGINT)
+    print("whole", flush=True)
+print("ignored", flush=True)
+"""
+
+
+@pytest.mark.parametrize("disposition", ["default_int_handler", "SIG_DFL", "SIG_IGN"])
+def test_an_interrupt_that_was_held_back_is_delivered(disposition: str) -> None:
+    command = [sys.executable, "-c", HELD_BACK, disposition]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode == 0) == (disposition == "SIG_IGN"), result.stderr
+    assert ("KeyboardInterrupt" in result.stderr) == (disposition == "default_int_handler"), result.stderr
+    assert result.stdout.split() == (["whole", "ignored"] if disposition == "SIG_IGN" else ["whole"])

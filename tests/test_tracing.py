@@ -74,6 +74,56 @@ def test_dx_is_the_derivative_of_the_cost() -> None:
     assert names == ["x", "kernel", "bias", "y", "dy", "dkernel", "dbias", "dx"]
 
 
+class Counted(fp.Layer):
+    """a x + b; gives the gradients of what is trained alone, and writes over what it is given."""
+
+    def build(self, input_shape: Any) -> None:
+        self.add_weight("count", (), "zeros", trainable=False)
+        self.a, self.b = self.add_weight("a", input_shape, "ones"), self.add_weight("b", input_shape, "zeros")
+
+    def forward(self, x: Any, training: bool) -> Any:
+        saved = x.copy()
+        x *= self.a
+        x += self.b
+        return x, saved
+
+    def backward(self, dy: Any, x: Any) -> Any:
+        grads = [(dy * x).sum(axis=0), dy.sum(axis=0)]
+        dy *= self.a
+        return dy, grads
+
+
+def test_a_layer_in_python_is_traced_as_it_is_trained() -> None:
+    x, y = regression(6)
+    model = fp.Sequential([fp.Dense(4, "tanh"), Counted(), fp.Dense(1)], seed=1, dtype="float64")
+    model.compile(fp.SGD(1.0), "mse")
+    model.fit(x, y, verbose=0)
+    trace, before = model.trace(x, y), model.get_weights()
+    counted = trace["counted"]
+    assert list(counted) == ["x", "count", "a", "b", "y", "dy", "da", "db", "dx"]
+    np.testing.assert_array_equal(counted["x"], trace["dense", "y"])
+    np.testing.assert_array_equal(counted["dy"], trace["dense_1", "dx"])
+    model.train_on_batch(x, y)
+    for weight, was, now in zip(model.weights, before, model.get_weights(), strict=True):
+        if weight.trainable:
+            np.testing.assert_allclose(trace.gradients[f"{weight.layer}/{weight.name}"], was - now, rtol=0, atol=1e-12)
+
+
+def test_of_a_frozen_layer_in_python_is_shown_what_it_gives() -> None:
+    class Frozen(MyDense):
+        def backward(self, dy: Any, x: Any) -> Any:
+            return dy @ self.w.T, {"kernel": x.T @ dy}
+
+    x, y = regression(6)
+    model = fp.Sequential([fp.Dense(3), Frozen(1, name="last")], seed=1)
+    model.compile("sgd", "mse")
+    model.build(x.shape[1])
+    with pytest.raises(ValueError, match=r"last\.backward: expected a gradient for bias; received none"):
+        model.trace(x, y)
+    model.layers[1].trainable = False
+    assert list(model.trace(x, y)["last"]) == ["x", "kernel", "bias", "y", "dy", "dkernel", "dx"]
+
+
 def test_forward_only_and_inference() -> None:
     model = fp.Sequential([fp.Input((3,)), fp.Dense(2), fp.Dropout(0.5)], seed=0)
     x = np.ones((4, 3))

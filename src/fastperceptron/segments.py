@@ -22,14 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends.protocol import Arrays, Network, OptionalArrays
-from .checks import check_pair
-from .errors import ShapeError
 from .judging import Judge
-from .layers import Layer, Shape, Shapes
-from .losses import Loss
+from .layers import Shape, Shapes
 from .optimizers import Optimizer
 from .ownership import Ownership
 from .program import Operation
+from .usercode import checked, input_gradients, layer_backward, layer_forward, parameter_gradient, value_and_grad
 
 __all__ = ["Segments"]
 
@@ -220,15 +218,9 @@ class Segments:
                 network.forward(first, last, training)
                 continue
             op = self._operations[first]
-            shape, output_shape = self._shapes[op.output]
-            shapes = shape if op.layer.takes_list else (shape,)
             xs = [network.get_value(v) for v in op.inputs]
-            n, dtype = len(xs[0]), xs[0].dtype
-            xs = [x.reshape(n, *own) for x, own in zip(xs, shapes, strict=True)]
-            result = op.layer.forward(xs if op.layer.takes_list else xs[0], training)
-            y, saved[first] = check_pair(f"{op.name}.forward", result, "(y, saved)")
-            y = _checked(y, (n, *output_shape), dtype, f"{op.name}.forward", "y")
-            network.set_value(op.output, y.reshape(n, network.program.widths[op.output]))
+            y, saved[first] = layer_forward(op, self._shapes[op.output], xs, training)
+            network.set_value(op.output, y)
         return saved
 
     def _judge(self, ys: list[Any], weights: list[Any], training: bool) -> None:
@@ -243,22 +235,13 @@ class Segments:
             target = y if y.ndim == 1 else np.asarray(y, prediction.dtype)
             if loss is not None:
                 given = np.ones(len(y), prediction.dtype) if weight is None else np.asarray(weight, prediction.dtype)
-                losses, dy = self._value_and_grad(loss, target, prediction, given, training)
+                losses, dy = value_and_grad(loss, target, prediction, given, training)
                 self._sums[place] += [float(losses @ given.astype(np.float64)), float(len(y))]
                 if dy is not None:
                     gradient = dy if judge.weight == 1 else dy * prediction.dtype.type(judge.weight)
                     self.network.set_value_gradient(output, gradient)
             for metric in metrics:
                 metric.update_state(target, prediction, weight)
-
-    @staticmethod
-    def _value_and_grad(
-        loss: Loss, target: Array, prediction: Array, weights: Array, training: bool
-    ) -> tuple[Array, Array | None]:
-        name = f"{loss.name}.value_and_grad"
-        losses, dy = check_pair(name, loss.value_and_grad(target, prediction, weights), "(losses, dy)")
-        losses = _checked(losses, (len(target),), np.dtype(np.float64), name, "losses")
-        return losses, _checked(dy, prediction.shape, prediction.dtype, name, "dy") if training else None
 
     def _backward(self, saved: dict[int, Any]) -> None:
         network = self.network
@@ -270,51 +253,17 @@ class Segments:
                 network.backward(first, last)
                 continue
             op = self._operations[first]
-            shape, output_shape = self._shapes[op.output]
-            shapes = shape if op.layer.takes_list else (shape,)
-            dy = network.get_value_gradient(op.output)
-            n, name = len(dy), f"{op.name}.backward"
-            dx, grads = check_pair(name, op.layer.backward(dy.reshape(n, *output_shape), saved[first]), "(dx, grads)")
-            for index, gradient in self._parameter_gradients(op, grads):
-                total[index] = total[index] + gradient if index in total else gradient
-            if not any(self._wanted[v] for v in op.inputs):
-                continue
-            dxs = dx if op.layer.takes_list else (dx,)
-            if not isinstance(dxs, (list, tuple)) or len(dxs) != len(op.inputs):
-                raise ShapeError(f"{name}: dx must be a list of {len(op.inputs)} gradients, one per value")
-            for v, own, gradient in zip(op.inputs, shapes, dxs, strict=True):
-                if self._wanted[v]:
-                    gradient = _checked(gradient, (n, *own), dy.dtype, name, "dx")
-                    network.set_value_gradient(v, gradient.reshape(n, network.program.widths[v]))
+            shapes, dy = self._shapes[op.output], network.get_value_gradient(op.output)
+            dx, gradients = layer_backward(op, shapes, dy, saved[first])
+            for index, weight, gradient in gradients:
+                if self._trainable[index]:
+                    gradient = parameter_gradient(op, weight, gradient, dy.dtype)
+                    total[index] = total[index] + gradient if index in total else gradient
+            if any(self._wanted[v] for v in op.inputs):
+                for v, gradient in input_gradients(op, shapes, dx, dy, self._wanted):
+                    network.set_value_gradient(v, gradient)
         for index, gradient in total.items():
             network.set_gradient(index, gradient)
-
-    def _parameter_gradients(self, op: Operation, grads: Any) -> Iterator[tuple[int, Array]]:
-        layer: Layer = op.layer
-        name = f"{op.name}.backward"
-        if isinstance(grads, Mapping):
-            unknown = set(grads) - {weight.name for weight in layer.weights}
-            if unknown:
-                raise ValueError(f"{name}: grads must name weights of the layer; received {', '.join(sorted(unknown))}")
-            grads = [grads.get(weight.name) for weight in layer.weights]
-        elif grads is None:
-            grads = []
-        trainable = [i for i, weight in enumerate(layer.weights) if weight.trainable]
-        if len(grads) == len(trainable) < len(layer.weights):
-            grads = [grads[trainable.index(i)] if i in trainable else None for i in range(len(layer.weights))]
-        if len(grads) != len(layer.weights):
-            raise ValueError(f"{name}: expected {len(layer.weights)} gradients, one per weight; received {len(grads)}")
-        numbers = iter(op.parameters)
-        for weight, gradient in zip(layer.weights, grads, strict=True):
-            if weight.is_state:
-                continue
-            index = next(numbers)
-            if not self._trainable[index]:
-                continue
-            if gradient is None:
-                raise ValueError(f"{name}: expected a gradient for {weight.name}; received none")
-            dtype = np.dtype(self.network.program.array_dtype)
-            yield index, _checked(gradient, weight.shape, dtype, name, f"the gradient of {weight.name}")
 
     def _update(self, optimizer: Optimizer) -> None:
         """All new values first, then one uninterrupted exchange."""
@@ -328,7 +277,7 @@ class Segments:
             param = network.get_parameter(index)
             with _at_rate(optimizer, self._rates[index]):
                 new = optimizer.update(param, network.get_gradient(index), slots)
-            param = param if new is None else _checked(new, param.shape, param.dtype, "update", "the new param")
+            param = param if new is None else checked(new, param.shape, param.dtype, "update", "the new param")
             if slots.keys() != self.slots.keys():
                 expected = ", ".join(self.slots) or "none"
                 raise ValueError(
@@ -336,7 +285,7 @@ class Segments:
                     f" received {', '.join(slots)}"
                 )
             for name, value in slots.items():
-                slots[name] = _checked(value, param.shape, param.dtype, "update", f"slot {name}")
+                slots[name] = checked(value, param.shape, param.dtype, "update", f"slot {name}")
             changed.append((index, param, slots))
         with _uninterrupted():
             self.is_exchanging = True
@@ -384,27 +333,17 @@ def _at_rate(optimizer: Optimizer, rate: float) -> Iterator[None]:
             optimizer._learning_rate = learning_rate
 
 
-def _checked(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], operation: str, name: str) -> Array:
-    """What a user's code returned, checked."""
-    array = np.asarray(value)
-    if array.shape != shape:
-        raise ShapeError(f"{operation}: {name} must have shape {shape}; received {array.shape}")
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{operation}: {name} must hold real numbers; received dtype {array.dtype}")
-    return np.ascontiguousarray(array, dtype).reshape(shape)
-
-
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Ctrl-C waits until the block has ended."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield
         return
-    received: list[tuple[int, Any]] = []
-    previous = signal.signal(signal.SIGINT, lambda number, frame: received.append((number, frame)))
+    received: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
-        if received and callable(previous):
-            previous(*received[0])
+        if received and previous != signal.SIG_IGN:  # SIG_DFL cannot be called
+            signal.raise_signal(signal.SIGINT)

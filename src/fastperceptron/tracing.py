@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .judging import Judge
+from .layers import Add, Concatenate, Layer, Multiply
 from .program import NEEDS_Z, Operation
+from .usercode import input_gradients, layer_backward, layer_forward, parameter_gradient, value_and_grad
 
 if TYPE_CHECKING:
     from .fitting import Rows
@@ -21,6 +23,7 @@ __all__ = ["Trace", "trace"]
 Array = NDArray[Any]
 
 _SHOWN = 8  # numbers of an array in the table
+_JOINS: dict[str, Layer] = {layer.kind: layer for layer in (Add(), Multiply(), Concatenate())}
 
 
 class Trace(Mapping[str, dict[str, Array]]):
@@ -134,6 +137,7 @@ class _Tracer:
         self.values: dict[int, Array] = {0: x[0] if len(x) == 1 else np.concatenate(x, axis=1)}
         self.gradients: dict[int, Array] = {}
         self.parameters = [self.network.get_parameter(i) for i in range(len(self.program.parameters))]
+        self.trainable = [weight.trainable and layer.trainable for weight, layer in self.graph.owners]
         self.uses: list[_Use] = []
 
     def run(self, rows: Rows | None) -> Trace:
@@ -192,39 +196,15 @@ class _Tracer:
         elif op.kind == "python":
             y = self._python_forward(op, use)
         else:
-            y, use.saved = self._join(op)
+            y, use.saved = _JOINS[op.kind].forward([self.values[v] for v in op.inputs], self.training)
         use.arrays["y"] = self.values[op.output] = y
-
-    def _join(self, op: Operation) -> tuple[Array, Any]:
-        given = [self.values[v] for v in op.inputs]
-        if op.kind == "concatenate":
-            return np.concatenate(given, axis=1), None
-        y = given[0].copy()
-        for x in given[1:]:
-            y = y + x if op.kind == "add" else y * x
-        return y, given
-
-    def _join_backward(self, op: Operation, dy: Array, given: list[Array]) -> list[Array]:
-        if op.kind == "concatenate":
-            ends = np.cumsum([self.program.widths[v] for v in op.inputs])
-            return [np.ascontiguousarray(part) for part in np.split(dy, ends[:-1], axis=1)]
-        gradients = []
-        for place in range(len(given)):
-            dx = dy.copy()
-            for other, factor in enumerate(given):
-                if op.kind == "multiply" and other != place:
-                    dx = dx * factor
-            gradients.append(dx)
-        return gradients
 
     def _python_forward(self, op: Operation, use: _Use) -> Array:
         for weight in op.layer.weights:
             use.arrays[weight.name] = weight.value
-        shape, _ = self.graph.shapes[op.output]
-        shapes = shape if op.layer.takes_list else (shape,)
-        xs = [self.values[v].reshape(-1, *own) for v, own in zip(op.inputs, shapes, strict=True)]
-        y, use.saved = op.layer.forward(xs if op.layer.takes_list else xs[0], self.training)
-        return np.ascontiguousarray(y, xs[0].dtype).reshape(len(xs[0]), self.program.widths[op.output])
+        xs = [self.values[v].copy() for v in op.inputs]  # the layer may write over what it is given
+        y, use.saved = layer_forward(op, self.graph.shapes[op.output], xs, self.training)
+        return y
 
     def _activate(self, op: Operation, z: Array) -> Array:
         return np.asarray(self.backend.activation_forward(op.activation, op.alpha, z, None))
@@ -250,8 +230,9 @@ class _Tracer:
         y = y if loss.takes_labels else np.ascontiguousarray(y, prediction.dtype)
         native = loss.native()
         if native is None:
-            losses, dy = loss.value_and_grad(y, prediction, given)
-            dy = dy if judge.weight == 1 else dy * judge.weight
+            losses, gradient = value_and_grad(loss, y, prediction.copy(), given, True)
+            assert gradient is not None
+            dy = gradient if judge.weight == 1 else gradient * judge.weight
         else:
             losses = self.backend.loss_forward(*native, y, prediction)
             dy = self.backend.loss_backward(*native, y, prediction, given, judge.weight / n, None)
@@ -268,8 +249,8 @@ class _Tracer:
         dy = use.arrays["dy"] = self.gradients[last.output]
         if op.kind == "python":
             dxs = self._python_backward(op, dy, use, result)
-        elif op.kind in ("add", "multiply", "concatenate"):
-            dxs = self._join_backward(op, dy, use.saved)
+        elif op.kind in _JOINS:
+            dxs = [dx.copy() for dx in _JOINS[op.kind].backward(dy, use.saved)[0]]
         elif op.kind == "dropout":
             dx = dy.copy()
             if self.training:
@@ -308,19 +289,14 @@ class _Tracer:
         return np.asarray(reduce(np.add, sums))
 
     def _python_backward(self, op: Operation, dy: Array, use: _Use, result: Trace) -> list[Array]:
-        _, output_shape = self.graph.shapes[op.output]
-        dx, grads = op.layer.backward(dy.reshape(len(dy), *output_shape), use.saved)
-        if not isinstance(grads, Mapping):
-            grads = dict(zip([weight.name for weight in op.layer.weights], grads or (), strict=False))
-        trained = [weight for weight in op.layer.weights if not weight.is_state]
-        for index, weight in zip(op.parameters, trained, strict=True):
-            if grads.get(weight.name) is not None:
-                use.arrays[f"d{weight.name}"] = np.asarray(grads[weight.name])
-                self._add(result, index, use.arrays[f"d{weight.name}"])
-        return [
-            np.ascontiguousarray(gradient, dy.dtype).reshape(len(dy), self.program.widths[v])
-            for v, gradient in zip(op.inputs, dx if op.layer.takes_list else [dx], strict=True)
-        ]
+        shapes = self.graph.shapes[op.output]
+        dx, gradients = layer_backward(op, shapes, dy.copy(), use.saved)
+        for index, weight, gradient in gradients:
+            if gradient is not None or self.trainable[index]:
+                gradient = use.arrays[f"d{weight.name}"] = parameter_gradient(op, weight, gradient, dy.dtype)
+                self._add(result, index, gradient)
+        everything = [True] * len(self.program.widths)
+        return [gradient for _, gradient in input_gradients(op, shapes, dx, dy, everything)]
 
     def _add(self, result: Trace, index: int, gradient: Array) -> None:
         name = self.program.parameters[index].name
