@@ -113,6 +113,37 @@ def test_metrics_accumulated_natively_equal_those_in_python(metric: Any, loss: s
     assert got[chosen.name] == pytest.approx(chosen.result(), rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("metric", "target", "expected"),
+    [
+        (fp.metrics.BinaryAccuracy(0.1), 1.0, 1.0),  # float32's 0.1 is above 0.1
+        (fp.metrics.BinaryAccuracy(), 0.5 + 1e-9, 1.0),  # and this target is 0.5
+        (fp.metrics.MeanSquaredError(), 0.1, 0.0),
+        (fp.metrics.MeanAbsoluteError(), 0.1, 0.0),
+        (fp.metrics.R2Score(), 0.1, 1.0),
+    ],
+    ids=str,
+)
+def test_metrics_in_python_round_as_a_float32_model_does(metric: Any, target: float, expected: float) -> None:
+    kernel = np.array([[1.0]])
+    model = fp.Sequential([fp.Input((1,)), fp.Dense(1, use_bias=False, kernel_initializer=kernel)])
+    model.compile("sgd", "mse", metrics=[metric])
+    x, y = np.full((2, 1), 0.1), np.full((2, 1), target)
+    assert model.evaluate(x, y)[1] == expected
+    metric.reset_state()
+    metric.update_state(y, model.predict(x))
+    assert metric.result() == expected
+
+
+def test_a_batch_that_does_not_fit_adds_nothing() -> None:
+    r2 = fp.metrics.R2Score()
+    r2.update_state([1.0, 2.0], [1.0, 2.5])
+    before = r2.result()
+    with pytest.raises(ValueError, match="mismatch"):
+        r2.update_state([9.0, 9.0], [1.0, 2.0], [1.0])
+    assert r2.result() == before
+
+
 def test_r2_by_hand() -> None:
     r2 = fp.metrics.R2Score()
     assert math.isnan(r2.result())
@@ -153,7 +184,11 @@ def test_unknown_arguments_are_refused_and_repr_shows_the_known() -> None:
     ):
         with pytest.raises(TypeError, match="argument"):
             make()
-    assert repr(fp.losses.Huber(delta=2.0)) == "Huber(delta=2.0)"
+    huber, crossentropy = fp.losses.Huber(delta=2.0), fp.losses.BinaryCrossentropy(from_logits=True)
+    for loss, name, value in ((huber, "delta", 3.0), (crossentropy, "from_logits", False)):
+        with pytest.raises(AttributeError, match=f"{name} cannot change"):
+            setattr(loss, name, value)
+    assert repr(huber) == "Huber(delta=2.0)"
     assert repr(fp.SGD(0.1)) == "SGD(learning_rate=0.1, momentum=0.0, nesterov=False)"
     assert list(inspect.signature(fp.SGD).parameters) == ["learning_rate", "momentum", "nesterov"]
     assert list(inspect.signature(fp.losses.MeanSquaredError()).parameters) == ["y_true", "y_pred", "sample_weight"]

@@ -109,6 +109,13 @@ class _Native(Loss):
 
     kind: str
     parameter: float
+    #: What backends were told: changing them would change nothing but the configuration.
+    _fixed: tuple[str, ...] = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._fixed and name in vars(self):
+            raise AttributeError(f"{type(self).__name__}: {name} cannot change; make the loss anew")
+        super().__setattr__(name, value)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls, *args, **kwargs)
@@ -139,6 +146,7 @@ class _Crossentropy(_Native):
     """Common to the cross-entropies: from probabilities, or from logits."""
 
     _base: str
+    _fixed = ("from_logits",)
 
     def __init__(self, from_logits: bool = False) -> None:
         self.from_logits = as_flag(type(self).__name__, "from_logits", from_logits)
@@ -165,6 +173,7 @@ class Huber(_Native):
     """
 
     kind = "huber"
+    _fixed = ("delta",)
 
     def __init__(self, delta: Any = 1.0) -> None:
         if isinstance(delta, bool) or not isinstance(delta, (int, float, np.floating)) or not 0 < delta < float("inf"):

@@ -21,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .backends.numpy_metrics import metric_add, metric_zeros
 from .checks import by_name, kind_of
 from .losses import (
     BinaryCrossentropy,
@@ -96,22 +97,25 @@ class _Mean(Metric):
         self.reset_state()
 
     def reset_state(self) -> None:
-        self._sums = np.zeros(2)
+        self._sums = metric_zeros(self.kind, 0)  # r2: the first batch tells the width
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         y_true, y_pred = _matrices(y_true, y_pred, bool(self.takes_labels))
-        weights = np.ones(len(y_pred)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        self._sums += [float(weights @ self._per_row(y_true, y_pred)), float(weights.sum())]
+        weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
+        sums = self._sums if self._sums.size else metric_zeros(self.kind, y_pred.shape[1])
+        metric_add(sums, self.kind, self._parameter, y_true, y_pred, weights)
+        self._sums = sums
 
-    def _per_row(self, y_true: Array, y_pred: Array) -> NDArray[np.float64]:
-        raise NotImplementedError
+    @property
+    def _parameter(self) -> float:
+        return float(getattr(self, "threshold", 0.0))
 
     def result(self) -> float:
         return self.from_sums(self._sums)
 
     def native(self) -> tuple[str, float] | None:
         known = type(self).__module__ == __name__
-        return (self.kind, float(getattr(self, "threshold", 0.0))) if known else None
+        return (self.kind, self._parameter) if known else None
 
     def from_sums(self, sums: NDArray[np.float64]) -> float:
         return float(sums[0] / sums[1]) if sums[1] else float("nan")
@@ -126,17 +130,11 @@ class BinaryAccuracy(_Mean):
         super().__init__(name)
         self.threshold = float(threshold)
 
-    def _per_row(self, y_true: Array, y_pred: Array) -> NDArray[np.float64]:
-        return np.asarray(((y_pred > self.threshold) == (y_true > 0.5)).mean(axis=1))
-
 
 class CategoricalAccuracy(_Mean):
     """Share of rows whose largest prediction is at the largest target."""
 
     kind = "categorical_accuracy"
-
-    def _per_row(self, y_true: Array, y_pred: Array) -> NDArray[np.float64]:
-        return np.asarray(y_pred.argmax(axis=1) == y_true.argmax(axis=1), np.float64)
 
 
 class SparseCategoricalAccuracy(_Mean):
@@ -145,17 +143,11 @@ class SparseCategoricalAccuracy(_Mean):
     kind = "sparse_categorical_accuracy"
     takes_labels = True
 
-    def _per_row(self, y_true: Array, y_pred: Array) -> NDArray[np.float64]:
-        return np.asarray(y_pred.argmax(axis=1) == y_true, np.float64)
-
 
 class MeanSquaredError(_Mean):
     """Mean of (t - y)^2 over rows and outputs."""
 
     kind = "mean_squared_error"
-
-    def _per_row(self, y_true: Array, y_pred: Array) -> NDArray[np.float64]:
-        return np.asarray(np.square(y_true.astype(np.float64) - y_pred).mean(axis=1))
 
 
 class MeanAbsoluteError(_Mean):
@@ -163,28 +155,15 @@ class MeanAbsoluteError(_Mean):
 
     kind = "mean_absolute_error"
 
-    def _per_row(self, y_true: Array, y_pred: Array) -> NDArray[np.float64]:
-        return np.asarray(np.abs(y_true.astype(np.float64) - y_pred).mean(axis=1))
-
 
 class R2Score(_Mean):
     """1 - sum (t - y)^2 / sum (t - mean t)^2, averaged over outputs.
 
-    An output whose targets are all equal counts as 1 when predicted exactly, else as 0.
+    An output whose targets are all equal counts as 1 when predicted exactly, else as 0. So do targets that differ by
+    less than a millionth of their size, as times of day in seconds since 1970 may: take their mean away first.
     """
 
     kind = "r2"
-
-    def reset_state(self) -> None:
-        self._sums = np.zeros((4, 0))
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        y_true, y_pred = _matrices(y_true, y_pred, False)
-        weights = np.ones(len(y_pred)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        t = y_true.astype(np.float64)
-        total = np.full(t.shape[1], weights.sum())
-        batch = np.stack([total, weights @ t, weights @ (t * t), weights @ np.square(t - y_pred)])
-        self._sums = self._sums + batch if self._sums.size else batch
 
     def from_sums(self, sums: NDArray[np.float64]) -> float:
         if not sums.size or not sums[0].any():
@@ -202,9 +181,12 @@ def _matrices(y_true: Any, y_pred: Any, labels: bool) -> tuple[Array, Array]:
 
     y_pred = as_real(y_pred, "metric", "y_pred")
     y_pred = y_pred[:, None] if y_pred.ndim == 1 else y_pred
+    # The targets in the dtype of the predictions, as a model has them.
+    dtype = np.float32 if y_pred.dtype in (np.float32, np.float16) else np.float64
+    y_pred = np.asarray(y_pred, dtype)
     if labels:
         return as_labels(y_true, len(y_pred), y_pred.shape[1], "metric", "y_true"), y_pred
-    return as_targets(y_true, len(y_pred), y_pred.shape[1:], "metric", "y_true"), y_pred
+    return np.asarray(as_targets(y_true, len(y_pred), y_pred.shape[1:], "metric", "y_true"), dtype), y_pred
 
 
 _BY_NAME: dict[str, type[Metric]] = {

@@ -33,10 +33,8 @@ def metric_add(
     w = np.ones(len(y_pred)) if weights is None else weights.astype(np.float64)
     if kind == "r2":
         t = y_true.astype(np.float64)
-        sums[0] += w.sum()
-        sums[1] += w @ t
-        sums[2] += w @ (t * t)
-        sums[3] += w @ np.square(t - y_pred)
+        total = np.full(t.shape[1], w.sum())
+        sums += np.stack([total, w @ t, w @ (t * t), w @ np.square(t - y_pred)])  # all or nothing
         return
     sums += w @ _row_values(kind, parameter, y_true, y_pred), w.sum()
 
