@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,23 @@ def test_training_that_diverges_is_an_error_and_saves_nothing(
     assert "fastperceptron: warning:" in err
     assert "fastperceptron: error: training diverged" in err
     assert not model.exists()
+
+
+@pytest.mark.parametrize(("rate", "what"), [("1e39", "the weights are"), ("1e38", "held-out predictions are")])
+def test_a_last_step_that_diverges_is_an_error_and_saves_nothing(
+    houses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rate: str, what: str
+) -> None:
+    """One step alone: its loss, of the weights before it, is finite."""
+    model = tmp_path / "m"
+    model.write_text("old")
+    command = f"train {houses} --target price --hidden 8 --epochs 1 --batch-size 1000 --learning-rate {rate} --quiet"
+    assert cli.main([*command.split(), "--save", str(model)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith(
+        f"fastperceptron: error: training diverged: {what} not finite; a smaller --learning-rate may help\n"
+    )
+    assert model.read_text() == "old"
 
 
 # -- mistakes ------------------------------------------------------------------------------------------------------
@@ -333,6 +351,41 @@ def test_a_model_saved_from_python_predicts_plain_numbers(tmp_path: Path, capsys
     narrow = write_csv(tmp_path / "y.csv", ["a"], [[1]])
     assert cli.main(["predict", str(tmp_path / "m"), str(narrow)]) == 1
     assert "needs 3 columns; received 1" in capsys.readouterr().err
+
+
+def two_outputs() -> fp.Model:
+    x = fp.Input((3,))
+    return fp.Model(x, [fp.Dense(1)(x), fp.Dense(2)(x)])
+
+
+def two_inputs() -> fp.Model:
+    inputs = [fp.Input((3,)), fp.Input((2,))]
+    return fp.Model(inputs, fp.Dense(1)(fp.Concatenate()(inputs)))
+
+
+def two_axes() -> fp.Model:
+    model = fp.Sequential([fp.Input((3, 2)), fp.Flatten(), fp.Dense(1)])
+    model.build((3, 2))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "received"),
+    [
+        (two_outputs, "an input of shape (3,) and 2 outputs"),
+        (two_inputs, "2 inputs and 1 output"),
+        (two_axes, "an input of shape (3, 2) and 1 output"),
+    ],
+)
+def test_models_that_columns_do_not_fit_are_for_summary_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[], fp.Model], received: str
+) -> None:
+    make().save(tmp_path / "m")
+    data = write_csv(tmp_path / "x.csv", ["a", "b", "c"], [[1, 2, 3]])
+    assert cli.main(["predict", str(tmp_path / "m"), str(data)]) == 1
+    expected = "expected a model with one input, of one axis, and one output"
+    assert capsys.readouterr().err == f"fastperceptron: error: {tmp_path / 'm'}: {expected}; received {received}\n"
+    assert cli.main(["summary", str(tmp_path / "m")]) == 0
 
 
 GOOD = {

@@ -447,9 +447,10 @@ def test_permissions_follow_the_umask_or_the_file_that_was_there(tmp_path: Path)
     try:
         write_model_file(path, {}, {})
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
-        path.chmod(0o604)
-        write_model_file(path, {}, {})
-        assert stat.S_IMODE(path.stat().st_mode) == 0o604
+        for mode in (0o604, 0o666):
+            path.chmod(mode)
+            write_model_file(path, {}, {})
+            assert stat.S_IMODE(path.stat().st_mode) == mode
     finally:
         os.umask(old)
 

@@ -35,6 +35,51 @@ def test_strided_parameters_are_updated_in_place() -> None:
     assert whole.sum() == 24 - 4 * 0.5
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", ["F", "transposed", "strided", "scalar"])
+def test_momentum_of_parameters_of_any_layout(dtype: Any, layout: str) -> None:
+    values = np.arange(24, dtype=dtype).reshape(4, 6)
+    param = {
+        "F": np.asfortranarray(values),
+        "transposed": values.T,
+        "strided": values[::2, ::-3],
+        "scalar": np.array(3, dtype),
+    }[layout]
+    expected, grad = param.copy(order="C"), np.ones_like(param)
+    optimizer, plain = fp.SGD(0.1, 0.9), fp.SGD(0.1, 0.9)
+    for _ in range(3):
+        optimizer.apply([param], [grad])
+        plain.apply([expected.reshape(-1)], [np.ones(expected.size)])
+    assert (param == expected).all()
+
+
+def test_momentum_may_come_and_go_between_calls() -> None:
+    """v: none; -1 * 0.1; -0.09 - 0.1 kept; dropped; -0.1 from zero."""
+    param, optimizer, seen = np.array([1.0]), fp.SGD(0.1), []
+    for momentum in (0.0, 0.9, 0.9, 0.0, 0.9):
+        optimizer.momentum = momentum
+        optimizer.apply([param], [np.ones(1)])
+        seen.append(param[0])
+    np.testing.assert_allclose(seen, [0.9, 0.8, 0.61, 0.51, 0.41], rtol=1e-14)
+
+
+def test_without_slots_parameters_may_differ_from_call_to_call() -> None:
+    a, b, optimizer = np.ones(2), np.ones((2, 2)), fp.SGD(0.5)
+    optimizer.apply([a], [np.ones(2)])
+    optimizer.apply([a, b], [np.ones(2), np.ones((2, 2))])
+    assert (a == 0).all()
+    assert (b == 0.5).all()
+
+
+def test_slots_without_a_name_are_refused() -> None:
+    class Hidden(fp.Optimizer):
+        def update(self, param: Any, grad: Any, slots: Any) -> None:
+            slots["m"] = grad
+
+    with pytest.raises(ValueError, match=r"slots must be those of slot_names \(none\); received m"):
+        Hidden().apply([np.ones(1)], [np.ones(1)])
+
+
 def test_apply_checks_before_it_changes() -> None:
     param = np.ones(3)
     optimizer = fp.SGD(0.1, 0.9)
@@ -52,6 +97,8 @@ def test_apply_checks_before_it_changes() -> None:
     optimizer.apply([param], [np.ones(3)])
     with pytest.raises(fp.ShapeError, match="keep their shapes"):
         optimizer.apply([np.ones(4)], [np.ones(4)])
+    with pytest.raises(fp.DTypeError, match="keep their dtypes"):
+        optimizer.apply([np.ones(3, np.float32)], [np.ones(3)])
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "fast", True])

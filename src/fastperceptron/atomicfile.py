@@ -18,8 +18,8 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes | memo
     kept; a symbolic link is followed.
     """
     target = os.path.realpath(path)
-    mode = 0o666
-    if os.path.exists(target):
+    exists, mode = os.path.exists(target), 0o666
+    if exists:
         if not os.path.isfile(target):
             raise OSError(f"cannot write {os.fspath(path)}: expected a regular file or none; it is something else")
         mode = os.stat(target).st_mode & 0o777
@@ -35,7 +35,7 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes | memo
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        if mode != 0o666:
+        if exists:
             os.chmod(temporary, mode)  # the umask applied above must not narrow what the old file allowed
         os.replace(temporary, target)
     except BaseException:

@@ -75,7 +75,9 @@ def train(arguments: argparse.Namespace) -> None:
         verbose=0 if arguments.quiet else 1,
     )
     if not np.isfinite(history.history["loss"][-1]):
-        raise UserError("training diverged: the loss is not finite; a smaller --learning-rate may help")
+        raise _diverged("the loss is")
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):  # no loss has seen the last step
+        raise _diverged("the weights are")
     which = held_out if held_out.any() else ~held_out
     _report(model, preparation, inputs[which], y[which], "held-out" if held_out.any() else "training")
     if arguments.save is not None:
@@ -90,6 +92,7 @@ def predict(arguments: argparse.Namespace) -> None:
     _set_machine(arguments)
     _check_destination("--output", arguments.output, arguments.model, arguments.data)
     model, preparation = _load(arguments.model, _backend(arguments))
+    _check_takes_columns(arguments.model, model)
     if arguments.probabilities and (preparation is None or preparation.task != "classification"):
         raise UserError(f"--probabilities: {arguments.model} must be a classifier saved by fastperceptron train")
     x = _features(arguments, preparation, model.input_shape[0])
@@ -197,6 +200,15 @@ def _load(path: str, backend: str | None) -> tuple[Model, Preparation | None]:
         raise fp.ModelFormatError(f"{path}: {error}") from error
 
 
+def _check_takes_columns(path: str, model: Model) -> None:
+    """Refuse a model that a table of numbers does not fit."""
+    inputs, outputs = model.input_shape, len(model.output_names)
+    if len(inputs) > 1 or outputs > 1:
+        what = f"{len(inputs)} inputs" if len(model.input_names) > 1 else f"an input of shape {inputs}"
+        has = f"{what} and {outputs} output{'s' if outputs > 1 else ''}"
+        raise UserError(f"{path}: expected a model with one input, of one axis, and one output; received {has}")
+
+
 def _check_destination(option: str, path: str | None, *inputs: str) -> None:
     """Refuse, before any work, a file that could not be written or that would replace an input."""
     if path is None:
@@ -225,8 +237,11 @@ def _report(model: Model, preparation: Preparation, inputs: NDArray[Any], y: NDA
 
     z = model.predict(inputs, verbose=0)
     if preparation.task == "regression":
-        predicted = z[:, 0].astype(np.float64) * preparation.target_scale + preparation.target_offset
-        residual = float(((y - predicted) ** 2).sum())
+        z = z[:, 0].astype(np.float64) * preparation.target_scale + preparation.target_offset
+    if not np.isfinite(z).all():
+        raise _diverged(f"{which} predictions are")
+    if preparation.task == "regression":
+        residual = float(((y - z) ** 2).sum())
         spread = float(((y - y.mean()) ** 2).sum())
         r2 = f", R2 {1 - residual / spread:.4f}" if spread else ""
         print(f"{which} RMSE {(residual / len(y)) ** 0.5:.6g}{r2} ({len(y)} rows)")
@@ -236,6 +251,10 @@ def _report(model: Model, preparation: Preparation, inputs: NDArray[Any], y: NDA
     print(f"{which} accuracy: {100 * right / len(y):.2f} % ({right} of {len(y)})")
     if len(preparation.classes) <= 30:
         _print_confusion(counts, preparation.classes, sys.stdout)
+
+
+def _diverged(what: str) -> UserError:
+    return UserError(f"training diverged: {what} not finite; a smaller --learning-rate may help")
 
 
 def _write_predictions(out: TextIO, z: NDArray[Any], preparation: Preparation | None, probabilities: bool) -> None:

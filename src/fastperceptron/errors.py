@@ -31,7 +31,8 @@ class NotBuiltError(RuntimeError):
 
 
 class ModelBusyError(RuntimeError):
-    """Another thread is training or changing this model."""
+    """The model is in use: by another thread that changes it or reads what this call would change, or by the call
+    around this one (a callback of ``fit`` that calls ``fit``)."""
 
 
 class BackendUnavailableError(ImportError):
@@ -39,4 +40,4 @@ class BackendUnavailableError(ImportError):
 
 
 class DivergenceWarning(RuntimeWarning):
-    """Training produced a loss that is not finite."""
+    """The loss or weights became infinite or NaN in training."""

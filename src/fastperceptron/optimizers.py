@@ -42,7 +42,7 @@ class Optimizer(Configurable):
 
     Parameters
     ----------
-    learning_rate : a positive number; may be changed at any time, also by callbacks while a model trains
+    learning_rate : finite and not negative; may be changed at any time, also by callbacks while a model trains
     """
 
     slot_names: tuple[str, ...] = ()
@@ -52,6 +52,7 @@ class Optimizer(Configurable):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls, *args, **kwargs)
         self._learning_rate = 0.01
+        self._layout = []
         self._slots = []
         return self
 
@@ -59,6 +60,7 @@ class Optimizer(Configurable):
         self.learning_rate = learning_rate
 
     _learning_rate: float
+    _layout: list[tuple[tuple[int, ...], np.dtype[Any]]]  # of the parameters the slots belong to
     _slots: list[dict[str, Array]]
 
     @property
@@ -92,29 +94,42 @@ class Optimizer(Configurable):
             if gradient.shape != param.shape:
                 raise ShapeError(f"apply: gradient {i} must have shape {param.shape}; received {gradient.shape}")
             checked.append(gradient)
-        if self._slots and [s.shape for slots in self._slots for s in slots.values()] != [
-            p.shape for p in params for _ in self.slot_names
-        ]:
-            raise ShapeError(
-                "apply: parameters must keep their shapes from call to call; use a new optimizer for others"
-            )
-        if not self._slots:
-            self._slots = [{name: np.zeros_like(param) for name in self.slot_names} for param in params]
+        self._fit_slots(params)
         for param, gradient, slots in zip(params, checked, self._slots, strict=True):
+            names = set(slots)
             new = self.update(param, gradient, slots)
+            if slots.keys() != names:
+                expected, received = ", ".join(sorted(names)) or "none", ", ".join(slots)
+                raise ValueError(f"apply: slots must be those of slot_names ({expected}); received {received}")
             if new is not None and new is not param:
                 param[...] = new
         self.iterations += 1
+
+    def _fit_slots(self, params: Sequence[Array]) -> None:
+        """Slots of these parameters: kept under the same name, else zero."""
+        names, layout = self.slot_names, [(param.shape, param.dtype) for param in params]
+        if layout != self._layout:
+            if names and any(self._slots):
+                same = [shape for shape, _ in layout] == [shape for shape, _ in self._layout]
+                error, what = (DTypeError, "dtypes") if same else (ShapeError, "shapes")
+                raise error(
+                    f"apply: parameters must keep their {what} from call to call; use a new optimizer for others"
+                )
+            self._layout, self._slots = layout, [{} for _ in params]
+        self._slots = [
+            {name: slots[name] if name in slots else np.zeros(shape, dtype) for name in names}
+            for (shape, dtype), slots in zip(layout, self._slots, strict=True)
+        ]
 
     def native(self) -> tuple[str, dict[str, float]] | None:
         """Name and hyperparameters when a backend can run this optimizer, else None."""
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_slots", "iterations")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_layout", "_slots", "iterations")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _slots=[])
+        self.__dict__.update(state, _layout=[], _slots=[])
 
 
 class SGD(Optimizer):
@@ -161,7 +176,7 @@ class SGD(Optimizer):
         velocity = slots.get("momentum")
         direct = param.flags.c_contiguous and param.flags.aligned
         w = param if direct else np.ascontiguousarray(param)
-        g = np.ascontiguousarray(grad, param.dtype)
+        g = np.asarray(grad, param.dtype, order="C")
         backends.resolve(None).sgd_update(w, g, velocity, self._learning_rate, self._momentum, self.nesterov)
         return None if direct else w
 

@@ -86,20 +86,20 @@ class Weight(NDArrayOperatorsMixin):
             raise NotBuiltError(f"{self.layer}.{self.name}: no values yet; build the model or let it see data first")
         return self._array.copy()
 
-    def check(self, value: Any) -> NDArray[Any]:
+    def check(self, value: Any, operation: str = "set_weights") -> NDArray[Any]:
         """`value` as an array of this shape and dtype, or an error."""
         from .data import as_real
 
-        array = as_real(value, "set_weights", f"{self.layer}/{self.name}")
+        array = as_real(value, operation, f"{self.layer}/{self.name}")
         if array.shape != self.shape:
             raise ShapeError(
-                f"set_weights: {self.layer}/{self.name} must have shape {self.shape}; received {array.shape}"
+                f"{operation}: {self.layer}/{self.name} must have shape {self.shape}; received {array.shape}"
             )
         return np.array(array, self.dtype, order="C")
 
     def assign(self, value: Any) -> None:
         """Replaces the values by `value` (same shape)."""
-        array = self.check(value)
+        array = self.check(value, "assign")
         if self._network is None or self._ownership is None:
             self._array = array
             return
