@@ -217,6 +217,18 @@ def test_early_stopping_on_a_log_that_nobody_writes_trains_nothing(
         model.fit(x, y, epochs=9, verbose=0, validation_split=share, callbacks=callbacks)  # it has yet to watch
 
 
+@pytest.mark.parametrize("callback", [fp.EarlyStopping("val_loss"), "callback", fp.EarlyStopping])
+def test_refused_callbacks_leave_a_model_unbuilt(callback: Any) -> None:
+    x, y = classification()
+    model = fp.Sequential([fp.Dense(3)])
+    model.compile("sgd", fp.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises((TypeError, ValueError), match=r"monitor must be one of loss|expected Callback objects"):
+        model.fit(x, y, verbose=0, callbacks=[callback])
+    with pytest.raises((TypeError, ValueError), match=r"monitor must be|expected Callback objects; received"):
+        model.fit(x, y, verbose=0, callbacks=callback)
+    assert not model.built
+
+
 def test_logs_of_other_callbacks_can_be_watched() -> None:
     x, y = classification()
 

@@ -502,6 +502,12 @@ ONES = np.ones((2, 3))
         ),
         (lambda: kernels.activation_forward("relux", ONES), ValueError, "activation must be one of linear, .*'relux'"),
         (lambda: kernels.activation_forward("relu", ONES, alpha=0.1), ValueError, "relu takes no alpha; received 0.1"),
+        (lambda: kernels.activation_forward("elu", ONES, alpha=np.nan), ValueError, "alpha of elu must be finite"),
+        (
+            lambda: kernels.dense_backward_bias(np.ma.masked_equal(ONES, 1)),
+            ValueError,
+            "dz must have no masked",
+        ),
         (lambda: kernels.loss_forward("mse", ONES, ONES), ValueError, "kind must be one of mean_squared_error.*'mse'"),
         (lambda: kernels.loss_forward("huber", ONES, ONES, parameter=0), ValueError, "huber must be positive"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,53 @@ def test_weights_of_a_layer() -> None:
         first.set_weights([copy])
 
 
+def test_what_an_operation_was_made_from_is_fixed_once_it_was_made(backend: str) -> None:
+    dense, dropout, step = fp.Dense(2, "relu"), fp.Dropout(0.5), fp.Activation("step")
+    dense.units, dropout.rate = 3, 0.25
+    model = fp.Sequential([fp.Input((4,)), dense, dropout, step])
+    assert model.output_shape == (3,)
+    for layer, name, value in ((dense, "activation", "tanh"), (dropout, "rate", 0.0), (step, "activation", "tanh")):
+        before = getattr(layer, name)
+        with pytest.raises(AttributeError, match=f"{name} cannot change after the layer was built"):
+            setattr(layer, name, value)
+        assert getattr(layer, name) is before
+
+
+def test_weights_of_a_layer_are_written_together(backend: str) -> None:
+    model = fp.Sequential([fp.Input((3,)), fp.Dense(2)], seed=0)
+    layer, before, errors = model.layers[0], model.get_weights(), []
+
+    class Writer(fp.Callback):
+        def on_predict_batch_begin(self, batch: int, logs: Any = None) -> None:
+            def write() -> None:
+                try:
+                    layer.set_weights([np.ones((3, 2)), np.ones(2)])
+                except fp.ModelBusyError as error:
+                    errors.append(str(error))
+
+            thread = threading.Thread(target=write)
+            thread.start()
+            thread.join()
+
+    model.predict(np.ones((4, 3)), callbacks=Writer())
+    assert len(errors) == 1
+    assert "dense.set_weights" in errors[0]
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_errors_of_writing_name_the_operation_that_was_called() -> None:
+    layer = fp.Dense(2)
+    fp.Sequential([fp.Input((3,)), layer]).build((3,))
+    for write in (layer.weights[0].assign, lambda value: setattr(layer, "kernel", value)):
+        with pytest.raises(fp.ShapeError, match=r"^assign: dense/kernel must have shape \(3, 2\); received \(2,\)"):
+            write(np.ones(2))
+        with pytest.raises(fp.DTypeError, match=r"^assign: dense/kernel must hold real numbers"):
+            write("a")
+    with pytest.raises(fp.ShapeError, match=r"^set_weights: dense/kernel must have shape"):
+        layer.set_weights([np.ones(2), np.ones(2)])
+
+
 def test_names() -> None:
     model = fp.Sequential([fp.Input((2,)), fp.Dense(1), fp.Dense(1, name="dense_1"), fp.Dense(1), fp.Dense(1)])
     assert [layer.name for layer in model.layers] == ["dense", "dense_1", "dense_2", "dense_3"]
@@ -128,6 +176,20 @@ def test_names() -> None:
 def test_bad_arguments(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_layer_that_fails_when_it_is_first_called_is_not_built() -> None:
+    class Picky(fp.Layer):
+        def forward(self, x: Any, training: bool) -> tuple[Any, Any]:
+            if x.shape[1] == 3:
+                raise OSError("three")
+            return x, None
+
+    layer = Picky()
+    with pytest.raises(OSError, match="three"):
+        layer(np.ones((2, 3), np.float32))
+    assert not layer.built
+    assert layer(np.ones((2, 4), np.float32)).shape == (2, 4)
 
 
 def test_layers_of_ones_own() -> None:

@@ -97,6 +97,13 @@ def test_structure_errors() -> None:
     model = fp.Sequential([fp.Input((2,)), fp.Dense(1)])
     with pytest.raises(ValueError, match="belongs to sequential"):
         fp.Sequential([model.layers[0]])
+    shared = fp.Dense(2)
+    early, late = fp.Sequential([shared], name="early"), fp.Sequential([shared])
+    early.build(3)
+    with pytest.raises(ValueError, match="received dense, which belongs to early"):
+        late.build(3)
+    assert early.built
+    assert not late.built
     with pytest.raises(ValueError, match="expected one of dense; received 'x'"):
         model.get_layer("x")
     assert model.get_layer("dense") is model.layers[0]
@@ -303,6 +310,55 @@ def test_code_of_ones_own_is_named_not_stored(tmp_path: Path) -> None:
         twin.fit(x, y, epochs=1, verbose=0)
         assert same_state(model, twin)
     assert "slots/velocity/my_dense/kernel" in model.get_state()
+
+
+@pytest.mark.parametrize("kind", ["layer", "two", "loss"])
+def test_classes_that_files_could_not_tell_apart_are_refused(tmp_path: Path, kind: str) -> None:
+    def named(base: type[Any], name: str) -> type[Any]:
+        return type(name, (base,), {})
+
+    layers: list[Any] = [fp.Input((4,)), fp.Dense(3)]
+    layers += {"layer": [named(MyDense, "Dense")(2)], "two": [named(MyTanh, "T")(), named(MyTanh, "T")()]}.get(kind, [])
+    model = fp.Sequential(layers, seed=0)
+    model.compile("sgd", named(MyMSE, "MeanAbsoluteError")() if kind == "loss" else MyMSE())
+    name = {"layer": "Dense", "two": "T", "loss": "MeanAbsoluteError"}[kind]
+    for use in (model.copy, lambda: pickle.dumps(model), lambda: model.save(tmp_path / "m")):
+        with pytest.raises(ValueError, match=f"two called {name}, of .* \\(rename one\\)"):
+            use()
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("name", ["Layer", "Initializer", "Loss", "Metric", "Optimizer"])
+def test_files_cannot_name_what_nobody_could_have_saved(tmp_path: Path, name: str) -> None:
+    from fastperceptron.modelfile import read_model_file, write_model_file
+
+    trained().save(tmp_path / "m")
+    config, tensors = read_model_file(tmp_path / "m")
+    entry = {"class": name, "config": {}}
+    if name == "Layer":
+        config["model"]["layers"][0] |= entry
+    elif name == "Initializer":
+        config["model"]["layers"][0]["config"]["kernel_initializer"] = entry
+    else:
+        config["compile"][{"Metric": "metrics"}.get(name, name.lower())] = [entry] if name == "Metric" else entry
+    write_model_file(tmp_path / "bad", config, tensors)
+    with pytest.raises(fp.ModelFormatError, match=f"received '{name}'"):
+        fp.load_model(tmp_path / "bad")
+
+
+def test_outputs_are_named_apart() -> None:
+    x = fp.Input((2,))
+    first, second = fp.Dense(1, name="a")(x), fp.Dense(1, name="a_1")(x)
+    assert fp.Model(x, [second, first, first, first]).output_names == ["a_1", "a", "a_2", "a_3"]
+
+
+def test_copies_of_what_is_not_built_will_be_built_alike() -> None:
+    model = fp.Sequential([fp.Dense(3)], seed=np.random.default_rng(0))
+    twins = [model.copy(), pickle.loads(pickle.dumps(model))]
+    for each in (model, *twins):
+        each.build(4)
+    for twin in twins:
+        assert same_state(model, twin)
 
 
 def test_given_arrays_are_not_stored_twice(tmp_path: Path) -> None:

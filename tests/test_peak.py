@@ -17,7 +17,7 @@ from fastperceptron import peak
 def test_peak(dtype: str) -> None:
     value = peak.peak_flops(dtype, threads=1)
     assert math.isfinite(value)
-    assert value > 1e9
+    assert value > 1e8
     assert peak.peak_flops(dtype, threads=1) == value  # measured once
 
 

@@ -307,6 +307,22 @@ def test_uncompiled() -> None:
     assert model.predict([[1.0]]).shape == (1, 1)
 
 
+def test_a_metric_that_cannot_begin_leaves_the_model_as_it_was() -> None:
+    class Broken(fp.Metric):
+        def reset_state(self) -> None:
+            raise OSError("broken")
+
+    model = classifier()
+    x, y = classification()
+    model.fit(x, y, verbose=0)
+    twin = model.copy()
+    with pytest.raises(OSError, match="broken"):
+        model.compile("sgd", "mae", [Broken()])
+    assert same_state(model, twin)
+    assert model.metrics_names == ["loss", "accuracy"]
+    assert type(model.loss).__name__ == "SparseCategoricalCrossentropy"
+
+
 def test_predictions() -> None:
     model = classifier()
     x, y = classification()
@@ -314,6 +330,11 @@ def test_predictions() -> None:
     whole = model.predict(x)
     assert whole.dtype == np.float32
     assert model.predict(x[:0]).shape == (0, 3)
+    for wrong in (0, "many"):
+        with pytest.raises(ValueError, match="predict: batch_size must be an integer of at least 1; received"):
+            model.predict(x, batch_size=wrong)  # type: ignore[arg-type]
+    with pytest.raises(fp.ShapeError, match="evaluate: x must have"):
+        model.test_on_batch(np.array(3.0), y)
     assert np.concatenate([model.predict(x[i : i + 1]) for i in range(4)]).shape == (4, 3)
     assert linear().fit(*regression(), verbose=0) is not None
     assert np.isnan(model.predict(np.full((1, 6), np.nan))).all()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checks import by_name, kind_of
-from .program import ACTIVATIONS, NEEDS_Z
+from .program import ACTIVATIONS, DEFAULT_ALPHA, NEEDS_Z
 from .serialization import Configurable
 
 __all__ = [
@@ -40,8 +40,6 @@ __all__ = [
     "tanh",
 ]
 
-#: The parameter of those that have one, as Keras sets it.
-_DEFAULT_ALPHA = {"leaky_relu": 0.2, "elu": 1.0}
 _NAMES = {
     **{name: name for name in ACTIVATIONS},
     "swish": "silu",
@@ -63,10 +61,10 @@ class ActivationFunction(Configurable):
     def __init__(self, name: str, alpha: float | None = None) -> None:
         if name not in ACTIVATIONS:
             raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}; received {name!r}")
-        if alpha is not None and name not in _DEFAULT_ALPHA:
+        if alpha is not None and name not in DEFAULT_ALPHA:
             raise ValueError(f"activation: {name} takes no alpha; received {alpha!r}")
         self.name = name
-        self.alpha = float(_DEFAULT_ALPHA.get(name, 0.0) if alpha is None else alpha)
+        self.alpha = float(DEFAULT_ALPHA.get(name, 0.0) if alpha is None else alpha)
         if not np.isfinite(self.alpha):
             raise ValueError(f"activation: alpha of {name} must be finite; received {alpha!r}")
 
@@ -75,7 +73,7 @@ class ActivationFunction(Configurable):
         return ActivationFunction(self.name, alpha)
 
     def get_config(self) -> dict[str, Any]:
-        return {"name": self.name, "alpha": self.alpha if self.name in _DEFAULT_ALPHA else None}
+        return {"name": self.name, "alpha": self.alpha if self.name in DEFAULT_ALPHA else None}
 
     def __call__(self, z: Any) -> NDArray[Any]:
         """f(z), any shape; float32 for float32 (and narrower), else float64."""
@@ -108,7 +106,7 @@ class ActivationFunction(Configurable):
         return hash((self.name, self.alpha))
 
     def __repr__(self) -> str:
-        return f"<activation {self.name}{f' alpha={self.alpha:g}' if self.name in _DEFAULT_ALPHA else ''}>"
+        return f"<activation {self.name}{f' alpha={self.alpha:g}' if self.name in DEFAULT_ALPHA else ''}>"
 
 
 def _floating(z: Any) -> NDArray[Any]:

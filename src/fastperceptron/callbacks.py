@@ -86,15 +86,18 @@ class Callback:
 class CallbackList:
     """Calls the same hook of several callbacks, in order."""
 
-    def __init__(self, callbacks: Iterable[Callback], model: Trainer, params: dict[str, Any]) -> None:
+    def __init__(self, callbacks: Iterable[Callback], params: dict[str, Any]) -> None:
         self.callbacks = list(callbacks)
         self.params = params
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks: expected Callback objects; received {kind_of(callback)}")
+
+    def join(self, model: Trainer) -> None:
+        """Tells the callbacks what is run, and how."""
         for callback in self.callbacks:
             callback.set_model(model)
-            callback.set_params(params)
+            callback.set_params(self.params)
 
     def per_batch(self, kind: str) -> bool:
         """Whether any callback has hooks around batches; kind is "train", "test" or "predict"."""

@@ -21,6 +21,7 @@ __all__ = [
     "check_shape",
     "check_written",
     "kind_of",
+    "refuse_masked",
 ]
 
 Array = NDArray[Any]
@@ -30,6 +31,7 @@ _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 def as_float_array(operation: str, name: str, value: ArrayLike) -> Array:
     """The value as a float32 or float64 array in native byte order."""
+    refuse_masked(operation, name, value)
     a: Array = np.asarray(value)
     dtype = a.dtype
     if dtype is _FLOAT32 or dtype is _FLOAT64:  # nearly always: NumPy's own types are singletons
@@ -38,6 +40,15 @@ def as_float_array(operation: str, name: str, value: ArrayLike) -> Array:
     if native not in (_FLOAT32, _FLOAT64):
         raise DTypeError(f"{operation}: {name} must be float32 or float64; received {dtype}")
     return a.astype(native, copy=not dtype.isnative)
+
+
+def refuse_masked(operation: str, name: str, value: Any) -> None:
+    """Raises ValueError for an array with masked entries, which NumPy would turn into what lies under the mask."""
+    masked = sys.modules.get("numpy.ma")  # a masked array exists only where this was imported
+    if masked is not None and isinstance(value, masked.MaskedArray) and masked.is_masked(value):
+        raise ValueError(
+            f"{operation}: {name} must have no masked entries; received {value.dtype} {value.shape} with some"
+        )
 
 
 def kind_of(value: Any) -> str:

@@ -8,14 +8,13 @@ a private copy) and weights. Everything is checked here, before anything changes
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import kind_of
+from .checks import kind_of, refuse_masked
 from .errors import DTypeError, ShapeError
 
 __all__ = ["as_labels", "as_real", "as_rows", "as_targets", "as_weights", "check_range", "class_weights", "describe"]
@@ -38,9 +37,7 @@ def as_real(value: Any, operation: str, name: str) -> Array:
     if kind not in "biuf":
         hint = "; convert it with astype(float)" if kind in "OSU" else ""
         raise DTypeError(f"{operation}: {name} must hold real numbers; received {describe(value)}{hint}")
-    masked = sys.modules.get("numpy.ma")  # a masked array exists only where this was imported
-    if masked is not None and isinstance(value, masked.MaskedArray) and masked.is_masked(value):
-        raise ValueError(f"{operation}: {name} must have no masked entries; received {describe(value)} with some")
+    refuse_masked(operation, name, value)
     array = np.asarray(value)
     if kind == "b":
         return array.view(np.uint8)

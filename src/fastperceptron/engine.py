@@ -98,7 +98,9 @@ class Engine:
         compiled = compiled_for(names, optimizer, loss, metrics, loss_weights)
         with self._ownership.writing("compile") as around:
             self._refuse_inside("compile", around)
-            judges_of(compiled, self._graph)
+            for judge in judges_of(compiled, self._graph):
+                for metric in judge.metrics:
+                    metric.reset_state()  # one of the user's may fail: before anything has changed
             self._compiled = compiled
             if self._network is not None:
                 self._network.set_optimizer(None, {})  # clears the slots

@@ -273,14 +273,14 @@ def _output_names(structure: Structure) -> tuple[str, ...]:
     """The keys when the outputs are a dict, else the names of what computes them; "<name>_1" for a second one."""
     if structure.output_keys is not None:
         return structure.output_keys
-    names: list[str] = []
+    names: dict[str, None] = {}
+    used: dict[str, int] = {}
     for node in structure.outputs:
         base = name = structure.node_name(node).partition(":")[0]
-        number = 0
         while name in names:
-            number += 1
-            name = f"{base}_{number}"
-        names.append(name)
+            used[base] = used.get(base, 0) + 1
+            name = f"{base}_{used[base]}"
+        names[name] = None
     return tuple(names)
 
 

@@ -14,7 +14,7 @@ from .graph import Graph
 from .layers import Shape
 from .program import Head
 
-__all__ = ["Compiled", "Judge", "compiled_for", "heads_of", "judges_of", "spread"]
+__all__ = ["Compiled", "Judge", "compiled_for", "heads_of", "judges_of", "log_names", "spread"]
 
 Identifiers = list[str | metrics.Metric]
 

@@ -14,6 +14,7 @@ array([[2., 0.]])
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import backends
 from .checks import as_float_array, check_dimensions, check_one_dtype, check_shape, check_written
 from .errors import DTypeError, ShapeError
-from .program import ACTIVATIONS, LOSSES
+from .program import ACTIVATIONS, DEFAULT_ALPHA, LOSSES
 
 __all__ = [
     "activation_backward",
@@ -41,18 +42,19 @@ __all__ = [
 
 Array = NDArray[Any]
 
-_ALPHA = {"leaky_relu": 0.2, "elu": 1.0}  # as Keras
-
 
 def _activation(operation: str, activation: str, alpha: float | None) -> float:
     """The parameter of an activation that has one."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"{operation}: activation must be one of {', '.join(ACTIVATIONS)}; received {activation!r}")
-    if activation not in _ALPHA:
+    if activation not in DEFAULT_ALPHA:
         if alpha is not None:
             raise ValueError(f"{operation}: {activation} takes no alpha; received {alpha!r}")
         return 0.0
-    return _ALPHA[activation] if alpha is None else float(alpha)
+    value = float(DEFAULT_ALPHA[activation] if alpha is None else alpha)
+    if not math.isfinite(value):
+        raise ValueError(f"{operation}: alpha of {activation} must be finite; received {alpha!r}")
+    return value
 
 
 def _targets(operation: str, kind: str, y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Array, Array]:

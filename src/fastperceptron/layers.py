@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -237,16 +238,19 @@ class Layer(Configurable):
 
     def prepare(self, input_shape: Shapes, output_shape: Shape | None = None) -> Shape:
         """Builds once, checks that later uses have the same shape; returns the output's, found out when not given."""
-        if not self.built:
-            try:
-                self.build(input_shape)
-            except BaseException:
-                self.weights.clear()
-                raise
-            self.input_shape, self.built = input_shape, True
-        elif self.input_shape != input_shape:
+        was_built = self.built
+        if was_built and self.input_shape != input_shape:
             raise ShapeError(f"{self.name}: built for rows of shape {self.input_shape}; received {input_shape}")
-        return self.compute_output_shape(input_shape) if output_shape is None else output_shape
+        try:
+            if not was_built:
+                self.build(input_shape)
+                self.input_shape, self.built = input_shape, True
+            return self.compute_output_shape(input_shape) if output_shape is None else output_shape
+        except BaseException:
+            if not was_built:
+                self.weights.clear()
+                self.input_shape, self.built = None, False
+            raise
 
     def get_weights(self) -> list[Array]:
         """Copies of the layer's weights, in order."""
@@ -259,8 +263,10 @@ class Layer(Configurable):
         if len(weights) != len(self.weights):
             raise ValueError(f"{self.name}.set_weights: expected {len(self.weights)} arrays; received {len(weights)}")
         checked = [weight.check(value) for weight, value in zip(self.weights, weights, strict=True)]
-        for weight, value in zip(self.weights, checked, strict=True):
-            weight.assign(value)
+        ownership = self.weights[0]._ownership if self.weights else None
+        with nullcontext() if ownership is None else ownership.writing(f"{self.name}.set_weights"):
+            for weight, value in zip(self.weights, checked, strict=True):
+                weight.assign(value)
 
     def count_params(self) -> int:
         """Numbers in the layer's weights."""
@@ -282,6 +288,14 @@ class Layer(Configurable):
 
 class _BuiltIn(Layer):
     """A layer with an operation of its own, unless a subclass replaces its passes."""
+
+    #: What the operation was made from: once there is one, changing them would change nothing but the configuration.
+    _fixed: tuple[str, ...] = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._fixed and self.built and not self.is_python:
+            raise AttributeError(f"{self.name}: {name} cannot change after the layer was built; make the layer anew")
+        super().__setattr__(name, value)
 
     @property
     def is_python(self) -> bool:
@@ -308,6 +322,8 @@ class Dense(_BuiltIn):
     >>> layer([[3.0, 4.0]])
     array([[11.5]], dtype=float32)
     """
+
+    _fixed = ("units", "activation", "use_bias")
 
     def __init__(
         self,
@@ -410,6 +426,8 @@ class Activation(_BuiltIn):
     array([[0., 2.]])
     """
 
+    _fixed = ("activation",)
+
     def __init__(self, activation: Any, *, name: str | None = None, trainable: bool = True) -> None:
         super().__init__(name=name, trainable=trainable)
         self.activation = activations.get(activation)
@@ -442,6 +460,8 @@ class Dropout(_BuiltIn):
     Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, "Dropout: a simple way to prevent neural networks from
     overfitting" (2014).
     """
+
+    _fixed = ("rate",)
 
     def __init__(self, rate: Any, *, name: str | None = None, trainable: bool = True) -> None:
         super().__init__(name=name, trainable=trainable)

@@ -151,7 +151,7 @@ def read_model_file(
                 check(config, described)
             except ModelFormatError as error:
                 raise ModelFormatError(f"{place}: {error}") from error
-            except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
                 raise ModelFormatError(f"{place}: the configuration is not valid: {error}") from error
         arrays: dict[str, NDArray[Any]] = {}
         for e in sorted(entries, key=lambda e: (e.begin, e.end)):

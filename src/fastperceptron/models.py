@@ -22,7 +22,7 @@ from .graph import Graph, build_graph, chain, name_layers, structure_of
 from .layers import Input, Layer, Shape, Value, checked_shape
 from .ownership import Ownership
 from .program import PRECISIONS
-from .serialization import Configurable, serialize
+from .serialization import KINDS, Configurable, public_classes, serialize
 from .state import get_state, set_state
 from .training import Trainer
 from .weights import Weight
@@ -361,6 +361,28 @@ class Model(Trainer):
             model._adopt(graph, random.make_key(model._seed))
         return model
 
+    def _own_classes(self) -> dict[str, type[Any]]:
+        """Classes that are not this package's, by the names under which the configuration knows them."""
+        parts: list[Any] = list(self.layers)
+        if self._compiled is not None:
+            parts += [self._compiled.optimizer, *self._compiled.losses]
+            parts += [metric for metrics in self._compiled.metrics for metric in metrics]
+        parts = [part for part in parts if part is not None]
+        parts += [value for part in parts if not isinstance(part, str) for value in vars(part).values()]
+        known = {name: cls for kind in KINDS for name, cls in public_classes(kind).items()}
+        found: dict[str, type[Any]] = {}
+        for cls in dict.fromkeys(type(part) for part in parts if isinstance(part, Configurable)):
+            if cls.__module__.startswith(f"{__package__}."):
+                continue
+            name = cls.__name__
+            other = known.get(name) or found.setdefault(name, cls)
+            if other is not cls:
+                raise ValueError(
+                    f"{type(self).__name__}: copies and files know classes by name; received two called {name},"
+                    f" of {other.__module__} and {cls.__module__} (rename one)"
+                )
+        return found
+
     def _file_config(self) -> dict[str, Any]:
         compiled = None
         if self._compiled is not None:
@@ -375,13 +397,17 @@ class Model(Trainer):
         return {"model": self.get_config(), "compile": compiled, "metadata": serialize(self.metadata)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the model with its whole state to a file, atomically. Code of one's own is named in it, not stored."""
+        """Writes the model with its whole state to a file, atomically. Code of one's own is named in it, not stored.
+
+        Raises ValueError where two classes have one name, be one of them this package's: the file could not tell.
+        """
         from .modelfile import write_model_file
         from .saving import without_given_values
 
         if self._network is None:
             raise NotBuiltError("save: expected a model with weights; call fit or build first")
         with self._ownership.reading("save"):
+            self._own_classes()  # or the file would be another model's
             config = without_given_values(self._file_config())
             write_model_file(path, config, get_state(self))
 
@@ -410,18 +436,10 @@ class Model(Trainer):
         return self.copy()
 
     def __getstate__(self) -> dict[str, Any]:
-        parts: list[Any] = list(self.layers)
-        if self._compiled is not None:
-            parts += [self._compiled.optimizer, *self._compiled.losses]
-            parts += [metric for metrics in self._compiled.metrics for metric in metrics]
-        parts = [part for part in parts if part is not None]
-        parts += [value for part in parts if not isinstance(part, str) for value in vars(part).values()]
-        mine = f"{__package__}."
-        foreign = {type(p) for p in parts if isinstance(p, Configurable) and not type(p).__module__.startswith(mine)}
         return {
             "config": self._file_config(),
             "state": None if self._network is None else get_state(self),
-            "classes": {cls.__name__: cls for cls in foreign},
+            "classes": self._own_classes(),
             "backend": self.backend,
         }
 
@@ -528,6 +546,7 @@ class Sequential(Model):
             raise
 
     def _chain_graph(self, shape: Shape, output_shapes: Mapping[int, Shape] | None = None) -> Graph:
+        self._own(self.layers)
         structure = chain(shape, self._chain, output_shapes or {})
         self._name_chain()
         return build_graph(structure, self.dtype)
@@ -557,6 +576,9 @@ class Sequential(Model):
                 for weight in layer.weights:
                     weight.release()
         return layer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"key": self._key}
 
     def _rechain(self) -> None:
         self._name_chain()

@@ -10,7 +10,17 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-__all__ = ["ACTIVATIONS", "LOSSES", "NEEDS_Z", "PRECISIONS", "Head", "Operation", "Parameter", "Program"]
+__all__ = [
+    "ACTIVATIONS",
+    "DEFAULT_ALPHA",
+    "LOSSES",
+    "NEEDS_Z",
+    "PRECISIONS",
+    "Head",
+    "Operation",
+    "Parameter",
+    "Program",
+]
 
 #: Elementwise activations and softmax, in the order of ``fp::Activation`` in csrc/kernels/table.hpp.
 ACTIVATIONS: tuple[str, ...] = (
@@ -30,6 +40,9 @@ ACTIVATIONS: tuple[str, ...] = (
     "step",
     "softmax",
 )
+
+#: The parameter of those that have one, as Keras sets it.
+DEFAULT_ALPHA = {"leaky_relu": 0.2, "elu": 1.0}
 
 #: Activations whose derivative is computed from the pre-activation z; the others use the output y.
 NEEDS_Z: frozenset[str] = frozenset({"gelu", "gelu_tanh", "silu", "mish", "softplus"})

@@ -216,6 +216,8 @@ def rebuild(target: Model, saved: Mapping[str, Any]) -> None:
         described = {name: (array.dtype.newbyteorder("=").name, array.shape) for name, array in saved["state"].items()}
         check_state(described, expected_state(graph, optimizer), "Model")
         _finish(model, graph, compiled, saved["state"])
+    if isinstance(model, Sequential):
+        model._key = saved["key"]
     target.__dict__.update(model.__dict__)
     for layer in target.layers:
         layer._model = weakref.ref(target)

@@ -12,7 +12,10 @@ from typing import Any, Self
 
 import numpy as np
 
-__all__ = ["Configurable", "deserialize", "public_classes", "serialize", "snake_case"]
+__all__ = ["KINDS", "Configurable", "deserialize", "public_classes", "serialize", "snake_case"]
+
+#: Of objects that a model's configuration describes.
+KINDS = ("layer", "loss", "metric", "optimizer")
 
 
 def snake_case(name: str) -> str:
@@ -123,7 +126,7 @@ def deserialize(data: Any, classes: Mapping[str, type[Any]], kind: str) -> Any:
 
 
 def public_classes(kind: str) -> dict[str, type[Any]]:
-    """This package's classes of one kind, "layer", "loss", "metric" or "optimizer", that a configuration may name."""
+    """This package's classes of one of KINDS that a configuration may name: those that can be used as they are."""
     from . import activations, initializers, layers, losses, metrics, optimizers
 
     modules = {
@@ -132,10 +135,11 @@ def public_classes(kind: str) -> dict[str, type[Any]]:
         "metric": (metrics,),
         "optimizer": (optimizers,),
     }
+    bases = (layers.Layer, initializers.Initializer, losses.Loss, metrics.Metric, optimizers.Optimizer)
     found: dict[str, type[Any]] = {}
     for module in modules[kind]:
         for name in module.__all__:
             item = getattr(module, name)
-            if isinstance(item, type) and issubclass(item, Configurable):
+            if isinstance(item, type) and issubclass(item, Configurable) and item not in bases:
                 found[name] = item
     return found

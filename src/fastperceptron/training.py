@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from .checks import as_flag
 from .engine import Engine
 from .errors import DivergenceWarning, NotBuiltError
 from .fitting import BUDGET, EVALUATION_ROWS, Fit, Rows
+from .judging import judges_of, log_names
 from .program import PRECISIONS
 from .progress import SILENT, Silent, progress_for
 
@@ -103,17 +104,18 @@ class Trainer(Engine):
                     validation = train  # without the weights of classes
                     if class_weight is not None:
                         validation = self._check_data(graph, "fit", x, y, sample_weight)
-            count = train.n if rows is None else rows.size
-            history = History()
-            names = self.metrics_names
-            params = {
-                "epochs": epochs,
-                "steps": -(-count // batch_size),
-                "verbose": verbose,
-                "metrics": names if validation is None else [*names, *(f"val_{name}" for name in names)],
-            }
-            hooks = CallbackList([*_as_list(callbacks), history], self, params)
-            hooks.check_monitors()
+                count = train.n if rows is None else rows.size
+                history = History()
+                names = log_names(judges_of(self._compiled, graph))
+                params = {
+                    "epochs": epochs,
+                    "steps": -(-count // batch_size),
+                    "verbose": verbose,
+                    "metrics": names if validation is None else [*names, *(f"val_{name}" for name in names)],
+                }
+                hooks = CallbackList([*_as_list(callbacks), history], params)
+                hooks.check_monitors()
+            hooks.join(self)
             self._push()
             self.stop_training, self.history = False, history
             try:
@@ -191,7 +193,8 @@ class Trainer(Engine):
         with self._ownership.writing("evaluate") as around, _nothing() if around is None else self._logs_kept():
             rows = self._check_data(self._graph, "evaluate", x, y, sample_weight)
             params: dict[str, Any] = {"steps": -(-rows.n // size), "verbose": verbose}
-            hooks = CallbackList(_as_list(callbacks), self, params)
+            hooks = CallbackList(_as_list(callbacks), params)
+            hooks.join(self)
             display.begin("Evaluate", params["steps"])
             try:
                 logs = self._evaluate_rows(rows, None, size, hooks, "", display)
@@ -235,7 +238,7 @@ class Trainer(Engine):
         first: Any = x
         if isinstance(x, Mapping) or (self._graph is not None and len(self._graph.input_shapes) > 1):
             first = next(iter(x.values() if isinstance(x, Mapping) else x), None)
-        n = max(len(first), 1) if hasattr(first, "__len__") else None
+        n = max(len(first), 1) if np.ndim(first) else None
         return self.evaluate(x, y, batch_size=n, sample_weight=sample_weight, return_dict=return_dict)
 
     def predict(
@@ -251,6 +254,8 @@ class Trainer(Engine):
         callbacks and progress. Threads may predict at the same time.
         """
         display = SILENT if verbose == 0 else progress_for(verbose, "predict")
+        if batch_size is not None:
+            _positive(batch_size, "predict", "batch_size")
         network, graph = self._network, self._graph
         if network is None or graph is None or self._runner is None:
             raise NotBuiltError("predict: expected a model with weights; call fit or build first")
@@ -288,8 +293,9 @@ class Trainer(Engine):
         self, x: Any, out: Any, n: int, batch_size: int | None, callbacks: list[Callback], display: Silent
     ) -> None:
         assert self._runner is not None
-        size = _positive(_PREDICTION_ROWS if batch_size is None else batch_size, "predict", "batch_size")
-        hooks = CallbackList(callbacks, self, {"steps": -(-n // size), "verbose": 0})
+        size = _PREDICTION_ROWS if batch_size is None else batch_size
+        hooks = CallbackList(callbacks, {"steps": -(-n // size), "verbose": 0})
+        hooks.join(self)
         hooks.call("on_predict_begin", {})
         display.begin("Predict", hooks.params["steps"])
         for batch, begin in enumerate(range(0, n, size)):
@@ -333,7 +339,7 @@ class Trainer(Engine):
 def _as_list(callbacks: Callback | Sequence[Callback] | None) -> list[Callback]:
     if callbacks is None:
         return []
-    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+    return list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
 
 
 def _positive(value: Any, operation: str, name: str, least: int = 1) -> int:
