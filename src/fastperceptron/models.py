@@ -361,7 +361,7 @@ class Model(Trainer):
             model._adopt(graph, random.make_key(model._seed))
         return model
 
-    def _own_classes(self) -> dict[str, type[Any]]:
+    def _foreign_classes(self) -> dict[str, type[Any]]:
         """Classes that are not this package's, by the names under which the configuration knows them."""
         parts: list[Any] = list(self.layers)
         if self._compiled is not None:
@@ -407,7 +407,7 @@ class Model(Trainer):
         if self._network is None:
             raise NotBuiltError("save: expected a model with weights; call fit or build first")
         with self._ownership.reading("save"):
-            self._own_classes()  # or the file would be another model's
+            self._foreign_classes()  # or the file would be another model's
             config = without_given_values(self._file_config())
             write_model_file(path, config, get_state(self))
 
@@ -439,7 +439,7 @@ class Model(Trainer):
         return {
             "config": self._file_config(),
             "state": None if self._network is None else get_state(self),
-            "classes": self._own_classes(),
+            "classes": self._foreign_classes(),
             "backend": self.backend,
         }
 
