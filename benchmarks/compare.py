@@ -33,6 +33,7 @@ from interleave import ContestantError
 from machine import PREFERRED_CPUS, allowed_cpus, usable_cpus
 from others import OTHERS
 from report import between_markers, pictures, tables, write_between_markers
+from standings import ALONG
 from wanted import ROWS
 from workloads import WORKLOADS
 
@@ -43,8 +44,8 @@ _REFERENCE = "numpy"
 _OURS = "native"
 
 
-#: Who may be named, the reference first; fit goes along with native.
-_EVERYBODY = [*(name for name in CONTESTANTS if name != "fit"), *OTHERS]
+#: Who may be named, the reference first.
+_EVERYBODY = [*(name for name in CONTESTANTS if name not in ALONG), *OTHERS]
 
 
 def unavailable() -> dict[str, str]:

@@ -15,6 +15,7 @@ from footprint import can_measure_memory, import_seconds, memory_while_training,
 from interleave import ContestantError, Worker, disagreement, time_side_by_side
 from machine import Others, commit, describe_machine, disturbance, usable_cpus, versions
 from others import OTHERS
+from standings import ALONG
 from workloads import WORKLOADS, Workload, growth
 
 __all__ = ["STEPS_COMPARED", "TOLERANCES", "Comparison", "is_bfloat16", "say"]
@@ -25,8 +26,8 @@ TOLERANCES = {False: (1e-4, 1e-3), True: (5e-3, 2e-2)}
 _OUTPUT_TOLERANCE = {False: 1e-4, True: 5e-2}
 STEPS_COMPARED = 10
 _SEEDS = 10
-#: fit is measured where it is said how much it may add.
-_FIT = ("A", "B")
+#: What goes along with native is measured where it is said how much fit may add.
+_ALONG_ON = ("A", "B")
 #: Others whose steps would take more seconds than this sit a workload out, going by one of at least a hundredth of the
 #: arithmetic: bfloat16 on a CPU that has no such arithmetic may take forty times as long as float32.
 _LONGEST_STEP, _SIMILAR = 3.0, 100
@@ -77,8 +78,9 @@ class Comparison:
             say(warning)
         for name in self.options.contestants:
             self._workers[name] = self._stack.enter_context(Worker(name, self.options.threads, self.options.clock))
-        if any(name in _FIT for name in self.options.workloads):
-            self._workers["fit"] = self._stack.enter_context(Worker("fit", self.options.threads, self.options.clock))
+        if any(name in _ALONG_ON for name in self.options.workloads):
+            for name in ALONG:
+                self._workers[name] = self._stack.enter_context(Worker(name, self.options.threads, self.options.clock))
 
     def close(self) -> None:
         """Ends the workers; then it is known what others used."""
@@ -102,7 +104,7 @@ class Comparison:
     def _open(self, workload: Workload) -> Iterator[tuple[str, Worker]]:
         """Those that could take up the workload."""
         for name, worker in self._workers.items():
-            if name == "fit" and workload.name not in _FIT:
+            if name in ALONG and workload.name not in _ALONG_ON:
                 continue
             try:
                 worker.open(workload)
@@ -177,10 +179,10 @@ class Comparison:
                 if (said := workers[name].ask(what)) is not None:
                     trained[name][what] = said
         self.result["training"][workload.name] = {**describe(workload), "contestants": trained}
-        opened.pop("fit", None)
+        predicting = {name: worker for name, worker in opened.items() if name not in ALONG}
         predicted = self.result["prediction"][workload.name] = {}
         for rows in options.rows:
-            predicted[str(rows)] = self._predictions(rows, opened)
+            predicted[str(rows)] = self._predictions(rows, predicting)
 
     def _predictions(self, rows: int, opened: dict[str, Worker]) -> dict[str, Any]:
         predicted: dict[str, Any] = {}

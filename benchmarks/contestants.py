@@ -9,6 +9,7 @@ import contextlib
 import io
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle, islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = [
     "Contestant",
     "FitByModel",
     "NumpyByHand",
+    "TrainOnBatch",
     "TrainSteps",
     "chain_network",
     "first_steps",
@@ -234,32 +236,15 @@ def _predictor(workload: Workload, rows: int, weights: list[Array], backend: str
     return partial(model.predict, x, verbose=0)
 
 
-class FitByModel:
-    """``model.fit`` as people call it: shuffling, accuracy, history and a progress bar. Whole epochs only."""
+class _ByModel:
+    """What is measured through a model's methods."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, metrics: list[str] | None = None) -> None:
         self._workload = workload
-        self._x, self._y = random_data(workload)
-        self._model = model_for(workload, ["accuracy"])
-
-    def costs(self, steps: int) -> list[float]:
-        batch, costs = self._workload.batch, []
-        for i in range(steps):
-            begin = i * batch % self._workload.rows
-            part = slice(begin, begin + batch)
-            history = self._model.fit(self._x[part], self._y[part], batch_size=batch, shuffle=False, verbose=0)
-            costs.append(float(history.history["loss"][0]))
-        return costs
+        self._model = model_for(workload, metrics)
 
     def prepare(self) -> None:
-        """Nothing: ``fit`` begins anew each time."""
-
-    def run(self, steps: int) -> int:
-        workload = self._workload
-        epochs = max(1, round(steps / workload.steps_per_epoch))
-        with contextlib.redirect_stdout(_Terminal()):
-            self._model.fit(self._x, self._y, batch_size=workload.batch, epochs=epochs, verbose=1)
-        return epochs * workload.steps_per_epoch
+        """Nothing: each call begins anew."""
 
     def weights(self) -> list[Array]:
         return list(self._model.get_weights())
@@ -275,6 +260,47 @@ class FitByModel:
 
     def threads(self) -> int | None:
         return _threads(self._model._network, self._workload)
+
+
+class FitByModel(_ByModel):
+    """``model.fit`` as people call it: shuffling, accuracy, history and a progress bar. Whole epochs only."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload, ["accuracy"])
+        self._x, self._y = random_data(workload)
+
+    def costs(self, steps: int) -> list[float]:
+        batch, costs = self._workload.batch, []
+        for i in range(steps):
+            begin = i * batch % self._workload.rows
+            part = slice(begin, begin + batch)
+            history = self._model.fit(self._x[part], self._y[part], batch_size=batch, shuffle=False, verbose=0)
+            costs.append(float(history.history["loss"][0]))
+        return costs
+
+    def run(self, steps: int) -> int:
+        workload = self._workload
+        epochs = max(1, round(steps / workload.steps_per_epoch))
+        with contextlib.redirect_stdout(_Terminal()):
+            self._model.fit(self._x, self._y, batch_size=workload.batch, epochs=epochs, verbose=1)
+        return epochs * workload.steps_per_epoch
+
+
+class TrainOnBatch(_ByModel):
+    """``model.train_on_batch``, a call for each step: what a loop of one's own takes."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload)
+        self._pairs = cycle(fixed_batches(workload))
+
+    def costs(self, steps: int) -> list[float]:
+        return [float(self._model.train_on_batch(*next(self._pairs))) for _ in range(steps)]
+
+    def run(self, steps: int) -> int:
+        train = self._model.train_on_batch
+        for x, y in islice(self._pairs, steps):
+            train(x, y)
+        return steps
 
 
 def _threads(network: Any, workload: Workload) -> int | None:
@@ -298,4 +324,5 @@ CONTESTANTS: dict[str, Callable[[Workload], Contestant]] = {
     "native": TrainSteps,
     "native-bf16": lambda workload: TrainSteps(workload, dtype="mixed_bfloat16"),
     "fit": FitByModel,
+    "batch": TrainOnBatch,
 }

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from standings import LABELS, OURS, cliffs
+from standings import ALONG, LABELS, OURS, cliffs
 from wanted import LARGEST_CLIFF
 
 __all__ = ["bars", "draw", "growth", "roofline", "threads"]
@@ -87,7 +87,7 @@ def roofline(result: dict[str, Any]) -> Any:
         x = found["flop"] / found["bytes"]
         axis.axvline(x, color="lightgrey", linewidth=0.5)
         for who, entry in found["contestants"].items():
-            if entry["bfloat16"] or entry["reason"] or who == "fit":
+            if entry["bfloat16"] or entry["reason"] or who in ALONG:
                 continue
             rate = found["flop"] / median(entry["rounds"]) / 1e9
             ours = who == "native"

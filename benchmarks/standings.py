@@ -7,15 +7,18 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-__all__ = ["LABELS", "OURS", "Result", "best_other", "cliffs", "fewer_threads", "peak_of", "ranked", "ratio"]
+__all__ = ["ALONG", "LABELS", "OURS", "Result", "best_other", "cliffs", "fewer_threads", "peak_of", "ranked", "ratio"]
 
 Result = dict[str, Any]
 
-OURS = ("native", "native-bf16", "fit")
+#: What the model's methods add to the steps of "native" is measured along with it.
+ALONG = ("fit", "batch")
+OURS = ("native", "native-bf16", *ALONG)
 LABELS = {
     "native": "**fastperceptron**",
     "native-bf16": "**fastperceptron, mixed_bfloat16**",
     "fit": "**fastperceptron, `fit`**",
+    "batch": "**fastperceptron, `train_on_batch`**",
     "numpy": "NumPy by hand",
     "sklearn": "scikit-learn",
     "torch": "PyTorch",

@@ -286,7 +286,7 @@ def test_tiny_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
     contestants = result["training"]["A"]["contestants"]
-    assert set(contestants) == {"numpy", "native", "fit"}
+    assert set(contestants) == {"numpy", "native", "fit", "batch"}
     assert result["absent"]["native-bf16"] == "not chosen"
     assert "| not chosen" in done.stdout
     assert all(found["reason"] is None and found["rounds"][0] > 0 for found in contestants.values())
@@ -302,6 +302,7 @@ def test_tiny_run(tmp_path: Path) -> None:
         "numpy": None,
         "native": 1,
         "fit": 1,
+        "batch": 1,
     }
     path = contestants["native"]["path"]  # such as float32 avx512
     assert contestants["fit"]["path"] == path

@@ -81,7 +81,7 @@ def test_all_steps_and_predictions_are_timed_side_by_side(pretender: type[Preten
     comparison.start()
     comparison.workload(module("workloads").WORKLOADS["A"])
     for command, everybody in (
-        ("run", ["numpy", "native", "torch", "fit"]),
+        ("run", ["numpy", "native", "torch", "fit", "batch"]),
         ("predict 1024", ["numpy", "native", "torch"]),
     ):
         order = [who for who, asked in pretender.asked if asked == command]
@@ -124,7 +124,7 @@ def test_who_would_take_too_long_sits_out(pretender: type[Pretender]) -> None:
         comparison.workload(workloads[name])
     took_part = {name: set(found["contestants"]) for name, found in comparison.result["training"].items()}
     assert took_part == {
-        "A": {"numpy", "native", "torch-bf16", "fit"},
+        "A": {"numpy", "native", "torch-bf16", "fit", "batch"},
         "C": {"numpy", "native", "torch-bf16"},
         "D": {"numpy", "native"},
     }

@@ -131,3 +131,20 @@ def test_objects_that_are_numbers() -> None:
 def test_labels_for_one_output() -> None:
     with pytest.raises(ValueError, match=r"labels from 0 to 0.*; use binary_crossentropy or more units"):
         data.as_labels([0, 1], 2, 1, "fit")
+
+
+@pytest.mark.parametrize("dtype", ["?", *np.typecodes["AllInteger"], "e", "f", "d", "g"])
+def test_labels_of_every_type_are_checked(dtype: str) -> None:
+    good = np.array([0, 1, 0], dtype)
+    labels = data.as_labels(good, 3, 2, "fit")
+    assert (labels.tolist(), labels.dtype) == ([0, 1, 0], np.int64)
+    assert data.as_labels(good[:0], 0, 2, "fit").tolist() == []
+    wrong: dict[str, list[Any]] = {"b": [], "f": [2, -1, 0.5, np.nan, np.inf]}
+    if good.dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        wrong[good.dtype.kind] = [2, limits.max, *([-1, limits.min] if limits.min else [])]
+    for value in wrong[good.dtype.kind]:
+        bad = good.copy()
+        bad[1] = value
+        with pytest.raises(ValueError, match=r"fit: y must hold labels from 0 to 1.* in row 1"):
+            data.as_labels(bad, 3, 2, "fit")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -415,3 +416,25 @@ def test_other_arguments_of_fit(backend: str, name: str, value: Any) -> None:
         return
     x, y = np.zeros((5, WIDTH)), np.zeros(5, np.int64)
     call(model, "fit", x, y, **{"verbose": 0, name: value})
+
+
+NUMBERS: dict[str, tuple[Callable[[Any], object], float]] = {
+    "learning_rate": (lambda value: fp.SGD(value).learning_rate, 1),
+    "momentum": (lambda value: fp.SGD(momentum=value).momentum, 0),
+    "delta": (lambda value: fp.losses.Huber(value).delta, 1),
+    "rate": (lambda value: fp.Dropout(value).rate, 0),
+    "multiplier": (lambda value: fp.Dense(1, learning_rate_multiplier=value).learning_rate_multiplier, 1),
+    "constant": (lambda value: fp.initializers.get(value)((1,), "float64", seed=0)[0], 1),
+    "min_delta": (lambda value: fp.callbacks.EarlyStopping(min_delta=value).min_delta, 1),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_python_and_numpy_are_taken_alike(name: str) -> None:
+    """And truth values, which Python counts among the integers, are not."""
+    make, good = NUMBERS[name]
+    for kind in (int, float, np.int8, np.uint64, np.float16, np.float32, np.float64):
+        assert make(kind(good)) == good, kind
+    for wrong in (True, np.True_, "1", None, 1j):
+        with pytest.raises((TypeError, ValueError), match=r"received"):
+            make(wrong)

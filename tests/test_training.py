@@ -323,6 +323,15 @@ def test_a_metric_that_cannot_begin_leaves_the_model_as_it_was() -> None:
     assert type(model.loss).__name__ == "SparseCategoricalCrossentropy"
 
 
+def test_names_of_metrics_before_the_model_is_built() -> None:
+    model = fp.Sequential([fp.Dense(1)])
+    assert model.metrics_names == ["loss"]
+    model.compile("sgd", "mse", ["mae", "r2"])
+    assert model.metrics_names == ["loss", "mae", "r2"]
+    model.build((2,))
+    assert model.metrics_names == ["loss", "mae", "r2"]
+
+
 def test_predictions() -> None:
     model = classifier()
     x, y = classification()

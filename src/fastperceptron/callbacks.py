@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import kind_of
+from .checks import is_integer, is_number, kind_of
 
 if TYPE_CHECKING:
     from .training import Trainer
@@ -198,13 +198,13 @@ class EarlyStopping(Callback):
     ) -> None:
         if not isinstance(monitor, str):
             raise TypeError(f"EarlyStopping: monitor must be the name of a log; received {monitor!r}")
-        if not _is_integer(patience) or patience < 0:
+        if not is_integer(patience) or patience < 0:
             raise ValueError(f"EarlyStopping: patience must be an integer of at least 0; received {patience!r}")
-        if not _is_number(min_delta):
+        if not is_number(min_delta):
             raise TypeError(f"EarlyStopping: min_delta must be a number; received {min_delta!r}")
-        if baseline is not None and not _is_number(baseline):
+        if baseline is not None and not is_number(baseline):
             raise TypeError(f"EarlyStopping: baseline must be a number or None; received {baseline!r}")
-        if not _is_integer(start_from_epoch) or start_from_epoch < 0:
+        if not is_integer(start_from_epoch) or start_from_epoch < 0:
             raise ValueError(
                 f"EarlyStopping: start_from_epoch must be an integer of at least 0; received {start_from_epoch!r}"
             )
@@ -270,11 +270,3 @@ class EarlyStopping(Callback):
     def _missing(self, names: Iterable[str]) -> str:
         hint = "; val_ names need validation data" if self.monitor.startswith("val_") else ""
         return f"EarlyStopping: monitor must be one of {', '.join(names)}; received {self.monitor!r}{hint}"
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return _is_integer(value) or isinstance(value, (float, np.floating))

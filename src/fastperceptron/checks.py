@@ -20,6 +20,8 @@ __all__ = [
     "check_pair",
     "check_shape",
     "check_written",
+    "is_integer",
+    "is_number",
     "kind_of",
     "refuse_masked",
 ]
@@ -49,6 +51,16 @@ def refuse_masked(operation: str, name: str, value: Any) -> None:
         raise ValueError(
             f"{operation}: {name} must have no masked entries; received {value.dtype} {value.shape} with some"
         )
+
+
+def is_integer(value: Any) -> bool:
+    """One of Python's or NumPy's; True and False are none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """An integer, or a float of Python's or NumPy's."""
+    return is_integer(value) or isinstance(value, (float, np.floating))
 
 
 def kind_of(value: Any) -> str:

@@ -14,18 +14,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import kind_of, refuse_masked
+from .checks import is_integer, is_number, kind_of, refuse_masked
 from .errors import DTypeError, ShapeError
 
 __all__ = ["as_labels", "as_real", "as_rows", "as_targets", "as_weights", "check_range", "class_weights", "describe"]
 
 Array = NDArray[Any]
 
+_INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 _NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating)
 
 
 def as_real(value: Any, operation: str, name: str) -> Array:
     """`value` as an array of a real dtype in native byte order; a view wherever that is possible."""
+    if type(value) is np.ndarray:  # nearly always one of numbers that needs nothing
+        dtype = value.dtype
+        if dtype.kind in "fiu" and dtype.itemsize <= 8 and dtype.isnative:
+            return value
     if not isinstance(value, np.ndarray):
         value = _to_numpy(value, operation, name)
     if value.dtype.kind == "O" and value.size and all(isinstance(item, _NUMBERS) for item in value.flat):
@@ -70,8 +75,8 @@ def as_rows(value: Any, shape: tuple[int, ...] | None, operation: str, name: str
     array = as_real(value, operation, name)
     if array.ndim == 1 and (shape is None or shape == (1,)):
         array = array[:, None]
-    wanted = "n, ..." if shape is None else ", ".join(["n", *map(str, shape)])
     if array.ndim < 2 or (shape is not None and array.shape[1:] != shape):
+        wanted = "n, ..." if shape is None else ", ".join(["n", *map(str, shape)])
         hint = "; one sample is x[None]" if array.shape == shape else ""
         raise ShapeError(f"{operation}: {name} must have shape ({wanted}); received {array.shape}{hint}")
     return array
@@ -98,12 +103,16 @@ def as_labels(value: Any, n: int | None, classes: int, operation: str, name: str
         raise ShapeError(f"{operation}: {name} must hold class labels, shape (n,); received {array.shape}")
     if n is not None:
         same_rows(n, array, operation, name)
+    if array.dtype.kind != "f":
+        labels = array.astype(_INT64)
+        # As unsigned numbers negative ones, and those that fit no int64, are the largest.
+        unsigned = labels.view(_UINT64)
+        if labels.size == 0 or unsigned.item(unsigned.argmax()) < classes:
+            return labels
     private = array.copy()
-    bad = (
-        (private < 0) | (private >= classes) | ((private != np.floor(private)) if private.dtype.kind == "f" else False)
-    )
+    bad = (private < 0) | (private >= classes)
     if private.dtype.kind == "f":
-        bad |= np.isnan(private)
+        bad |= (private != np.floor(private)) | np.isnan(private)
     if bad.any():
         row = int(np.argmax(bad))
         hint = "; use binary_crossentropy or more units" if classes == 1 else ""
@@ -166,9 +175,9 @@ def class_weights(weights: Mapping[int, float], y: Array, classes: int, operatio
     table = np.ones(max(classes, 2))
     label: Any
     for label, weight in weights.items():
-        if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not 0 <= label < table.size:
+        if not is_integer(label) or not 0 <= label < table.size:
             raise ValueError(f"{operation}: class_weight must have classes 0 to {table.size - 1}; received {label!r}")
-        if isinstance(weight, bool) or not isinstance(weight, _NUMBERS):
+        if not is_number(weight):
             raise TypeError(
                 f"{operation}: class_weight must have numbers; received {type(weight).__name__} for class {label}"
             )

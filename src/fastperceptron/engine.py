@@ -119,6 +119,8 @@ class Engine:
     @property
     def metrics_names(self) -> list[str]:
         """Names in the order in which ``evaluate`` returns values."""
+        if self._graph is None and self._compiled is not None:
+            return log_names(judges_of(self._compiled, None))
         return log_names(self._judges)
 
     def _configure(self) -> None:
@@ -152,10 +154,12 @@ class Engine:
         assert graph is not None
         self._count_updates()
         native = self._compiled.optimizer.native() if self._compiled is not None else None
-        flags = [weight.trainable and layer.trainable for weight, layer in graph.owners]
-        rates = [layer.learning_rate_multiplier for _, layer in graph.owners]
-        if self._pushed == (native, flags, rates):
+        settings = [
+            (weight.trainable and layer.trainable, layer.learning_rate_multiplier) for weight, layer in graph.owners
+        ]
+        if self._pushed == (native, settings):
             return
+        flags, rates = [flag for flag, _ in settings], [rate for _, rate in settings]
         network.set_trainable(flags)
         network.set_rates(rates)
         network.set_optimizer(*(native or (None, {})))
@@ -163,7 +167,7 @@ class Engine:
             self._segments.set_trainable(flags)
             self._segments.set_rates(rates)
             self._segments.set_slot_names()
-        self._pushed = (native, flags, rates)
+        self._pushed = (native, settings)
 
     def _count_updates(self) -> None:
         """Tells the optimizer how many updates the network has had."""
@@ -184,27 +188,26 @@ class Engine:
         self._runner.reset_metrics()
         self._base = None
 
-    def _logs(self, prefix: str = "") -> dict[str, float]:
+    def _logs(self) -> dict[str, float]:
         """Means since the last reset."""
         assert self._runner is not None
         totals = self._runner.get_metrics()
         if self._base is not None:
             totals = [base + total for base, total in zip(self._base, totals, strict=True)]
         several = len(self._judges) > 1
-        means = [float(sums[0] / sums[1]) if sums[1] else float("nan") for sums in totals[: len(self._judges)]]
-        judged = [(judge, mean) for judge, mean in zip(self._judges, means, strict=True) if judge.loss is not None]
-        logs = {
-            prefix + "loss": sum(
-                (judge.weight * mean for judge, mean in judged[1:]), judged[0][0].weight * judged[0][1]
-            )
-        }
-        if several:
-            logs |= {f"{prefix}{judge.name}_loss": mean for judge, mean in judged}
-        rest = iter(totals[len(self._judges) :])
+        rest = iter(totals)
+        logs = {"loss": 0.0}
+        for judge in self._judges:
+            total, divisor = next(rest).tolist()
+            if judge.loss is not None:
+                mean = total / divisor if divisor else math.nan
+                logs["loss"] += judge.weight * mean
+                if several:
+                    logs[f"{judge.name}_loss"] = mean
         for judge in self._judges:
             for metric in judge.metrics:
                 value = metric.from_sums(next(rest)) if metric.native() is not None else float(metric.result())
-                logs[f"{prefix}{judge.name}_{metric.name}" if several else prefix + metric.name] = value
+                logs[f"{judge.name}_{metric.name}" if several else metric.name] = value
         return logs
 
     @contextmanager
@@ -253,38 +256,47 @@ class Engine:
     ) -> Rows:
         assert self._compiled is not None
         judges = self._judges if graph is self._graph else judges_of(self._compiled, graph)
-        names, several = [judge.name for judge in judges], len(judges) > 1
         inputs = self._check_inputs(graph, operation, x, label)
         n = inputs[0].shape[0]
         if y is None:
             raise ValueError(f"{operation}: {label}y must be given; received None")
-        ys = spread(y, names, operation, label + "y") if several or isinstance(y, Mapping) else [y]
-        if sample_weight is None or not (several or isinstance(sample_weight, Mapping)):
-            weights = [sample_weight] * len(judges)
-        elif isinstance(sample_weight, (list, tuple, Mapping)):
-            weights = spread(sample_weight, names, operation, label + "sample_weight")
-        else:  # one for all outputs
-            weights = [sample_weight] * len(judges)
-        if class_weight is not None and several:
+        targets = tuple(
+            self._check_target(judge, operation, value, n, name)
+            for judge, value, name in _each(judges, y, operation, label + "y")
+        )
+        weights: tuple[Array | None, ...] = (None,) * len(judges)
+        if sample_weight is not None or class_weight is not None:
+            weights = self._check_weights(judges, operation, targets, sample_weight, class_weight, n, label)
+        if n == 0:
+            raise ValueError(f"{operation}: expected at least one row; received {label}x of shape {inputs[0].shape}")
+        return Rows(inputs, targets, weights)
+
+    def _check_weights(
+        self,
+        judges: list[Judge],
+        operation: str,
+        targets: tuple[Array | None, ...],
+        sample_weight: Any,
+        class_weight: Mapping[int, float] | None,
+        n: int,
+        label: str,
+    ) -> tuple[Array | None, ...]:
+        """The weights of each output's rows; None where all are 1."""
+        if class_weight is not None and len(judges) > 1:
             raise ValueError(f"{operation}: class_weight needs a model of one output; received one of {len(judges)}")
-        targets: list[Array | None] = []
-        each: list[Array | None] = []
-        for judge, value, weight in zip(judges, ys, weights, strict=True):
-            place = f"[{judge.name!r}]" if several else ""
-            target = self._check_targets(judge, operation, value, n, f"{label}y{place}")
-            targets.append(target)
-            checked = None
-            if weight is not None:
-                checked = data.as_weights(weight, n, operation, f"{label}sample_weight{place}")
+        if len(judges) > 1 and not isinstance(sample_weight, (list, tuple, Mapping)):
+            sample_weight = [sample_weight] * len(judges)
+        found: list[Array | None] = []
+        each = _each(judges, sample_weight, operation, label + "sample_weight")
+        for (judge, weight, name), target in zip(each, targets, strict=True):
+            checked = None if weight is None else data.as_weights(weight, n, operation, name)
             if class_weight is not None and target is not None:
                 by_class = data.class_weights(class_weight, target, judge.width, operation)
                 checked = by_class if checked is None else checked * by_class
-            each.append(checked)
-        if n == 0:
-            raise ValueError(f"{operation}: expected at least one row; received {label}x of shape {inputs[0].shape}")
-        return Rows(inputs, tuple(targets), tuple(each))
+            found.append(checked)
+        return tuple(found)
 
-    def _check_targets(self, judge: Judge, operation: str, y: Any, n: int, name: str) -> Array | None:
+    def _check_target(self, judge: Judge, operation: str, y: Any, n: int, name: str) -> Array | None:
         """What one output is compared with; None where nothing is."""
         if not judge.needs_targets:
             return None
@@ -309,3 +321,12 @@ class Engine:
             )
         x, y, weight = validation_data if len(validation_data) == 3 else (*validation_data, None)
         return self._check_data(graph, "fit", x, y, weight, label="validation ")
+
+
+def _each(judges: list[Judge], given: Any, operation: str, name: str) -> list[tuple[Judge, Any, str]]:
+    """Of each output what was given for it, and what to call that."""
+    if len(judges) == 1:
+        value = spread(given, [judges[0].name], operation, name)[0] if isinstance(given, Mapping) else given
+        return [(judges[0], value, name)]
+    values = spread(given, [judge.name for judge in judges], operation, name)
+    return [(judge, value, f"{name}[{judge.name!r}]") for judge, value in zip(judges, values, strict=True)]

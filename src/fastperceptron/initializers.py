@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import by_name, kind_of
+from .checks import by_name, is_number, kind_of
 from .errors import ShapeError
 from .serialization import Configurable
 
@@ -201,7 +201,7 @@ def get(identifier: Any) -> Initializer:
     if isinstance(identifier, str):
         initializer: Initializer = by_name("initializer", identifier, _BY_NAME)()
         return initializer
-    if isinstance(identifier, (int, float)) and not isinstance(identifier, bool):
+    if is_number(identifier):
         return Constant(identifier)
     if isinstance(identifier, (np.ndarray, list)):
         return Given(identifier)

@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from . import losses, metrics, optimizers
-from .checks import kind_of
+from .checks import is_number, kind_of
 from .graph import Graph
 from .layers import Shape
 from .program import Head
@@ -94,8 +92,7 @@ def compiled_for(names: Sequence[str], optimizer: Any, loss: Any, metrics_: Any,
 def _weight(value: Any) -> float:
     if value is None:
         return 1.0
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         raise ValueError(f"compile: loss_weights must be finite numbers; received {value!r}")
     return float(value)
 

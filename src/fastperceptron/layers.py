@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import activations, initializers
-from .checks import check_pair
+from .checks import check_pair, is_integer, is_number
 from .errors import NotBuiltError, ShapeError
 from .program import NEEDS_Z
 from .serialization import Configurable, snake_case
@@ -82,7 +82,7 @@ def checked_shape(shape: Any, operation: str) -> Shape:
     if len(sizes) > 1 and sizes[0] is None:
         sizes = sizes[1:]
     for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        if not is_integer(size) or size < 1:
             raise ValueError(
                 f"{operation}: shape must be positive integers, one per axis of a sample; received {shape!r}"
             )
@@ -133,7 +133,7 @@ class Layer(Configurable):
 
     @learning_rate_multiplier.setter
     def learning_rate_multiplier(self, value: float) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        if not is_number(value):
             raise TypeError(f"{self.name}: learning_rate_multiplier must be a number; received {value!r}")
         if not 0 <= value < math.inf:
             raise ValueError(f"{self.name}: learning_rate_multiplier must be at least 0 and finite; received {value!r}")
@@ -338,7 +338,7 @@ class Dense(_BuiltIn):
         learning_rate_multiplier: float = 1.0,
     ) -> None:
         super().__init__(name=name, trainable=trainable, learning_rate_multiplier=learning_rate_multiplier)
-        if isinstance(units, bool) or not isinstance(units, (int, np.integer)) or units < 1:
+        if not is_integer(units) or units < 1:
             raise ValueError(f"Dense: units must be a positive integer; received {units!r}")
         self.units = int(units)
         self.activation = activations.get(activation)
@@ -465,7 +465,7 @@ class Dropout(_BuiltIn):
 
     def __init__(self, rate: Any, *, name: str | None = None, trainable: bool = True) -> None:
         super().__init__(name=name, trainable=trainable)
-        if isinstance(rate, bool) or not isinstance(rate, (int, float, np.floating)) or not 0 <= rate < 1:
+        if not is_number(rate) or not 0 <= rate < 1:
             raise ValueError(f"Dropout: rate must be at least 0 and below 1; received {rate!r}")
         self.rate = float(rate)
 

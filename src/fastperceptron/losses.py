@@ -27,7 +27,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import as_flag, by_name, check_pair, kind_of
+from .checks import as_flag, by_name, check_pair, is_number, kind_of
 from .errors import ShapeError
 from .serialization import Configurable, snake_case
 
@@ -176,7 +176,7 @@ class Huber(_Native):
     _fixed = ("delta",)
 
     def __init__(self, delta: Any = 1.0) -> None:
-        if isinstance(delta, bool) or not isinstance(delta, (int, float, np.floating)) or not 0 < delta < float("inf"):
+        if not is_number(delta) or not 0 < delta < float("inf"):
             raise ValueError(f"Huber: delta must be a positive number; received {delta!r}")
         self.delta = self.parameter = float(delta)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -149,9 +149,8 @@ class Model(Trainer):
             raise NotBuiltError(f"{operation}: expected a model with weights; call fit or build first")
         return self._graph
 
-    @contextmanager
-    def _structured(self, shape: Shape) -> Iterator[Graph]:
-        yield self._built_graph("fit")
+    def _structured(self, shape: Shape) -> AbstractContextManager[Graph]:
+        return nullcontext(self._built_graph("fit"))
 
     def _own(self, layers: Sequence[Layer]) -> None:
         """Refuses layers that another living model trains."""
@@ -525,12 +524,12 @@ class Sequential(Model):
         with self._ownership.writing("build"), self._structured(shape):
             pass
 
+    def _structured(self, shape: Shape) -> AbstractContextManager[Graph]:
+        return self._building(shape) if self._graph is None else nullcontext(self._graph)
+
     @contextmanager
-    def _structured(self, shape: Shape) -> Iterator[Graph]:
+    def _building(self, shape: Shape) -> Iterator[Graph]:
         """The structure for these samples. What is new is undone when the block raises, and built when it does not."""
-        if self._graph is not None:
-            yield self._graph
-            return
         if not self._chain:
             raise ValueError("Sequential: expected at least one layer; received none")
         new = [layer for layer in self.layers if not layer.built]

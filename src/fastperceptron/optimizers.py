@@ -28,7 +28,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import kind_of
+from .checks import is_number, kind_of
 from .errors import DTypeError, ShapeError
 from .serialization import Configurable
 
@@ -69,7 +69,7 @@ class Optimizer(Configurable):
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        if not _is_number(value) or not 0 <= value < float("inf"):
+        if not is_number(value) or not 0 <= value < float("inf"):
             raise ValueError(
                 f"{type(self).__name__}: learning_rate must be finite and not negative; received {value!r}"
             )
@@ -156,7 +156,7 @@ class SGD(Optimizer):
 
     @momentum.setter
     def momentum(self, value: float) -> None:
-        if not _is_number(value) or not 0 <= value < 1:
+        if not is_number(value) or not 0 <= value < 1:
             raise ValueError(f"SGD: momentum must be at least 0 and below 1; received {value!r}")
         self._momentum = float(value)
 
@@ -179,10 +179,6 @@ class SGD(Optimizer):
         g = np.asarray(grad, param.dtype, order="C")
         backends.resolve(None).sgd_update(w, g, velocity, self._learning_rate, self._momentum, self.nesterov)
         return None if direct else w
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def get(identifier: Any) -> Optimizer:

@@ -89,7 +89,7 @@ class _Use:
         inside = self._inside
         with inside.mutex:
             inside.uses.pop(self, None)
-            self._owner.writing_now = any(use._writes for use in tuple(inside.uses))
+            self._owner.writing_now = bool(inside.uses) and any(use._writes for use in tuple(inside.uses))
 
     def _in_progress(self) -> bool:
         """Whether the function with the block still runs. A signal that arrives while the block is entered or left may

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from . import config
+from .checks import is_integer
 from .errors import BackendUnavailableError, DTypeError
 
 __all__ = ["cache_round_trip", "memory_bandwidth", "peak_flops"]
@@ -132,7 +133,7 @@ def cache_round_trip() -> float:
 def _count(operation: str, threads: int | None) -> int:
     if threads is None:
         return config.get_num_threads()
-    if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
+    if not is_integer(threads):
         raise TypeError(f"{operation}: threads must be an integer; received {threads!r}")
     if not 1 <= threads <= config._MOST_THREADS:
         raise ValueError(f"{operation}: threads must lie in [1, {config._MOST_THREADS}]; received {threads}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import config
+from .checks import is_number
 from .layers import Layer
 from .program import NEEDS_Z, PRECISIONS, Operation, Program
 from .segments import Segments
@@ -127,8 +128,7 @@ class Profile:
 
 def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> Profile:
     """Times the parts of one step of a copy of `model` on these rows, again and again for about `seconds`."""
-    number = isinstance(seconds, (int, float, np.integer, np.floating)) and not isinstance(seconds, bool)
-    if not number or not 0 < seconds <= _MOST_SECONDS:
+    if not is_number(seconds) or not 0 < seconds <= _MOST_SECONDS:
         raise ValueError(
             f"profile: seconds must be a positive number, {_MOST_SECONDS} at most; received {seconds!r:.100}"
         )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from . import data, random
 from .callbacks import Callback, CallbackList, History
-from .checks import as_flag
+from .checks import as_flag, is_integer, is_number
 from .engine import Engine
 from .errors import DivergenceWarning, NotBuiltError
 from .fitting import BUDGET, EVALUATION_ROWS, Fit, Rows
@@ -30,6 +30,7 @@ __all__ = ["Trainer"]
 Array = NDArray[Any]
 
 _PREDICTION_ROWS = 1024  # only for per-batch callbacks
+_NOTHING = nullcontext()
 
 
 class Trainer(Engine):
@@ -134,7 +135,7 @@ class Trainer(Engine):
 
     def _split(self, n: int, share: Any, has_data: bool) -> tuple[Array | None, Array | None]:
         """Row numbers for training and for validation, in their order; None for all, and for no validation."""
-        if isinstance(share, bool) or not isinstance(share, (int, float, np.floating)) or not 0 <= share < 1:
+        if not is_number(share) or not 0 <= share < 1:
             raise ValueError(f"fit: validation_split must be at least 0 and below 1; received {share!r}")
         if has_data or share == 0:
             return None, None
@@ -162,7 +163,7 @@ class Trainer(Engine):
             self._push()
             assert self._runner is not None
             n = rows.n
-            with _nothing() if around is None else self._logs_kept():
+            with _NOTHING if around is None else self._logs_kept():
                 self._reset_logs()
                 self._runner.train_steps(rows.x, rows.y, rows.cast_weights(PRECISIONS[self.dtype]), None, n, 0, n, 0.0)
                 self._count_updates()
@@ -190,7 +191,7 @@ class Trainer(Engine):
         display = progress_for(verbose, "evaluate")
         size = _positive(EVALUATION_ROWS if batch_size is None else batch_size, "evaluate", "batch_size")
         # The logs are the network's: evaluations exclude each other and training, predictions too.
-        with self._ownership.writing("evaluate") as around, _nothing() if around is None else self._logs_kept():
+        with self._ownership.writing("evaluate") as around, _NOTHING if around is None else self._logs_kept():
             rows = self._check_data(self._graph, "evaluate", x, y, sample_weight)
             params: dict[str, Any] = {"steps": -(-rows.n // size), "verbose": verbose}
             hooks = CallbackList(_as_list(callbacks), params)
@@ -343,7 +344,7 @@ def _as_list(callbacks: Callback | Sequence[Callback] | None) -> list[Callback]:
 
 
 def _positive(value: Any, operation: str, name: str, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+    if not is_integer(value) or value < least:
         raise ValueError(f"{operation}: {name} must be an integer of at least {least}; received {value!r}")
     return int(value)
 
@@ -353,8 +354,3 @@ def _result(logs: dict[str, float], return_dict: bool) -> Any:
         return logs
     values = list(logs.values())
     return values[0] if len(values) == 1 else values
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
