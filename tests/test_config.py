@@ -96,6 +96,21 @@ def test_show_config_names_the_paths_in_force(path: str, capsys: pytest.CaptureF
     assert printed["instruction set in use"].strip() == f"{found['instruction_set']} (set_instruction_set)"
 
 
+@native_only
+def test_show_config_says_that_numpy_takes_no_native_path(capsys: pytest.CaptureFixture[str]) -> None:
+    before = fp.get_backend()
+    try:
+        fp.set_backend("numpy")
+        found = config.get_config()
+        fp.show_config()
+    finally:
+        fp.set_backend(before)
+    reason = "by the native backend only, not by numpy"
+    assert str(found["instruction_set_reason"]).endswith(reason)
+    assert str(found["bfloat16_path_reason"]).endswith(reason)
+    assert capsys.readouterr().out.count(reason) == 2
+
+
 def test_set_and_get_num_threads() -> None:
     fp.set_num_threads(3)
     assert fp.get_num_threads() == 3

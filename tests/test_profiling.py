@@ -160,6 +160,25 @@ def test_samples_are_several_and_more_while_all_are_disturbed(disturbed: bool, m
     assert ("these times are too long" in str(profile)) == disturbed
 
 
+@pytest.mark.parametrize(
+    ("whole", "apart", "has_all_parts", "disturbed"),
+    [
+        (2e-3, 1e-3, True, True),
+        (1.2e-3, 1e-3, True, False),
+        (2e-3, 1e-3, False, False),  # metrics written in Python belong to the whole step alone
+        (5e-5, 1e-5, True, False),
+    ],
+)
+def test_a_whole_step_that_outlasts_its_parts_was_disturbed(
+    whole: float, apart: float, has_all_parts: bool, disturbed: bool
+) -> None:
+    """Its thread had a CPU all the time, but waited for others that had none."""
+    clock = profiling._Clock(has_all_parts)
+    clock._samples |= {("step", -1): [(whole, whole)], ("call", -1): [(1e-6, 1e-6)]}
+    clock._samples |= {(part, 0): [(apart / 2, apart / 2)] for part in ("forward", "backward")}
+    assert clock.is_disturbed() == disturbed
+
+
 def on_two_threads() -> profiling.Profile:
     model = fp.Sequential([fp.Dense(256), fp.Dense(256)], backend="native")
     model.compile("sgd", "mse")

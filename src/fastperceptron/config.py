@@ -68,22 +68,8 @@ def get_config() -> dict[str, object]:
         config["backend"] = None
         config["backend_reason"] = str(error)
     core = _core()
-    config["instruction_sets_built"] = () if core is None else tuple(core.instruction_sets_built())
-    config["instruction_sets_usable"] = () if core is None else tuple(core.instruction_sets_usable())
-    try:
-        config["instruction_set"] = None if core is None else core.instruction_set()
-        config["instruction_set_reason"] = "no native extension" if core is None else core.instruction_set_reason()
-    except BackendUnavailableError as error:
-        config["instruction_set"] = None
-        config["instruction_set_reason"] = str(error)
-    config["bfloat16_paths_built"] = () if core is None else tuple(core.bfloat16_paths_built())
-    config["bfloat16_paths_usable"] = () if core is None else tuple(core.bfloat16_paths_usable())
-    try:
-        config["bfloat16_path"] = None if core is None else core.bfloat16_path()
-        config["bfloat16_path_reason"] = "no native extension" if core is None else core.bfloat16_path_reason()
-    except BackendUnavailableError as error:
-        config["bfloat16_path"] = None
-        config["bfloat16_path_reason"] = str(error)
+    for name in ("instruction_set", "bfloat16_path"):
+        config |= _choice(core, name, config["backend"])
     config["threads"] = get_num_threads()
     config["threads_reason"] = "NumPy's BLAS has its own" if core is None else core.thread_count_reason()
     config["openmp"] = None if core is None else core.openmp_runtime()
@@ -93,6 +79,20 @@ def get_config() -> dict[str, object]:
     config["python"] = platform.python_version()
     config["platform"] = f"{platform.system()} {platform.machine()}"
     return config
+
+
+def _choice(core: ModuleType | None, name: str, backend: object) -> dict[str, object]:
+    """What there is of it in the extension, what can be used here, what is in use, and why."""
+    if core is None:
+        return {f"{name}s_built": (), f"{name}s_usable": (), name: None, f"{name}_reason": "no native extension"}
+    found: dict[str, object] = {key: tuple(getattr(core, key)()) for key in (f"{name}s_built", f"{name}s_usable")}
+    try:
+        chosen, reason = getattr(core, name)(), str(getattr(core, f"{name}_reason")())
+    except BackendUnavailableError as error:
+        return found | {name: None, f"{name}_reason": str(error)}
+    if backend == "numpy":
+        reason += "; by the native backend only, not by numpy"
+    return found | {name: chosen, f"{name}_reason": reason}
 
 
 def show_config() -> None:

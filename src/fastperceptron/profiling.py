@@ -49,8 +49,9 @@ class Profile:
 
     Each of these times is the least of all samples, five or more. What else the machine does makes a sample longer,
     never shorter: they are the times of steps left in peace, which ``fit`` on a busy machine exceeds. ``is_disturbed``:
-    the machine is so busy that even of the least samples the calling thread had a CPU for less than 0.8 of the time,
-    although they were taken for three times as long as wanted. Then all times are too long.
+    the machine is so busy that even of the least samples the calling thread had a CPU for less than 0.8 of the time, or
+    the whole step took a quarter longer than its parts (other threads lacked one), although they were taken for three
+    times as long as wanted. Then all times are too long.
 
     ``bytes`` of a row are what its part, run apart, has to move: what it reads and what it writes, each once, however
     often caches fetch it. Numbers have 4 bytes (in float64 8). The native backend's products also read copies of the
@@ -145,7 +146,8 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
     weights = rows.cast_weights(PRECISIONS[twin.dtype])
     n = rows.n
 
-    clock, runner = _Clock(), twin._runner
+    metrics_in_python = any(metric.native() is None for judge in twin._judges for metric in judge.metrics)
+    clock, runner = _Clock(not metrics_in_python), twin._runner
     assert runner is not None
 
     def whole_step() -> None:
@@ -185,12 +187,18 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
 _TURNS = 5
 _MOST_TURNS = 15  # while even the least samples are disturbed
 _LEAST_CPU = 0.8
+# A whole step makes fewer calls than its parts, and fewer passes over its arrays.
+_MOST_WHOLE, _SHORT = 1.25, 1e-4
 
 
 class _Clock:
-    """Samples per (part, operation): seconds, and those of them in which the calling thread had a CPU."""
+    """Samples per (part, operation): seconds, and those of them in which the calling thread had a CPU.
 
-    def __init__(self) -> None:
+    has_all_parts: the whole step does no more than the parts together.
+    """
+
+    def __init__(self, has_all_parts: bool) -> None:
+        self._has_all_parts = has_all_parts
         self._samples: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
         self._present: dict[tuple[str, int], tuple[float, float]] = {}
 
@@ -212,8 +220,11 @@ class _Clock:
         return min(self._samples.get((part, index), [(0.0, 0.0)]))[0]
 
     def is_disturbed(self) -> bool:
-        least = [min(samples) for samples in self._samples.values()]
-        return sum(cpu for _, cpu in least) < _LEAST_CPU * sum(seconds for seconds, _ in least)
+        least = {key: min(samples) for key, samples in self._samples.items()}
+        if sum(cpu for _, cpu in least.values()) < _LEAST_CPU * sum(seconds for seconds, _ in least.values()):
+            return True
+        apart = sum(seconds for (part, _), (seconds, _) in least.items() if part not in ("step", "call"))
+        return self._has_all_parts and self.least("step", -1) > max(_MOST_WHOLE * apart, apart + _SHORT)
 
 
 class _Watched:
