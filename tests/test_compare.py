@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +212,15 @@ def test_growth_workloads() -> None:
     for what in ("width", "batch", "depth"):
         sizes = [size for size, _ in module("workloads").growth(what)]
         assert sizes == sorted(set(sizes))
+        assert all(b <= 2 * a for a, b in pairwise(sizes))
         for _, workload in module("workloads").growth(what):
             assert workload.rows % workload.batch == 0
+
+
+@pytest.mark.parametrize("columns", [16, 24, 32, 48, 64])
+def test_growth_has_one_column_more_than_whole_registers(columns: int) -> None:
+    """And than whole panels of AVX2 (24 columns) and AVX-512 (48)."""
+    assert (columns, columns + 1) in pairwise(size for size, _ in module("workloads").growth("width"))
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
