@@ -271,6 +271,33 @@ def test_bad_options(given: list[str], capsys: pytest.CaptureFixture[str]) -> No
     assert given[0] in capsys.readouterr().err.splitlines()[-1]  # above it stands the usage
 
 
+@pytest.mark.parametrize(
+    "text", ['{"training": {}}', "[]", '"training"', "null", '{"training": {"A": 1}}', "{}", "nonsense"]
+)
+def test_what_is_no_run_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "compare.json"
+    path.write_text(text, encoding="utf-8")
+    done = run("--from", str(path), "--output", str(tmp_path / "made"))
+    assert done.returncode == 2
+    assert f"--from: {path}: expected the compare.json of a run" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_run_with_a_broken_part_is_refused(
+    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "compare.json"
+    path.write_text(json.dumps(result), encoding="utf-8")
+    assert module("compare").arguments(["--from", str(path)]).earlier == result
+    for part, broken in (("training", {"A": {}}), ("time_to_result", {"digits": {}}), ("machine", {"load": "high"})):
+        path.write_text(json.dumps({**result, part: broken}), encoding="utf-8")
+        with pytest.raises(SystemExit) as stop:
+            module("compare").arguments(["--from", str(path)])
+        assert stop.value.code == 2
+        assert "expected the compare.json of a run" in capsys.readouterr().err
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, str(FOLDER / "compare.py"), *arguments]
     return subprocess.run(program, capture_output=True, text=True, timeout=300, check=False)
