@@ -78,14 +78,15 @@ def _page(path: str) -> Path:
 
 
 def _earlier_run(path: str) -> dict[str, Any]:
+    """A result of which tables can be made."""
     try:
-        result = json.loads(Path(path).read_text(encoding="utf-8"))
+        result: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        tables(result)
     except OSError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    except ValueError:
-        result = None
-    if not isinstance(result, dict) or "training" not in result:
-        raise argparse.ArgumentTypeError(f"{path}: expected the compare.json of a run")
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise argparse.ArgumentTypeError(f"{path}: expected the compare.json of a run ({reason})") from None
     return result
 
 
@@ -97,7 +98,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a short form: fewer rounds, nobody who compiles for long, nobody else's growth",
+        help="a short form: fewer rounds, no torch.compile, nobody else's growth",
     )
     parser.add_argument("--threads", type=int, default=min(2, cpus), help="of every contestant (default: 2)")
     parser.add_argument(

@@ -8,7 +8,19 @@ from statistics import median
 from typing import Any
 
 from machine import disturbance
-from standings import LABELS, OURS, Result, best_other, cliffs, fewer_threads, peak_of, ranked, ratio
+from standings import (
+    BY_MEDIANS,
+    LABELS,
+    OURS,
+    Result,
+    best_other,
+    cliffs,
+    fewer_threads,
+    peak_of,
+    ranked,
+    ratio,
+    ratio_to_result,
+)
 from wanted import wanted
 
 __all__ = ["best_other", "between_markers", "cliffs", "pictures", "ratio", "tables", "wanted", "write_between_markers"]
@@ -31,8 +43,9 @@ def tables(result: Result) -> str:
         parts += ["### Time to a result", _result_table(found)]
     if result["training"] or result["prediction"]:
         parts += ["### Where others win", _where_others_win(result)]
-    if result["failed"]:
-        parts += ["### Left out", "\n".join(f"- {who}: {_line(why)}" for who, why in result["failed"].items())]
+    left_out = {LABELS[name]: why for name, why in result.get("absent", {}).items()} | result["failed"]
+    if left_out:
+        parts += ["### Left out", "\n".join(f"- {who}: {_line(why)}" for who, why in left_out.items())]
     return "\n\n".join(parts) + "\n"
 
 
@@ -99,9 +112,11 @@ def _summary(result: Result) -> str:
             text = f"{median(entry['rounds']) * 1e6:,.0f}" if entry and "rounds" in entry else "-"
             cells.append(f"({text})" if entry and entry["reason"] else text)
         rows.append([LABELS[name], *cells])
-    return "Median microseconds per step; in brackets who does not compute the same step.\n\n" + _table(
-        ("", *result["training"]), rows
+    note = (
+        "Median microseconds per step; in brackets who does not compute the same step. Ratios are medians of those "
+        'within a round; "medians" is the quotient of the median times, where that says something else.'
     )
+    return f"{note}\n\n" + _table(("", *result["training"]), rows)
 
 
 def _training_tables(result: Result) -> Iterator[str]:
@@ -114,7 +129,7 @@ def _training_tables(result: Result) -> Iterator[str]:
             rate = found["flop"] / time
             peak, fewer = peak_of(result, entry), fewer_threads(result, entry)
             share = f"{rate / peak:.0%}" if peak else "-"
-            times = f"{ratio(entry, base):.2f}" if base else "-"
+            times = ratio(entry, base).text() if base else "-"
             agreement = (entry["reason"] or "same step") + (f"; {fewer}" if fewer else "")
             rows.append([LABELS[who], f"{time * 1e6:,.1f}", times, f"{rate / 1e9:.1f}", share, agreement])
         layers = "-".join(map(str, found["widths"]))
@@ -136,7 +151,7 @@ def _prediction_tables(result: Result) -> Iterator[str]:
                     cells.append("-")
                     continue
                 text = f"{median(entry['rounds']) * 1e6:,.1f}"
-                text += f" ({ratio(entry, base):.2f})" if base else ""
+                text += f" ({ratio(entry, base).text()})" if base else ""
                 cells.append(f"{text}, differs" if entry["reason"] else text)
             rows.append([LABELS[who], *cells])
         what = "One row" if count == "1" else f"{int(count):,} rows"
@@ -144,7 +159,7 @@ def _prediction_tables(result: Result) -> Iterator[str]:
 
 
 def _where_others_win(result: Result) -> str:
-    """Everybody who takes less time than this package does in the same precision, or in float32."""
+    """Who takes less time, by either statistic, than this package does in the same precision, or in float32."""
     races = [(f"{name}, training", found["contestants"]) for name, found in result["training"].items()]
     for name, counts in result["prediction"].items():
         for count, contestants in counts.items():
@@ -157,8 +172,9 @@ def _where_others_win(result: Result) -> str:
             own = "native-bf16" if entry["bfloat16"] and "native-bf16" in fair else "native"
             if who in OURS or own not in fair:
                 continue
-            if (share := ratio(entry, fair[own])) < 1:
-                winners.append((share, f"{LABELS[who]} takes {share:.2f} of our time"))
+            if min(share := ratio(entry, fair[own])) < 1:
+                beside = f" ({BY_MEDIANS} {share.medians:.2f})" if share.apart() else ""
+                winners.append((min(share), f"{LABELS[who]} takes {share.within:.2f} of our time{beside}"))
         if winners:
             lines.append(f"- {what}: {', '.join(text for _, text in sorted(winners))}")
     if not lines:
@@ -196,7 +212,7 @@ def _result_table(found: dict[str, Any]) -> str:
     for data, numbers in found.items():
         for name in ("native", "sklearn"):
             accuracy, spread = numbers["accuracy"][name]
-            times = f"{numbers['ratio']:.1f}" if name == "sklearn" else "1"
+            times = ratio_to_result(numbers).text(1) if name == "sklearn" else "1"
             rows.append(
                 [data, LABELS[name], f"{numbers['seconds'][name] * 1e3:,.0f}", times, f"{accuracy:.2%} ± {spread:.2%}"]
             )

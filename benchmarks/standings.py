@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["ALONG", "LABELS", "OURS", "Result", "best_other", "cliffs", "fewer_threads", "peak_of", "ranked", "ratio"]
+__all__ = [
+    "ALONG",
+    "BY_MEDIANS",
+    "LABELS",
+    "OURS",
+    "Ratio",
+    "Result",
+    "best_other",
+    "cliffs",
+    "fewer_threads",
+    "peak_of",
+    "ranked",
+    "ratio",
+    "ratio_to_result",
+]
 
 Result = dict[str, Any]
 
@@ -32,9 +46,35 @@ LABELS = {
 }
 
 
-def ratio(entry: dict[str, Any], base: dict[str, Any]) -> float:
-    """How many times longer a contestant takes: the median over the rounds of the ratio within a round."""
-    return median(a / b for a, b in zip(entry["rounds"], base["rounds"], strict=True))
+#: What the second statistic is called where it is said beside the first.
+BY_MEDIANS = "by the medians of the times"
+
+
+class Ratio(NamedTuple):
+    """How many times longer one takes than another, by two statistics, which a machine's slow minutes tear apart."""
+
+    within: float  # the median over the rounds of the ratio within a round
+    medians: float  # the quotient of the median times
+
+    def apart(self, limit: float = 1.0, by: float = 0.10) -> bool:
+        """Whether the second differs by more than this share of the first, or lies on the other side of the limit."""
+        return abs(self.medians / self.within - 1) > by or (self.within < limit) is not (self.medians < limit)
+
+    def text(self, digits: int = 2) -> str:
+        """The first, and the second beside it where they are apart."""
+        within, medians = (f"{value:.{digits}f}" for value in self)
+        return f"{within}, medians {medians}" if self.apart() and medians != within else within
+
+
+def ratio(entry: dict[str, Any], base: dict[str, Any]) -> Ratio:
+    """How many times longer a contestant takes."""
+    times, ours = entry["rounds"], base["rounds"]
+    return Ratio(median(a / b for a, b in zip(times, ours, strict=True)), median(times) / median(ours))
+
+
+def ratio_to_result(found: dict[str, Any]) -> Ratio:
+    """How many times longer scikit-learn takes to a result, a round being a seed."""
+    return Ratio(found["ratio"], found["seconds"]["sklearn"] / found["seconds"]["native"])
 
 
 def ranked(contestants: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
