@@ -3,6 +3,7 @@
 // buffer of its size.
 #pragma once
 
+#include "kernels/gemm_column.hpp"
 #include "kernels/gemm_sparse.hpp"
 #include "kernels/gemm_stream.hpp"
 #include "kernels/gemm_thin.hpp"
@@ -267,21 +268,28 @@ __attribute__((noinline)) int64_t gemm_part(GemmArgs<T>& g, T* matrix, T* veloci
   return end < g.n ? end : g.n;
 }
 
-// Cuts the columns of c, part by part, into panels of at most `most` registers, and calls f(registers) for each.
+// Cuts the columns of c, part by part, into panels of at most `most` registers, and calls f(registers) for each, and
+// f(0) for a column apart, if that may be.
 template <class T, class F>
-FP_INLINE void gemm_panels(GemmArgs<T>& g, const GemmArgs<T>& given, int64_t most, Tiles<T>& t, F&& f) {
+FP_INLINE void gemm_panels(GemmArgs<T>& g, const GemmArgs<T>& given, int64_t most, bool may_be_apart, Tiles<T>& t,
+                           F&& f) {
   constexpr int lanes = Vec<T>::lanes;
   for (int64_t begin = 0, stop = g.n; begin < g.n; begin = stop) {
     if (g.parted.part > 0) stop = gemm_part(g, given.c, given.epilogue.velocity, begin);
-    const int64_t registers = (stop - begin + lanes - 1) / lanes, panels = (registers + most - 1) / most;
+    const bool apart = may_be_apart && gemm_column_apart(g, stop - begin);
+    const int64_t end = apart ? stop - 1 : stop;
+    const int64_t registers = (end - begin + lanes - 1) / lanes, panels = (registers + most - 1) / most;
     // The wider ones come first or, where the last one has less than whole registers, last.
-    const int64_t wider = (stop - begin) % lanes == 0 ? 0 : panels - registers % panels;
+    const int64_t wider = (end - begin) % lanes == 0 ? 0 : panels - registers % panels;
     t.j = begin;
     for (int64_t q = 0; q < panels; ++q, t.j += t.width) {
       const int64_t vectors = registers / panels + (q >= wider && q < wider + registers % panels);
       t.width = vectors * lanes;
-      t.cols = stop - t.j < t.width ? stop - t.j : t.width;
+      t.cols = end - t.j < t.width ? end - t.j : t.width;
       f(vectors);
+    }
+    if constexpr (kColumnsApart) {
+      if (apart) f(0);
     }
   }
 }
@@ -322,7 +330,7 @@ void gemm(const GemmArgs<T>& given) {
   if constexpr (kSparse) {
     if (gemm_is_sparse(g) && is_finite(g.k, g.n, g.b, g.b_row)) {
       const auto& panels = kTiles<T>.sparse[g.a_row == 1];
-      return gemm_panels(g, given, kSparseVectors, t, [&](int64_t vectors) { panels[vectors - 1](t); });
+      return gemm_panels(g, given, kSparseVectors, false, t, [&](int64_t vectors) { panels[vectors - 1](t); });
     }
   }
   const bool pack = g.scratch && gemm_packs_b<T>(g.m, g.n, g.k);
@@ -346,7 +354,8 @@ void gemm(const GemmArgs<T>& given) {
   for (int64_t i = 0; i < g.m; i += group) {
     const int64_t end = g.m - i < group ? g.m : i + group;
     if (packed_a) gemm_pack_transposed(g, i, end - i, packed_a);
-    gemm_panels(g, given, g.m == 1 ? kRowVectors : kTileVectors, t, [&](int64_t vectors) {
+    gemm_panels(g, given, g.m == 1 ? kRowVectors : kTileVectors, true, t, [&](int64_t vectors) {
+      if (kColumnsApart && vectors == 0) return gemm_column(t, i, end);
       gemm_panel(t, vectors, i, end, chunk, pack ? scratch : nullptr, packed_a, totals, tail);
     });
   }

@@ -163,7 +163,7 @@ struct Suite {
         product(sizes[i], sizes[j], sizes[(3 * i + j) % count], seed % 3 == 0, seed * 11);
       }
     }
-    for (int64_t n : {1, 9, 17, 33, 49}) {  // a single column beyond whole registers
+    for (int64_t n : {1, 9, 13, 17, 25, 33, 49}) {  // a single column beyond whole registers
       for (int64_t m : {3, 5, 8, 22}) {
         for (int64_t depth : {1, 2, 3, 4, 5, 130, 259}) {
           for (bool strided : {false, true}) product(m, n, depth, strided, uint32_t(n + m + depth));
@@ -176,6 +176,7 @@ struct Suite {
     product(41, 130, 500, true, 10);
     product(66, 65, 2100, false, 7);  // in chunks, everywhere
     product(250, 257, 530, true, 8);  // a packed as well
+    product(130, 25, 70, true, 11);   // the last column apart, rows in groups
   }
 
   // What is mostly zeros.
