@@ -37,7 +37,7 @@ class Predictor {
   Predictor(const Program& program, const Instance<T>& instance, Occupancy::Changes changes);
   Predictor(const Predictor&) = delete;
 
-  // Their widths.
+  // The width of each.
   const std::vector<int64_t>& inputs() const { return inputs_; }
   const std::vector<int64_t>& outputs() const { return outputs_; }
   // Arithmetic of one row, for deciding what it is worth.
@@ -107,11 +107,11 @@ class Predictor {
   const Kernels<T>& kernels_in_use() const { return kernels_ ? *kernels_ : kernels<T>(); }
   Need need(const Kernels<T>& k, int64_t rows) const;
   int64_t slot_size(int64_t rows) const { return rows * slot_row_; }
-  // products: Need::size() elements, in mixed precision only.
+  // One row; the outputs have the last slots. products: Need::size() elements, in mixed precision only.
   void run_row(const Place<const T>* x, const Place<T>* y, T* slots, T* products) const;
+  void run_small(const Place<const T>* x, const Place<T>* y) const;
   template <int64_t room>
   void run_on_stack(const Place<const T>* x, const Place<T>* y) const;
-  void run_small(const Place<const T>* x, const Place<T>* y) const;
   void run_many(const Place<const T>* x, const Place<T>* y, int64_t rows, int threads) const;
   // All members of the team together over one batch, cut by columns. scratch: this thread's, Need::size() elements.
   void run_columns(Team& team, const Batch& batch, T* scratch, Need need) const;
