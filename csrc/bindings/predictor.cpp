@@ -287,8 +287,8 @@ PyObject* one(PyObject* me, PyObject* const* args, py::ssize_t count) {
     PyErr_SetString(PyExc_TypeError, "_one: expected x and out");
     return nullptr;
   }
-  if (!std::visit([](const auto& p) { return p->current(); }, self->predictor)) return shared(Py_None);
-  return self->predict(self, args[0], args[1], true);
+  const bool current = std::visit([](const auto& p) { return p->current(); }, self->predictor);
+  return current ? self->predict(self, args[0], args[1], true) : shared(Py_None);
 }
 
 void dealloc(PyObject* me) {
