@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from predictor_models import two_by_two, two_rows
 from pure import PURE, native_only
 
 import fastperceptron as fp
@@ -166,7 +167,7 @@ def test_the_guides_cython_example(scorer: Any) -> None:
     with pytest.raises(RuntimeError, match="status 3"):
         scorer.best_rows(model_of("float64").predictor(), x, y)
     for wrong in (model, None, model.predictor):
-        with pytest.raises(TypeError, match="expected a predictor of the native backend"):
+        with pytest.raises(TypeError, match="expected a compiled predictor"):
             scorer.best_rows(wrong, x, y)
     a, w, b, z = rng.random((5, 7)), rng.random((7, 6)), rng.random(6), np.empty((5, 6))
     scorer.layer(a, w, b, z)
@@ -180,7 +181,7 @@ def test_the_guides_c_example(tmp_path: Path, cxx: bool) -> None:
     summer: Any = build(tmp_path, "summer", example("c"), *flags, cxx=cxx)
     model, x = model_of(), np.arange(4, dtype=np.float32)
     assert summer.row_sum(model.predictor(), x.tobytes()) == model.predict(x[None])[0].astype(float).sum()
-    with pytest.raises(TypeError, match="native backend; received int"):
+    with pytest.raises(TypeError, match=r"expected a compiled predictor, .* received int"):
         summer.row_sum(3, x.tobytes())
     with pytest.raises(ValueError, match="one row"):
         summer.row_sum(model.predictor(), x[:3].tobytes())
@@ -302,6 +303,39 @@ def test_predictor(probe: Any, s: str) -> None:
     assert run(p, y.ctypes.data, 2, y.ctypes.data) == BAD_ARGUMENT
     assert run(p, x.ctypes.data + 1, 2, y.ctypes.data) == BAD_ARGUMENT
     np.testing.assert_array_equal(y, before)
+
+
+@compiled
+@pytest.mark.parametrize("s", DTYPES)
+def test_a_predictor_of_several_inputs_and_outputs(probe: Any, s: str) -> None:
+    """Side by side in each row."""
+    probe.begin()
+    model = two_by_two(dtype=np.dtype(DTYPES[s]).name, backend="native")
+    p, run = model.predictor(), getattr(probe, f"predictor_run_{s}")
+    assert probe.widths(p) == (12, 13, int(s == "f64"))
+    x = two_rows(30, model.dtype)
+    expected = np.concatenate(p(x), axis=1)
+    beside, y = np.concatenate([a.reshape(30, 6) for a in x], axis=1), np.empty((30, 13), DTYPES[s])
+    for n in (30, 1):
+        y[:] = 0
+        assert run(p, beside.ctypes.data, n, y.ctypes.data) == OK
+        np.testing.assert_array_equal(y[:n], expected[:n])
+        assert not y[n:].any()
+    assert run(p, 0, 0, 0) == OK
+    assert run(p, y.ctypes.data, 1, y.ctypes.data) == BAD_ARGUMENT
+
+
+@compiled
+def test_what_is_no_compiled_predictor(probe: Any) -> None:
+    class Own(fp.Dense):
+        def forward(self, x: Any, training: bool) -> Any:
+            return super().forward(x, training)
+
+    probe.begin()
+    for layer, backend in ((fp.Dense(3), "numpy"), (Own(3), "native")):
+        p = fp.Sequential([fp.Input((4,)), layer], backend=backend).predictor()
+        with pytest.raises(TypeError, match="without layers written in Python; received ModelPredictor"):
+            probe.widths(p)
 
 
 @compiled

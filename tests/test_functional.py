@@ -498,7 +498,7 @@ def test_callbacks_and_early_stopping_by_output(backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_predictors_of_graphs(backend: str, dtype: str) -> None:
-    """One input and one output: joins and all. Several inputs: see test_predictors.py."""
+    """One input and one output: joins and all. Several: see test_predictors.py."""
     x = fp.Input((5,))
     h = fp.Dense(6, activation="relu")(x)
     h = fp.Multiply()([h, fp.Dense(6)(h), h])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from parity import PATHS, forced
-from predictor_models import GRAPH_VALUES, assert_graph_predicts, chain, rows, same
+from predictor_models import GRAPH_OUTPUTS, assert_graph_predicts, chain, rows, same
 from pure import native_only
 
 import fastperceptron as fp
@@ -60,10 +60,11 @@ def test_rows_have_the_bits_of_predict(path: str, widths: tuple[int, ...], kind:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("output", GRAPH_VALUES)
-def test_graphs_have_the_bits_of_predict(path: str, output: int) -> None:
+@pytest.mark.parametrize("inputs", [1, 2])
+@pytest.mark.parametrize("outputs", GRAPH_OUTPUTS, ids=str)
+def test_graphs_have_the_bits_of_predict(path: str, outputs: tuple[int, ...], inputs: int) -> None:
     with forced(path) as native:
-        assert_graph_predicts(native, "mixed_bfloat16", output)
+        assert_graph_predicts(native, "mixed_bfloat16", outputs, inputs)
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -7,12 +7,12 @@ import gc
 import pickle
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from predictor_models import chain, predicted, rows
+from predictor_models import chain, predicted, rows, same, two_by_two, two_rows
 from pure import native_only
 
 import fastperceptron as fp
@@ -153,11 +153,54 @@ def test_many_threads_at_once(backend: str, widths: tuple[int, ...]) -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("units", [9, 2000])
+def test_many_threads_at_several_inputs_and_outputs(backend: str, units: int) -> None:
+    model, x = two_by_two(True, units=units), two_rows(64)
+    p = model.predictor()
+    expected, ones = p(x), [p([a[i] for a in x]) for i in range(64)]
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        for i in range(seed, 64, 4):
+            sample = [a[i] for a in x]
+            given = sample if i % 2 else dict(zip("ab", sample, strict=True))
+            for found, wanted in ((p(given), ones[i]), (model.predict_one(given), ones[i]), (p(x), expected)):
+                if any(not np.array_equal(found[name], wanted[name]) for name in ("first", "second")):
+                    wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_several_inputs_and_outputs_while_the_model_learns(backend: str) -> None:
+    model, x = two_by_two(), two_rows(20)
+    model.compile(fp.SGD(0.1), "mse")
+    p, before, old = model.predictor(), model.predict(x), model.predict_one([a[0] for a in x])
+    model.fit(x, [np.ones_like(y) for y in before], verbose=0)
+    new = model.predict_one([a[0] for a in x])
+    for found, wanted in zip(new, model.predict([a[:1] for a in x]), strict=True):
+        same(found, wanted[0])
+    assert not np.array_equal(new[0], old[0])
+    for found, wanted in zip(p(x), before, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
 @contextlib.contextmanager
-def waiting_thread() -> Iterator[threading.Event]:
-    """A Python thread that awaits the interpreter, which nobody is made to give up; the event says it has had it."""
+def waiting_thread(work: Callable[[], Any] = lambda: None) -> Iterator[threading.Event]:
+    """A Python thread that awaits the interpreter, which nobody is made to give up; the event says it has had it, and
+    that the work is done."""
     go, ran = threading.Event(), threading.Event()
-    thread = threading.Thread(target=lambda: go.wait() and ran.set())
+
+    def run() -> None:
+        go.wait()
+        work()
+        ran.set()
+
+    thread = threading.Thread(target=run)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1000)
     try:
@@ -187,20 +230,51 @@ def test_large_work_lets_other_threads_run(n: int, lets: bool, dtype: str) -> No
 
 
 @native_only
+def test_a_list_that_changes_during_the_call() -> None:
+    """Its arrays are held while other threads run."""
+    model = two_by_two(units=2000)
+    p, expected = model.predictor(), model.predict(two_rows(3000))
+    x, out = two_rows(3000), [np.empty((3000, 4), np.float32), np.empty((3000, 2000), np.float32)]
+    kept = list(out)
+
+    def change() -> None:
+        x.clear()
+        out.clear()
+
+    with waiting_thread(change) as ran:
+        p(x, out=out)
+    assert ran.is_set()
+    assert not out
+    for found, wanted in zip(kept, expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@native_only
 def test_nothing_leaks() -> None:
-    model = chain((8, 4))
+    model, several = chain((8, 4)), two_by_two(True)
     p, x, out = model.predictor(), np.ones(8, np.float32), np.empty(4, np.float32)
+    q, many_rows = several.predictor(), two_rows(3)
+    row, buffers = {"a": many_rows[0][0], "b": many_rows[1][0]}, [np.empty(4, np.float32), np.empty(9, np.float32)]
     call: Any = p
-    objects = (p, x, out, p.dtype, np.dtype(np.float32), p.input_shape)
+    objects = (p, x, out, p.dtype, np.dtype(np.float32), p.input_shape, q, *many_rows, *row.values(), *buffers)
 
     def many(n: int) -> None:
         for _ in range(n):
             p(x)
             p(x, out=out)
             model.predict_one(x)
+        for _ in range(n // 10):
+            q(many_rows)
+            q(row, out=buffers)
+            several.predict_one(row)
         for _ in range(n // 100):
             p([1.0] * 8)
             pickle.loads(pickle.dumps(p))
+            pickle.loads(pickle.dumps(q))
+            repr(q)
+            for given in ((row, [x, x]), (row, many_rows), ([x, x],), ({**row, "c": x},)):
+                with contextlib.suppress(TypeError, ValueError):
+                    q(*given)
             for arguments in ((), (x, x), (x[:3],), ("a",)):
                 with contextlib.suppress(TypeError, ValueError):
                     call(*arguments)

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from predictor_models import GRAPH_VALUES, assert_graph_predicts, chain, predicted, rows
+from predictor_models import GRAPH_OUTPUTS, assert_graph_predicts, chain, predicted, rows, same, two_by_two, two_rows
 from promises import activation
 from pure import native_only
 
 import fastperceptron as fp
 from fastperceptron.errors import DTypeError, ShapeError
-from fastperceptron.program import ACTIVATIONS
+from fastperceptron.predictors import ModelPredictor
+from fastperceptron.program import ACTIVATIONS, PRECISIONS
 
 DTYPES = ("float32", "float64")
 
@@ -121,9 +122,10 @@ def test_shared_layers_and_dropout_alone(backend: str) -> None:
 
 @native_only
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("output", GRAPH_VALUES)
-def test_operations_with_several_inputs(dtype: str, output: int) -> None:
-    assert_graph_predicts(fp.backends.resolve("native"), dtype, output)
+@pytest.mark.parametrize("inputs", [1, 2])
+@pytest.mark.parametrize("outputs", GRAPH_OUTPUTS, ids=str)
+def test_operations_with_several_inputs(dtype: str, outputs: tuple[int, ...], inputs: int) -> None:
+    assert_graph_predicts(fp.backends.resolve("native"), dtype, outputs, inputs)
 
 
 def skipping(output: Any = lambda y, h: y) -> fp.Model:
@@ -141,20 +143,15 @@ def test_graphs(backend: str) -> None:
     np.testing.assert_array_equal(model.predict_one(x[0]), p(x[0]))
 
 
-def two_by_two(as_dict: bool) -> fp.Model:
-    """Inputs of 6 and (2, 3), outputs of 4 and 9."""
-    inputs = [fp.Input((6,), name="a"), fp.Input((2, 3), name="b")]
-    h = fp.Dense(9, activation="tanh")(fp.Concatenate()([inputs[0], fp.Flatten()(inputs[1])]))
-    y = fp.Dense(4, name="y")(h)
-    return fp.Model(inputs, {"first": y, "second": h} if as_dict else [y, h], seed=0)
-
-
+@pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("as_dict", [False, True])
-def test_several_inputs_and_outputs(backend: str, as_dict: bool) -> None:
-    model = two_by_two(as_dict)
-    a, b = rows(5, 6), rows(5, 6, seed=1).reshape(5, 2, 3)
+def test_several_inputs_and_outputs(backend: str, as_dict: bool, dtype: str) -> None:
+    model, of = two_by_two(as_dict, dtype), PRECISIONS[dtype]
+    a, b = two_rows(5, of)
     p, expected = model.predictor(), model.predict([a, b])
     assert isinstance(p, fp.Predictor)
+    assert isinstance(p, ModelPredictor) == (backend == "numpy")
+    assert repr(p).startswith("<Predictor from [(6,), (2, 3)] to [(4,), (9,)], ")
     assert (p.input_shape, p.output_shape) == ([(6,), (2, 3)], [(4,), (9,)])
     ones = model.predict([a[1:2], b[1:2]])
     model.set_weights([w + 1 for w in model.get_weights()])
@@ -166,7 +163,7 @@ def test_several_inputs_and_outputs(backend: str, as_dict: bool) -> None:
         assert list(found) == list(expected) if as_dict else len(found) == 2
         for name in names:
             np.testing.assert_array_equal(found[name], expected[name])
-    buffers: Any = {"second": np.empty(9, np.float32), "first": np.empty(4, np.float32)}
+    buffers: Any = {"second": np.empty(9, of), "first": np.empty(4, of)}
     if not as_dict:
         buffers = [buffers["first"], buffers["second"]]
     for call, wanted in ((p, ones), (model.predict_one, now)):
@@ -175,6 +172,13 @@ def test_several_inputs_and_outputs(backend: str, as_dict: bool) -> None:
         for name in names:
             np.testing.assert_array_equal(found[name], wanted[name][0])
             np.testing.assert_array_equal(buffers[name], wanted[name][0])
+    for n in (0, 5):  # rows into arrays given in another way
+        out: Any = [np.empty((n, 4), of), np.empty((n, 9), of).view(np.memmap)]
+        given = {"second": out[1], "first": out[0]} if as_dict else tuple(out)
+        assert p((a[:n], b[:n]), out=given) is given
+        for name, found in zip(names, out, strict=True):
+            np.testing.assert_array_equal(found, expected[name][:n])
+        assert [found.shape for found in p([a[:n], b[:n]].copy(), out=out)] == [(n, 4), (n, 9)]
     again = pickle.loads(pickle.dumps(p))([a, b])
     for name in names:
         np.testing.assert_array_equal(again[name], expected[name])
@@ -206,6 +210,8 @@ def test_several_inputs_and_outputs_are_checked(backend: str) -> None:
         ([a, b[:4]], None, ShapeError, r"x\['b'\] must be 5 rows, as x\['a'\]; received \(4, 2, 3\)"),
         ([a[0], b], None, ShapeError, r"x\['b'\] must be one sample, as x\['a'\]"),
         ([a, a], None, ShapeError, r"x\['b'\] must have shape \(2, 3\) or \(n, 2, 3\); received \(5, 6\)"),
+        ([a, ["b"] * 5], None, DTypeError, r"x\['b'\] must hold real numbers"),
+        ({"a": a, 3: b}, None, ValueError, "x must be for a, b; received 3"),
         ([a, b], y, TypeError, "out must be a list of 2"),
         ([a, b], [y], ValueError, "out must be 2"),
         ([a, b], [y, None], DTypeError, "numpy.ndarray"),
@@ -223,10 +229,41 @@ def test_several_inputs_and_outputs_are_checked(backend: str) -> None:
         p([a, b], out=[memory[:20].reshape(5, 4), memory[10:55].reshape(5, 9)])
     square = fp.Input((4,), name="square")
     twice = fp.Model(square, [fp.Dense(4)(square), fp.Dense(4)(square)], seed=0).predictor()
-    with pytest.raises(ValueError, match="received one for two"):
-        twice(np.ones((5, 4), np.float32), out=[y, y])
+    for n in (5, 0):
+        with pytest.raises(ValueError, match="received one for two"):
+            twice(np.ones((n, 4), np.float32), out=[y[:n]] * 2)
+    with pytest.raises(ValueError, match="share no memory"):
+        twice(memory[:20].reshape(5, 4), out=[y, memory[16:36].reshape(5, 4)])
     with pytest.raises(ShapeError, match=r"x\['a'\] must have shape \(6,\); received"):
         two_by_two(False).predict_one([a, b])
+
+
+@native_only
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize(("width", "units"), [(7, 11), (700, 600)])
+def test_many_inputs_and_outputs(dtype: str, width: int, units: int) -> None:
+    """More than lie within the arrays of a call, one of them twice, one dropped out alone; large ones shared among
+    threads."""
+    inputs = [fp.Input((width,)) for _ in range(5)]
+    total = fp.Add()(inputs)
+    outputs = [fp.Dense(units, activation="relu")(value) for value in (*inputs, total)]
+    outputs += [total, outputs[0], fp.Dropout(0.5)(inputs[3])]
+    model = fp.Model(inputs, [*outputs, fp.Dense(3)(outputs[1])], seed=0, dtype=dtype)
+    x = [rows(600, width, PRECISIONS[dtype], seed) for seed in range(5)]
+    p, expected = model.predictor(), model.predict(x)
+    assert not isinstance(p, ModelPredictor)
+    for threads in (1, 3):
+        with fp.threads(threads):
+            for part in (0, 7, slice(0, 1), slice(3, 40), slice(600)):
+                given = [a[part] for a in x]
+                for found, wanted in zip(p(given), expected, strict=True):
+                    same(found, wanted[part])
+                out = [np.full_like(wanted[part], np.nan) for wanted in expected]
+                p(given, out=out)
+                for found, wanted in zip(out, expected, strict=True):
+                    same(found, wanted[part])
+            for found, wanted in zip(model.predict_one([a[5] for a in x]), expected, strict=True):
+                same(found, wanted[5])
 
 
 # -- what comes in -------------------------------------------------------------------------------------------------
@@ -294,14 +331,16 @@ def test_wrong_numbers_say_what_came(backend: str) -> None:
 
 @native_only
 def test_pickles_that_were_changed() -> None:
-    make, (program, parameters, given, result) = chain((6, 3)).predictor().__reduce__()  # type: ignore[misc]
-    assert make(program, parameters, given, result)(np.ones(6)).shape == (3,)
+    make, (program, parameters, signature) = chain((6, 3)).predictor().__reduce__()  # type: ignore[misc]
+    assert make(program, parameters, signature)(np.ones(6)).shape == (3,)
     wrong: list[tuple[Any, ...]] = [
-        (program, [], given, result),
-        (program, parameters[:1], given, result),
-        (program, parameters, (-2, -3), result),
-        (program, parameters, ("a",), result),
-        (program, parameters, given, (4,)),
+        (program, [], signature),
+        (program, parameters[:1], signature),
+        (program, parameters, signature._replace(input_shapes=((-2, -3),))),
+        (program, parameters, signature._replace(input_shapes=(("a",),))),
+        (program, parameters, signature._replace(output_shapes=((4,),))),
+        (program, parameters, signature._replace(output_shapes=((3,), (3,)))),
+        (program, parameters, signature._replace(input_names=())),
     ]
     for parts in wrong:
         with pytest.raises(ValueError, match="predictor: "):

@@ -1,12 +1,15 @@
 // The functions behind src/fastperceptron/include/fastperceptron.h: everything is checked, nothing is thrown.
 #define FASTPERCEPTRON_NO_CALLS
 #include <new>
+#include <numeric>
+#include <vector>
 
 #include "bindings/arrays.hpp"
 #include "bindings/predictor.hpp"
 #include "fastperceptron.h"
 #include "ops/whole.hpp"
 #include "runtime/dispatch.hpp"
+#include "runtime/few.hpp"
 
 namespace fp::bindings {
 namespace {
@@ -138,21 +141,35 @@ int activation_backward(int activation, T alpha, int64_t n, int64_t width, const
 const fastperceptron_predictor* predictor_of_object(PyObject* object) {
   const AnyPredictor* p = object ? predictor_of(object) : nullptr;
   if (!p)
-    PyErr_Format(PyExc_TypeError, "fastperceptron: expected a predictor of the native backend; received %.200s",
-                 object ? Py_TYPE(object)->tp_name : "NULL");
+    PyErr_Format(
+        PyExc_TypeError,
+        "fastperceptron: expected a compiled predictor, of a model on the native backend without layers written "
+        "in Python; received %.200s",
+        object ? Py_TYPE(object)->tp_name : "NULL");
   return reinterpret_cast<const fastperceptron_predictor*>(p);
 }
 
 const AnyPredictor& any(const fastperceptron_predictor* p) { return *reinterpret_cast<const AnyPredictor*>(p); }
 
+int64_t total(const std::vector<int64_t>& widths) { return std::accumulate(widths.begin(), widths.end(), int64_t(0)); }
+
 int64_t predictor_inputs(const fastperceptron_predictor* p) {
-  return p ? std::visit([](const auto& q) { return q->inputs(); }, any(p)) : -1;
+  return p ? std::visit([](const auto& q) { return total(q->inputs()); }, any(p)) : -1;
 }
 int64_t predictor_outputs(const fastperceptron_predictor* p) {
-  return p ? std::visit([](const auto& q) { return q->outputs(); }, any(p)) : -1;
+  return p ? std::visit([](const auto& q) { return total(q->outputs()); }, any(p)) : -1;
 }
 int predictor_is_f64(const fastperceptron_predictor* p) {
   return p ? std::holds_alternative<std::unique_ptr<Predictor<double>>>(any(p)) : -1;
+}
+
+// Matrices of these widths that lie side by side in one.
+template <class E>
+Few<Place<E>> side_by_side(const Matrix<E>& whole, const std::vector<int64_t>& widths) {
+  Few<Place<E>> places(widths.size());
+  E* at = whole.data;
+  for (std::size_t i = 0; i < widths.size(); at += widths[i++]) places[i] = {at, whole.row};
+  return places;
 }
 
 template <class T>
@@ -162,10 +179,12 @@ int predictor_run(const fastperceptron_predictor* p, const T* x_, int64_t rows, 
     const auto* held = std::get_if<std::unique_ptr<Predictor<T>>>(&any(p));
     if (!held) throw Refused{FASTPERCEPTRON_WRONG_TYPE};
     const Predictor<T>& q = **held;
-    const auto x = matrix(x_, rows, q.inputs(), q.inputs());
-    const auto y = matrix(y_, rows, q.outputs(), q.outputs());
+    const int64_t inputs = total(q.inputs()), outputs = total(q.outputs());
+    const auto x = matrix(x_, rows, inputs, inputs);
+    const auto y = matrix(y_, rows, outputs, outputs);
     require_apart(y, x);
-    q.run(x.data, rows, y.data, thread_count());
+    if (rows == 0) return;  // and perhaps no memory either
+    q.run(side_by_side(x, q.inputs()).data(), side_by_side(y, q.outputs()).data(), rows, thread_count());
   });
 }
 

@@ -75,10 +75,10 @@ void bind(py::module_& m, const char* name) {
       .def("predict", &Py::predict, py::arg("x"), py::arg("out"), py::arg("begin"), py::arg("end"), py::arg("budget"))
       .def(
           "predictor",
-          [](Py& p, const py::tuple& in, const py::tuple& out) {
-            return make_predictor(p.network().predictor(), p.program(), in, out);
+          [](Py& p, const py::object& signature) {
+            return make_predictor(p.network().predictor(), p.program(), signature);
           },
-          py::arg("input_shape"), py::arg("output_shape"))
+          py::arg("signature"))
       .def("load_batch", &Py::load_batch, py::arg("x"), py::arg("y"), py::arg("sample_weight"), py::arg("rows"),
            py::arg("begin"), py::arg("end"))
       .def(

@@ -12,9 +12,9 @@ namespace fp::bindings {
 
 using AnyPredictor = std::variant<std::unique_ptr<Predictor<float>>, std::unique_ptr<Predictor<double>>>;
 
-// None for nullptr. The shapes are those of one sample; the program is kept for pickling.
+// None for nullptr. signature: a predictors.Signature; it is kept with the program for pickling.
 pybind11::object make_predictor(AnyPredictor predictor, const pybind11::object& program,
-                                const pybind11::tuple& input_shape, const pybind11::tuple& output_shape);
+                                const pybind11::object& signature);
 
 // The predictor within a Python object; nullptr, without an error set, when it is something else.
 const AnyPredictor* predictor_of(PyObject* object);

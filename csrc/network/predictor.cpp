@@ -59,11 +59,11 @@ typename Predictor<T>::Need Predictor<T>::need(const Kernels<T>& k, int64_t rows
 }
 
 template <class T>
-void Predictor<T>::run_row(const T* x, T* y, T* slots, T* products) const {
+void Predictor<T>::run_row(const Place<const T>* x, const Place<T>* y, T* slots, T* products) const {
   const Kernels<T>& k = kernels_in_use();
   for (const Step& s : steps_) {
-    const T* from = s.from == kInput ? x : slots + s.from * slot_row_;
-    T* to = slots + (s.to == kOutput ? slots_ : s.to) * slot_row_ + s.to_begin;
+    const T* from = s.from < 0 ? x[~s.from].data : slots + s.from * slot_row_;
+    T* to = slots + (s.to < 0 ? slots_ + ~s.to : s.to) * slot_row_ + s.to_begin;
     if (s.kind == OperationKind::dense && products_) {
       dense16(s, 1, {from, s.in}, to, s.out, {0, s.out}, products, row_need_);
     } else if (s.kind == OperationKind::dense) {
@@ -73,11 +73,14 @@ void Predictor<T>::run_row(const T* x, T* y, T* slots, T* products) const {
       elementwise(k, s, 1, {from, s.in}, to, s.to_row);
     }
   }
-  std::memcpy(y, slots + slots_ * slot_row_, sizeof(T) * static_cast<std::size_t>(outputs_));
+  slots += slots_ * slot_row_;
+  for (std::size_t i = 0; i < outputs_.size(); ++i, slots += slot_row_)
+    std::memcpy(y[i].data, slots, sizeof(T) * static_cast<std::size_t>(outputs_[i]));
 }
 
 template <class T>
-void Predictor<T>::elementwise(const Kernels<T>& k, const Step& s, int64_t rows, Place from, T* to, int64_t to_row) {
+void Predictor<T>::elementwise(const Kernels<T>& k, const Step& s, int64_t rows, Place<const T> from, T* to,
+                               int64_t to_row) {
   if (s.kind == OperationKind::activation && s.activation == Activation::softmax)
     return k.softmax_forward(rows, s.out, from.data, from.row, to, to_row);
   for (int64_t i = 0; i < rows; ++i, from.data += from.row, to += to_row) {
@@ -91,8 +94,8 @@ void Predictor<T>::elementwise(const Kernels<T>& k, const Step& s, int64_t rows,
 }
 
 template <class T>
-void Predictor<T>::dense16(const Step& s, int64_t rows, Place from, T* to, int64_t to_row, Range cols, T* scratch,
-                           Need need) const {
+void Predictor<T>::dense16(const Step& s, int64_t rows, Place<const T> from, T* to, int64_t to_row, Range cols,
+                           T* scratch, Need need) const {
   if constexpr (kMixes<T>) {
     if (cols.size() <= 0) return;
     T* room = scratch + need.scratch;
@@ -108,23 +111,23 @@ void Predictor<T>::dense16(const Step& s, int64_t rows, Place from, T* to, int64
 template <class T>
 void Predictor<T>::step(const Step& s, const Batch& batch, Range cols, T* scratch, Need need) const {
   const Kernels<T>& k = batch.kernels;
-  const int64_t slot = slot_size(batch.n);
-  const Place from =
-      s.from == kInput ? Place{batch.x, inputs_} : Place{batch.slots + s.from * slot, batch_row<T>(s.in)};
-  const int64_t to_row = s.to == kOutput ? outputs_ : batch_row<T>(s.to_row);
-  T* to = (s.to == kOutput ? batch.y : batch.slots + s.to * slot) + s.to_begin;
-  if (s.kind != OperationKind::dense) return elementwise(k, s, batch.n, from, to, to_row);
-  if (products_) return dense16(s, batch.n, from, to, to_row, cols, scratch, need);
+  const int64_t n = batch.rows.size(), slot = slot_size(n);
+  const Place<const T> from = s.from < 0 ? batch.x[~s.from].from(batch.rows.begin)
+                                         : Place<const T>{batch.slots + s.from * slot, batch_row<T>(s.in)};
+  const Place<T> whole =
+      s.to < 0 ? batch.y[~s.to].from(batch.rows.begin) : Place<T>{batch.slots + s.to * slot, batch_row<T>(s.to_row)};
+  T* to = whole.data + s.to_begin;
+  if (s.kind != OperationKind::dense) return elementwise(k, s, n, from, to, whole.row);
+  if (products_) return dense16(s, n, from, to, whole.row, cols, scratch, need);
   const Copy& w = copies_[s.weights];
   const T* b = s.bias < 0 ? nullptr : copies_[s.bias].data;
   each_part(w.parted, cols, [&](Range some, int64_t origin, int64_t row) {
     // Into whole registers of a slot, or of the caller's.
-    if (batch.n == 1 && (s.to != kOutput || some.size() % kPad == 0))
+    if (n == 1 && (s.to >= 0 || some.size() % kPad == 0))
       return k.dense_row({s.in, some.size(), from.data, w.data + origin + some.begin, row, b ? b + some.begin : nullptr,
                           s.activation, s.alpha, to + some.begin});
-    ops::dense_forward<T>(k, ops::Matrix<const T>{from.data, batch.n, s.in, from.row},
-                          {w.data + origin, s.in, s.out, row}, b, s.activation, s.alpha, nullptr, 0,
-                          {to, batch.n, s.out, to_row}, {0, batch.n}, some, scratch);
+    ops::dense_forward<T>(k, ops::Matrix<const T>{from.data, n, s.in, from.row}, {w.data + origin, s.in, s.out, row}, b,
+                          s.activation, s.alpha, nullptr, 0, {to, n, s.out, whole.row}, {0, n}, some, scratch);
   });
 }
 
@@ -147,10 +150,15 @@ void Predictor<T>::run_columns(Team& team, const Batch& batch, T* scratch, Need 
 
 template <class T>
 template <int64_t room>
-void Predictor<T>::run_small(const T* x, T* y) const {
+void Predictor<T>::run_on_stack(const Place<const T>* x, const Place<T>* y) const {
   alignas(64) T slots[kStack], products[room];
   FpState state;
   run_row(x, y, slots, products);
+}
+
+template <class T>
+void Predictor<T>::run_small(const Place<const T>* x, const Place<T>* y) const {
+  products_ ? run_on_stack<kStackRoom>(x, y) : run_on_stack<1>(x, y);
 }
 
 // A run that reads large weights, and whether others may help with it. What it leaves behind is no more than a hint,
@@ -180,9 +188,7 @@ class Predictor<T>::Reader {
 };
 
 template <class T>
-void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
-  if (rows <= 0) return;
-  if (rows == 1 && row_is_small_) return products_ ? run_small<kStackRoom>(x, y) : run_small<1>(x, y);
+void Predictor<T>::run_many(const Place<const T>* x, const Place<T>* y, int64_t rows, int threads) const {
   const double bytes = flop_ / 2 * (products_ ? 2 : static_cast<double>(sizeof(T)));
   const Reader reader(*this, bytes);
   const double worth = static_cast<double>(reader.shares() ? std::max(rows, kRowsRead) : rows);
@@ -199,10 +205,10 @@ void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
   struct Job {
     const Predictor& self;
     const Kernels<T>& kernels;
-    const T* x;
+    const Place<const T>* x;
+    const Place<T>* y;
     int64_t rows, chunk, arena;
     Need each;
-    T* y;
     T* memory;
     bool by_columns;
     Claims claims;
@@ -210,7 +216,7 @@ void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
   const int64_t size = by_columns ? arena + team * each.size() : team * (arena + each.size());
   std::unique_ptr<Buffer<T>> memory = spares_.take([&](const Buffer<T>& spare) { return spare.size() >= size; });
   if (!memory) memory = std::make_unique<Buffer<T>>(size, Pages::small);
-  Job job{*this, k, x, rows, chunk, arena, each, y, memory->data(), by_columns, {rows, team, 8, kLeastClaimed, chunk}};
+  Job job{*this, k, x, y, rows, chunk, arena, each, memory->data(), by_columns, {rows, team, 8, kLeastClaimed, chunk}};
   parallel_run(
       team,
       [](Team& t, void* p) {
@@ -219,9 +225,7 @@ void Predictor<T>::run(const T* x, int64_t rows, T* y, int threads) const {
         const int64_t size = j.each.size();
         T* mine = j.memory + (j.by_columns ? j.arena + t.rank * size : t.rank * (j.arena + size) + j.arena);
         T* slots = j.by_columns ? j.memory : mine - j.arena;
-        const auto batch = [&](Range r) {
-          return Batch{j.kernels, j.x + r.begin * self.inputs_, r.size(), j.y + r.begin * self.outputs_, slots};
-        };
+        const auto batch = [&](Range r) { return Batch{j.kernels, j.x, j.y, r, slots}; };
         if (j.by_columns) {
           for (int64_t at = 0; at < j.rows; at += j.chunk)
             self.run_columns(t, batch({at, std::min(at + j.chunk, j.rows)}), mine, j.each);

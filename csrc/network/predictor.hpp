@@ -19,18 +19,27 @@
 
 namespace fp {
 
+// Where the rows of a matrix begin: `row` elements apart.
+template <class E>
+struct Place {
+  E* data;
+  int64_t row;
+  Place from(int64_t i) const { return {data + i * row, row}; }
+};
+
 template <class T>
 class Predictor {
  public:
-  // Whether the program is one that a predictor can run: with one input and one output, and nothing written in Python.
+  // Whether the program is one that a predictor can run: with nothing written in Python.
   static bool can_run(const Program& program);
 
   // changes: of the network that the instance belongs to, which nobody changes meanwhile.
   Predictor(const Program& program, const Instance<T>& instance, Occupancy::Changes changes);
   Predictor(const Predictor&) = delete;
 
-  int64_t inputs() const { return inputs_; }
-  int64_t outputs() const { return outputs_; }
+  // The width of each.
+  const std::vector<int64_t>& inputs() const { return inputs_; }
+  const std::vector<int64_t>& outputs() const { return outputs_; }
   // Arithmetic of one row, for deciding what it is worth.
   double flop() const { return flop_; }
   // Whether the network has not been written to since, and would take the same path for bfloat16 products.
@@ -42,9 +51,14 @@ class Predictor {
   // The copy of a parameter, unpadded.
   void read(int parameter, T* to) const;
 
-  // x (rows, inputs) and y (rows, outputs), both without gaps and apart. threads: the most to use.
+  // x: rows of each input, y: as many of each output; they lie apart. threads: the most to use.
   // Throws std::bad_alloc before anything is computed.
-  void run(const T* x, int64_t rows, T* y, int threads) const;
+  void run(const Place<const T>* x, const Place<T>* y, int64_t rows, int threads) const {
+    if (rows == 1 && row_is_small_)
+      run_small(x, y);
+    else if (rows > 0)
+      run_many(x, y, rows, threads);
+  }
 
  private:
   // A parameter, rows padded to whole registers.
@@ -55,15 +69,14 @@ class Predictor {
   };
   // One operation, or what one of its inputs contributes where it brings several together.
   struct Step {
-    OperationKind kind;  // dense, activation; add, multiply: to the output of the step before
-    Activation activation;
-    T alpha;
-    int weights, bias;         // copies_, or -1
-    int64_t in, out;           // widths
-    int from, to;              // slots, kInput, kOutput
-    int64_t to_begin, to_row;  // first column and width of the value that is written
+    OperationKind kind = OperationKind::activation;  // dense; add, multiply: to the output of the step before
+    Activation activation = Activation::linear;
+    T alpha = 0;
+    int weights = -1, bias = -1;   // copies_, or -1
+    int64_t in, out;               // widths
+    int from, to;                  // slots; ~i: input i, output i
+    int64_t to_begin = 0, to_row;  // first column and width of the value that is written
   };
-  static constexpr int kInput = -1, kOutput = -2;
   static constexpr int64_t kPad = 16;  // columns, see RowArgs
   static int64_t padded(int64_t cols) { return (cols + kPad - 1) / kPad * kPad; }
   // Values of one row up to this size lie on the stack, and so does what the products of a row need in mixed precision.
@@ -72,10 +85,6 @@ class Predictor {
   // slab_rows: AMX's, twice as many, are for runs that keep values packed in two bytes; here they are float32.
   static constexpr int64_t kMostPacked = 256;
 
-  struct Place {
-    const T* data;
-    int64_t row;
-  };
   // What one thread's products need, in elements: scratch, and room for the packed rows of mixed precision.
   struct Need {
     int64_t scratch, room;
@@ -83,9 +92,9 @@ class Predictor {
   };
   struct Batch {
     const Kernels<T>& kernels;  // asked for once: another thread may choose others meanwhile
-    const T* x;
-    int64_t n;
-    T* y;
+    const Place<const T>* x;
+    const Place<T>* y;
+    Range rows;
     T* slots;
   };
   // The parts of the constructor.
@@ -98,20 +107,23 @@ class Predictor {
   const Kernels<T>& kernels_in_use() const { return kernels_ ? *kernels_ : kernels<T>(); }
   Need need(const Kernels<T>& k, int64_t rows) const;
   int64_t slot_size(int64_t rows) const { return rows * slot_row_; }
-  // products: Need::size() elements, in mixed precision only.
-  void run_row(const T* x, T* y, T* slots, T* products) const;
+  // One row; the outputs have the last slots. products: Need::size() elements, in mixed precision only.
+  void run_row(const Place<const T>* x, const Place<T>* y, T* slots, T* products) const;
+  void run_small(const Place<const T>* x, const Place<T>* y) const;
   template <int64_t room>
-  void run_small(const T* x, T* y) const;
+  void run_on_stack(const Place<const T>* x, const Place<T>* y) const;
+  void run_many(const Place<const T>* x, const Place<T>* y, int64_t rows, int threads) const;
   // All members of the team together over one batch, cut by columns. scratch: this thread's, Need::size() elements.
   void run_columns(Team& team, const Batch& batch, T* scratch, Need need) const;
   // One thread over one batch.
   void run_rows(const Batch& batch, T* scratch, Need need) const;
-  static void elementwise(const Kernels<T>& k, const Step& s, int64_t rows, Place from, T* to, int64_t to_row);
+  static void elementwise(const Kernels<T>& k, const Step& s, int64_t rows, Place<const T> from, T* to, int64_t to_row);
   void step(const Step& s, const Batch& batch, Range cols, T* scratch, Need need) const;
   // Columns of a dense operation in mixed precision.
-  void dense16(const Step& s, int64_t rows, Place from, T* to, int64_t to_row, Range cols, T* scratch, Need need) const;
+  void dense16(const Step& s, int64_t rows, Place<const T> from, T* to, int64_t to_row, Range cols, T* scratch,
+               Need need) const;
 
-  int64_t inputs_, outputs_;
+  std::vector<int64_t> inputs_, outputs_;
   double flop_ = 0, widest_flop_ = 0;
   Buffer<T> block_;
   std::vector<Copy> copies_;

@@ -12,24 +12,20 @@ namespace fp {
 
 template <class T>
 bool Predictor<T>::can_run(const Program& program) {
-  return program.outputs.size() == 1 &&
-         std::none_of(program.operations.begin(), program.operations.end(), [](const Operation& op) {
-           return op.kind == OperationKind::python || op.kind == OperationKind::columns;
-         });
+  return program.is_native() && !program.inputs().empty();
 }
 
 template <class T>
 Predictor<T>::Predictor(const Program& program, const Instance<T>& instance, Occupancy::Changes changes)
-    : inputs_(program.widths[0]),
-      outputs_(program.widths[static_cast<std::size_t>(program.output(0))]),
-      changes_(std::move(changes)),
-      changes_then_(changes_->load(std::memory_order_acquire)) {
+    : changes_(std::move(changes)), changes_then_(changes_->load(std::memory_order_acquire)) {
+  for (int v : program.inputs()) inputs_.push_back(program.widths[v]);
+  for (int v : program.outputs) outputs_.push_back(program.widths[v]);
   copy_weights(program, instance);
   if (program.mixed) pack_weights(program);
   compile(program);
   row_need_ = need(kernels_in_use(), 1);
   row_is_small_ =
-      (slots_ + 1) * slot_row_ <= kStack &&
+      (slots_ + static_cast<int64_t>(outputs_.size())) * slot_row_ <= kStack &&
       (products_ ? row_need_.size() <= kStackRoom : std::all_of(steps_.begin(), steps_.end(), [&](const Step& s) {
         return s.kind != OperationKind::dense || copies_[s.weights].parted.is_whole();
       }));
@@ -91,28 +87,37 @@ void Predictor<T>::compile(const Program& program) {
   for (std::size_t i = 0; i < ops.size(); ++i)
     if (ops[i].kind != OperationKind::dropout)
       for (int v : ops[i].inputs) last[is[v]] = static_cast<int>(i);
-  const int output = is[program.output(0)];
+  std::vector<int> wanted(program.widths.size(), 0);  // outputs that the value is
+  std::vector<int> outputs;
+  for (int v : program.outputs) {
+    outputs.push_back(is[v]);
+    ++wanted[is[v]];
+  }
 
-  std::vector<int> slot(program.widths.size(), kInput);
-  std::vector<char> taken;
-  int64_t widest = 0;
+  std::vector<int> slot(program.widths.size(), 0);
+  const std::vector<int> inputs = program.inputs();
+  for (std::size_t i = 0; i < inputs.size(); ++i) slot[inputs[i]] = ~static_cast<int>(i);
+  std::vector<char> taken, written(outputs.size(), 0);
+  int64_t widest = *std::max_element(outputs_.begin(), outputs_.end());
   for (std::size_t i = 0; i < ops.size(); ++i) {
     const Operation& op = ops[i];
-    if (op.kind == OperationKind::dropout || (last[op.output] < 0 && op.output != output)) continue;
-    const int64_t out = program.widths[op.output];
-    // Where the caller wants the result lies only what nobody reads.
-    int to = kOutput;
-    if (op.output != output || last[op.output] >= 0) {
-      to = static_cast<int>(std::find(taken.begin(), taken.end(), 0) - taken.begin());
-      if (to == static_cast<int>(taken.size())) taken.push_back(0);
-      taken[to] = 1;
+    const int made = op.output;
+    if (op.kind == OperationKind::dropout || op.kind == OperationKind::columns || (last[made] < 0 && !wanted[made]))
+      continue;
+    const int64_t out = program.widths[made];
+    Step s;
+    // Where the caller wants a result lies only what nobody reads.
+    if (last[made] < 0 && wanted[made] == 1) {
+      const auto place = std::find(outputs.begin(), outputs.end(), made) - outputs.begin();
+      written[place] = 1;
+      s.to = ~static_cast<int>(place);
+    } else {
+      s.to = static_cast<int>(std::find(taken.begin(), taken.end(), 0) - taken.begin());
+      if (s.to == static_cast<int>(taken.size())) taken.push_back(0);
+      taken[s.to] = 1;
       widest = std::max(widest, out);
     }
-    slot[op.output] = to;
-    Step s{};
-    s.kind = OperationKind::activation;
-    s.weights = s.bias = -1;
-    s.to = to;
+    slot[made] = s.to;
     s.to_row = out;
     if (op.kind == OperationKind::dense || op.kind == OperationKind::activation) {
       s.kind = op.kind;
@@ -136,22 +141,20 @@ void Predictor<T>::compile(const Program& program) {
       }
     }
     for (int v : op.inputs)
-      if (last[is[v]] == static_cast<int>(i) && slot[is[v]] >= 0 && is[v] != output) taken[slot[is[v]]] = 0;
+      if (last[is[v]] == static_cast<int>(i) && slot[is[v]] >= 0 && !wanted[is[v]]) taken[slot[is[v]]] = 0;
   }
   slots_ = static_cast<int>(taken.size());
-  // One more, where dense_row may write beyond the caller's columns.
-  slot_row_ = batch_row<T>(padded(std::max(widest, outputs_)));
+  // Wide enough for outputs, too: a single row has slots for them, where dense_row may write beyond their columns.
+  slot_row_ = batch_row<T>(padded(widest));
 
-  // The result may be a value that no step writes to the caller: the input itself, or one that others read too.
-  if (steps_.empty() || steps_.back().to != kOutput) {
-    Step copy{};
-    copy.kind = OperationKind::activation;
-    copy.activation = Activation::linear;
-    copy.weights = copy.bias = -1;
-    copy.in = copy.out = copy.to_row = outputs_;
-    copy.from = slot[output];
-    copy.to = kOutput;
-    if (copy.from != kOutput) steps_.push_back(copy);
+  // A result may be a value that no step writes to the caller: an input, or one that others read or want too.
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    if (written[i]) continue;
+    Step copy;
+    copy.in = copy.out = copy.to_row = outputs_[i];
+    copy.from = slot[outputs[i]];
+    copy.to = ~static_cast<int>(i);
+    add_step(copy);
   }
 }
 

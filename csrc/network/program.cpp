@@ -106,6 +106,23 @@ bool Program::is_chain() const {
   return std::all_of(outputs.begin(), outputs.end(), [value](int v) { return v == value; });
 }
 
+std::vector<int> Program::inputs() const {
+  std::vector<int> found;
+  int64_t end = 0;
+  bool whole = std::find(outputs.begin(), outputs.end(), 0) != outputs.end();
+  for (const Operation& op : operations) {
+    if (op.kind != OperationKind::columns) {
+      whole |= std::find(op.inputs.begin(), op.inputs.end(), 0) != op.inputs.end();
+      continue;
+    }
+    if (op.begin != end) return {};
+    end += widths[op.output];
+    found.push_back(op.output);
+  }
+  if (found.empty()) return {0};
+  return whole || end != widths[0] ? std::vector<int>{} : found;
+}
+
 int Program::consumers(int value) const {
   int n = 0;
   for (const Operation& op : operations) n += static_cast<int>(std::count(op.inputs.begin(), op.inputs.end(), value));

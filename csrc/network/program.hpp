@@ -49,6 +49,9 @@ struct Program {
   int consumers(int value) const;
   // The operation that computes a value; -1 for the input.
   int producer(int value) const;
+  // The values of the inputs: value 0, or the columns of it that operations name, side by side in their order. Empty
+  // where these are not the whole of it, or it is read as a whole beside them.
+  std::vector<int> inputs() const;
   // The value behind an output.
   int output(int place) const { return outputs[static_cast<std::size_t>(place)]; }
 };

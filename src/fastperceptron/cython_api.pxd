@@ -9,7 +9,7 @@ cdef extern from "fastperceptron.h":
     ctypedef struct fastperceptron_predictor:
         pass
 
-    # Lives as long as the object; TypeError for what is not a native predictor.
+    # Lives as long as the object; TypeError for what is not a compiled predictor.
     const fastperceptron_predictor* predictor_of "fastperceptron_predictor_of"(object predictor) except NULL
 
 

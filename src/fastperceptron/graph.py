@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .layers import Input, Layer, Shape, Shapes, Value
-from .program import Operation, Parameter, Program
+from .program import Operation, Parameter, Program, Signature
 from .random import STREAM_DROPOUT
 from .serialization import snake_case
 from .weights import Weight
@@ -101,6 +101,11 @@ class Graph(NamedTuple):
     def input_shapes(self) -> tuple[Shape, ...]:
         """Of one row of each input."""
         return self.structure.input_shapes
+
+    @property
+    def signature(self) -> Signature:
+        is_dict = self.structure.output_keys is not None
+        return Signature(self.input_names, self.input_shapes, self.output_names, self.output_shapes, is_dict)
 
 
 def chain(input_shape: Shape, layers: Sequence[Layer], output_shapes: Mapping[int, Shape]) -> Structure:

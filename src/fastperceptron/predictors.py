@@ -16,9 +16,8 @@ from .judging import spread
 from .layers import checked_shape
 
 if TYPE_CHECKING:
-    from .graph import Graph
     from .models import Model
-    from .program import Program
+    from .program import Program, Signature
 
 __all__ = ["ModelPredictor", "Predictor"]
 
@@ -32,12 +31,11 @@ class Predictor(ABC):
     Its weights are those of the moment when it was made; the model may be trained on, or go away. Any number of threads
     may call one predictor at once. It can be pickled. Its outputs are those of ``model.predict``, bit for bit.
 
-    On the native backend a call costs little beside its arithmetic when x is a C-contiguous array of ``dtype``;
-    anything else is converted first. The interpreter is given to other threads where the work takes more than some tens
-    of microseconds. On the NumPy backend, and for a model with several inputs or outputs or with layers written in
-    Python, the predictor is a copy of the model that answers through ``predict``. In mixed_bfloat16 the native one
-    keeps the path of products that was in use when it was made, whatever instruction set is chosen later; ``repr``
-    names it.
+    On the native backend a call costs little beside its arithmetic when x is a C-contiguous array of ``dtype``, or a
+    list, tuple or dict of them; anything else is converted first. The interpreter is given to other threads where the
+    work takes more than some tens of microseconds. On the NumPy backend, and for a model with layers written in Python,
+    the predictor is a copy of the model that answers through ``predict``. In mixed_bfloat16 the native one keeps the
+    path of products that was in use when it was made, whatever instruction set is chosen later; ``repr`` names it.
 
     >>> import numpy as np
     >>> import fastperceptron as fp
@@ -146,60 +144,70 @@ class ModelPredictor(Predictor):
 def native_predictor(model: Model) -> Any:
     """The native predictor of a model with weights; None where it has none."""
     graph, network = model._built_graph("predictor"), model._network
-    if network is None or len(graph.input_shapes) != 1 or len(graph.output_shapes) != 1:
-        return None
-    made = network.predictor(graph.input_shapes[0], graph.output_shapes[0])
+    made = None if network is None else network.predictor(graph.signature)
     if made is not None:
         Predictor.register(type(made))
     return made
 
 
-def restored(program: Program, parameters: list[Array], input_shape: Shape, output_shape: Shape) -> Any:
+def restored(program: Program, parameters: list[Array], signature: Signature) -> Any:
     """A native predictor from its pickled parts."""
     network = backends.resolve("native").Network(program)
     if len(parameters) != len(program.parameters):
         raise ValueError(f"predictor: expected {len(program.parameters)} parameters; received {len(parameters)}")
-    input_shape, output_shape = (checked_shape(shape, "predictor") for shape in (input_shape, output_shape))
+    inputs, outputs = (
+        tuple(checked_shape(shape, "predictor") for shape in shapes)
+        for shapes in (signature.input_shapes, signature.output_shapes)
+    )
     for index, value in enumerate(parameters):
         network.set_parameter(index, value)
-    made = network.predictor(input_shape, output_shape)
+    made = network.predictor(signature._replace(input_shapes=inputs, output_shapes=outputs))
     Predictor.register(type(made))
     return made
 
 
 def predict_through(model: Model, x: Any, out: Any, one: bool = False) -> Any:
     """What a predictor of this model returns, by its ``predict``."""
-    graph, dtype = model._built_graph("predictor"), _dtype(model)
-    several = len(graph.output_shapes) > 1
-    inputs = _inputs(graph, x, dtype, one)
-    rows = () if inputs[0].shape == graph.input_shapes[0] else inputs[0].shape[:1]
-    buffers: list[Any] = []
-    if out is not None:
-        parts = [x] if len(inputs) == 1 else spread(x, graph.input_names, "predictor", "x")
-        given = [memory for part in parts for memory in _memory_of(part)]
-        buffers = spread(out, graph.output_names, "predictor", "out") if several else [out]
-        for name, shape, buffer in zip(graph.output_names, graph.output_shapes, buffers, strict=True):
-            apart = (*given, *(other for other in buffers if other is not buffer and isinstance(other, np.ndarray)))
-            _check_out(f"out[{name!r}]" if several else "out", buffer, (*rows, *shape), dtype, apart)
-        if len(set(map(id, buffers))) != len(buffers):
-            raise ValueError("predictor: out must have an array for each output; received one for two")
-    batch = [a if rows else a[None] for a in inputs]
+    signature = model._built_graph("predictor").signature
+    inputs, buffers = checked_arguments(signature, _dtype(model), x, out, one)
+    is_row = inputs[0].shape == signature.input_shapes[0]
+    batch = [a[None] if is_row else a for a in inputs]
     y = model.predict(batch if len(batch) > 1 else batch[0])
-    names = graph.output_names
     found: list[Array] = list(y.values()) if isinstance(y, dict) else y if isinstance(y, list) else [y]
-    found = found if rows else [a[0] for a in found]
-    if out is None:
-        if not several:
-            return found[0]
-        return dict(zip(names, found, strict=True)) if isinstance(y, dict) else found
-    for buffer, result in zip(buffers, found, strict=True):
+    found = [a[0] if is_row else a for a in found]
+    for buffer, result in zip(buffers, found, strict=False):  # none of them, or one for each
         np.copyto(buffer, result)
-    return out
+    if out is not None:
+        return out
+    if len(found) == 1:
+        return found[0]
+    return dict(zip(signature.output_names, found, strict=True)) if signature.output_is_dict else found
 
 
-def _inputs(graph: Graph, x: Any, dtype: np.dtype[Any], one: bool) -> list[Array]:
+def checked_arguments(
+    signature: Signature, dtype: np.dtype[Any], x: Any, out: Any, one: bool
+) -> tuple[list[Array], list[Array]]:
+    """x as a C-contiguous array of `dtype` for each input, and the arrays in `out`, checked against it."""
+    inputs = _inputs(signature, x, dtype, one)
+    if out is None:
+        return inputs, []
+    rows = () if inputs[0].shape == signature.input_shapes[0] else inputs[0].shape[:1]
+    names = signature.output_names
+    several = len(names) > 1
+    parts = [x] if len(inputs) == 1 else spread(x, signature.input_names, "predictor", "x")
+    given = [_memory_of(part) for part in parts]
+    buffers = spread(out, names, "predictor", "out") if several else [out]
+    for name, shape, buffer in zip(names, signature.output_shapes, buffers, strict=True):
+        apart = (*given, *(other for other in buffers if other is not buffer and isinstance(other, np.ndarray)))
+        _check_out(f"out[{name!r}]" if several else "out", buffer, (*rows, *shape), dtype, apart)
+    if len(set(map(id, buffers))) != len(buffers):
+        raise ValueError("predictor: out must have an array for each output; received one for two")
+    return inputs, buffers
+
+
+def _inputs(signature: Signature, x: Any, dtype: np.dtype[Any], one: bool) -> list[Array]:
     """A checked array of each input: all one sample, or all as many rows."""
-    names, shapes = graph.input_names, graph.input_shapes
+    names, shapes = signature.input_names, signature.input_shapes
     if len(names) == 1:
         return [_checked_input("x", x, shapes[0], dtype, one)]
     given = spread(x, names, "predictor", "x")
@@ -216,21 +224,8 @@ def _inputs(graph: Graph, x: Any, dtype: np.dtype[Any], one: bool) -> list[Array
     return found
 
 
-def checked_arguments(predictor: Predictor, x: Any, out: Any, one: bool) -> Array:
-    """x as a C-contiguous array of the predictor's dtype, `out` checked against it."""
-    return _checked(x, out, predictor.input_shape, predictor.output_shape, predictor.dtype, one)
-
-
 def _dtype(model: Model) -> np.dtype[Any]:
     return np.dtype(np.float64 if model.dtype == "float64" else np.float32)
-
-
-def _checked(x: Any, out: Any, input_shape: Shape, output_shape: Shape, dtype: np.dtype[Any], one: bool) -> Array:
-    array = _checked_input("x", x, input_shape, dtype, one)
-    if out is not None:
-        rows = () if array.shape == input_shape else array.shape[:1]
-        _check_out("out", out, (*rows, *output_shape), dtype, _memory_of(x))
-    return array
 
 
 def _checked_input(name: str, x: Any, shape: Shape, dtype: np.dtype[Any], one: bool) -> Array:
@@ -244,9 +239,9 @@ def _checked_input(name: str, x: Any, shape: Shape, dtype: np.dtype[Any], one: b
         return np.require(array, dtype, ["C", "A"])
 
 
-def _memory_of(x: Any) -> tuple[Array, ...]:
-    """Arrays over what the caller gave, not over what it was converted to."""
-    return (x,) if isinstance(x, np.ndarray) else (as_real(x, "predictor", "x"),)
+def _memory_of(x: Any) -> Array:
+    """An array over what the caller gave, not over what it was converted to."""
+    return x if isinstance(x, np.ndarray) else as_real(x, "predictor", "x")
 
 
 def _check_out(name: str, out: Any, shape: Shape, dtype: np.dtype[Any], apart: tuple[Array, ...]) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "Operation",
     "Parameter",
     "Program",
+    "Signature",
 ]
 
 #: Elementwise activations and softmax, in the order of ``fp::Activation`` in csrc/kernels/table.hpp.
@@ -150,3 +151,13 @@ class Head(NamedTuple):
     parameter: float = 0.0
     weight: float = 1.0
     normaliser: str = "rows"
+
+
+class Signature(NamedTuple):
+    """What a predictor takes and returns: arrays of these names and, for one sample, shapes."""
+
+    input_names: tuple[str, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
+    output_names: tuple[str, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+    output_is_dict: bool = False  # where there are several

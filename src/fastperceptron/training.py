@@ -315,8 +315,7 @@ class Trainer(Engine):
     def predict_one(self, x: Any, out: Any = None) -> Any:
         """The output (out,) of one sample (in,): ``predict(x[None])[0]``, in a fraction of its time.
 
-        Of several inputs x is a list or dict of their samples; several outputs come as a list or dict. Then it goes
-        through ``predict``.
+        Of several inputs x is a list or dict of their samples; several outputs come as a list or dict.
 
         It keeps a compiled predictor of the newest weights, made anew by the first call after they were written. See
         :class:`fastperceptron.Predictor` for `out`, for what makes a call quick, and for what raises.
@@ -324,7 +323,7 @@ class Trainer(Engine):
         live = self._live
         # A look without the lock: the predictor is a copy that nobody writes to, and tells when it is an old one.
         if live is not None and not self._ownership.writing_now:
-            y: Array | None = live._one(x, out)
+            y = live._one(x, out)
             if y is not None:
                 return y
         return self._predict_one(x, out)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ShapeError
-from ..program import LOSSES, Head, Program
+from ..program import LOSSES, Head, Program, Signature
 from .numpy_losses import check_labels, gradient_of, losses_of, takes_labels
 from .numpy_metrics import METRICS, metric_add, metric_zeros
 from .numpy_workspace import Gradients, Targets, Workspace
@@ -366,7 +366,7 @@ class Network:
                 break
         return begin
 
-    def predictor(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Any:
+    def predictor(self, signature: Signature) -> Any:
         """NumPy has none that would be quicker than ``predict``."""
 
     # -- the pieces of one step ----------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..program import Head, Program
+from ..program import Head, Program, Signature
 
 __all__ = ["Network"]
 
@@ -147,7 +147,7 @@ class Network(Protocol):
     def predict(self, x: Arrays, out: Arrays, begin: int, end: int, budget: float) -> int:
         """Writes out[begin:position] of each output; C-contiguous (N, width) of the program's dtype."""
 
-    def predictor(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Any:
+    def predictor(self, signature: Signature) -> Any:
         """A compiled predictor with a copy of the parameters, see ``fastperceptron.Predictor``; None where the backend
         or the program has none."""
 

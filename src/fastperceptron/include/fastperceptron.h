@@ -67,7 +67,8 @@ typedef struct fastperceptron_predictor fastperceptron_predictor;
  * activation_backward     dz = dy act'(z); saved is z for gelu, gelu_tanh, silu, mish and softplus, else y; dz may be
  *                         dy and, but for softmax, saved
  *     all (n, width)
- * predictor_run           y = the model's outputs for these rows; x (rows, inputs), y (rows, outputs), without gaps
+ * predictor_run           y = the model's outputs for these rows; x (rows, inputs), y (rows, outputs), without gaps. A
+ *                         row has all inputs side by side in their order, and so all outputs
  *
  * Outputs share no memory with inputs unless it says so. The work is shared among fastperceptron's threads where it is
  * large enough: see fastperceptron.set_num_threads. */
