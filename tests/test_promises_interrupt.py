@@ -203,6 +203,27 @@ def test_predict_and_evaluate(operation: str, tmp_path: Path) -> None:
     check(json.loads(printed), 6)
 
 
+WIDE = """
+fp.set_num_threads(min(fp.get_num_threads(), 4))
+width = int(sys.argv[2])
+model = fp.Sequential([fp.Input((width,)), fp.Dense(width, kernel_initializer="zeros")])
+predictor, x = model.predictor(), np.ones((2048, width), np.float32)
+del model
+while len(delays) < 6:
+    if not interrupted(lambda: predictor(x), 0.02, 0.5):
+        assert GROWTH, f"{len(x)} rows took less than 0.5 s"
+        GROWTH -= 1
+        x = np.tile(x, (2, 1))
+print(json.dumps(delays))
+"""
+
+
+@needs_native
+def test_a_predictor_of_a_wide_layer(tmp_path: Path) -> None:
+    """A row is 0.2 GFLOP: few of them must be enough for a look at signals."""
+    check(json.loads(run_script(tmp_path / "interrupt.py", PRELUDE + WIDE, "3", "10000", timeout=120)), 6)
+
+
 HANDLER = """
 seen = []
 signal.signal(signal.SIGINT, lambda number, frame: seen.append(time.perf_counter()))

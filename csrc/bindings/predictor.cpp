@@ -133,6 +133,12 @@ Each<Place<E>> places(const std::vector<int64_t>& widths, const Arrays<Each>& ar
   return found;
 }
 
+// Rows between two looks at whether somebody wants to stop. wanted: as many as take some ten milliseconds. Few rows
+// make poor use of weights that must be read anew for each piece, so pieces may take eight times as long.
+int64_t rows_per_piece(double wanted) {
+  return static_cast<int64_t>(std::clamp(wanted, std::clamp(8 * wanted, 16.0, 256.0), 1e9));
+}
+
 template <class T, template <class> class Each>
 bool run(const Predictor<T>& p, const Arrays<Each>& x, const Arrays<Each>& y) {
   const int64_t rows = x.rows;
@@ -143,8 +149,7 @@ bool run(const Predictor<T>& p, const Arrays<Each>& x, const Arrays<Each>& y) {
     run_rows(0, rows, 1);
     return true;
   }
-  const double most = kFlopPerPiece * static_cast<double>(kernels<T>().lanes) / p.flop();
-  const int64_t piece = most < 256 ? 256 : most > 1e9 ? 1'000'000'000 : static_cast<int64_t>(most);
+  const int64_t piece = rows_per_piece(kFlopPerPiece * static_cast<double>(kernels<T>().lanes) / p.flop());
   for (int64_t at = 0; at < rows; at += piece) {
     {
       // Safe: the arrays are held, and NumPy resizes no array that others refer to.
