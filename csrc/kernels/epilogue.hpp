@@ -202,9 +202,17 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int6
   const GemmArgs<T>& g = *t.g;
   const Epilogue<T>& e = g.epilogue;
   if (rows == 1 && e.kind != EpilogueKind::store && e.kind != EpilogueKind::forward) return false;
-  // A load from a line that a masked store has just changed waits for it, so an update goes by whole rows.
-  if (last < Vec<T>::lanes && (!kCheapParts || e.kind == EpilogueKind::sgd)) return false;
   if (!is_frequent(e)) return false;
+  if (__builtin_expect(last < Vec<T>::lanes, false)) {
+    if (g.c_padded) {
+      const Mask<T> in_c = mask_first<T>(last);
+      FP_UNROLL for (int i = 0; i < rows; ++i) acc[i][vectors - 1] = select(in_c, acc[i][vectors - 1], zero<T>());
+      last = Vec<T>::lanes;
+    } else if (!kCheapParts || e.kind == EpilogueKind::sgd) {
+      // A load from a line that a masked store has just changed waits for it, so an update goes by whole rows.
+      return false;
+    }
+  }
   const int64_t c_row = g.c_row;  // read once: as far as compilers know, stores may change it
   T* c = g.c + t.i * c_row + t.j;
   switch (e.kind) {

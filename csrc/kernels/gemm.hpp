@@ -211,7 +211,7 @@ FP_INLINE void gemm_panel(Tiles<T>& t, int64_t vectors, int64_t i0, int64_t i1, 
                           const T* packed_a, T* totals, T* tail) {
   const GemmArgs<T>& g = *t.g;
   // Whole registers are read past the end of a row where that stays within b; the last rows are copied.
-  const int64_t over = t.width - t.cols, unsafe = g.b_row > 0 ? (over + g.b_row - 1) / g.b_row : 1;
+  const int64_t over = g.b_padded ? 0 : t.width - t.cols, unsafe = g.b_row > 0 ? (over + g.b_row - 1) / g.b_row : 1;
   const int64_t safe = g.k > unsafe ? g.k - unsafe : 0;
   if (g.k > safe) gemm_copy(g.b + safe * g.b_row + t.j, g.b_row, g.k - safe, t.cols, t.width, tail);
   t.tail = tail;
@@ -323,6 +323,7 @@ void gemm(const GemmArgs<T>& given) {
     g.a_col = given.b_row;
     g.b = given.a;
     g.b_row = given.a_col;
+    g.b_padded = g.c_padded = false;
   }
   if (!parted && !g.a_rows && gemm_streams(g)) return gemm_stream(g);
   Tiles<T> t;

@@ -30,11 +30,20 @@ FP_INLINE void thin_step(Vec<T> (&acc)[rows][room], Half<T>& sum, const T* a, in
   sum = fma(column, half_broadcast(b[whole * Vec<T>::lanes]), sum);
 }
 
-// Finishes the frequent kinds but sgd from registers; false when this is not one of them.
+// Finishes the frequent kinds from registers, sgd where c is padded; false when this is not one of them.
 template <int whole, class T, int rows, int room>
 FP_INLINE bool thin_finish(Vec<T> (&acc)[rows][room], Half<T> sum, const Tiles<T>& t) {
   const Epilogue<T>& e = t.g->epilogue;
-  if (!is_frequent(e) || e.kind == EpilogueKind::sgd) return false;
+  if (!is_frequent(e)) return false;
+  if (e.kind == EpilogueKind::sgd) {
+    if (!t.g->c_padded) return false;
+    Vec<T> all[rows][whole + 1];
+    FP_UNROLL for (int i = 0; i < rows; ++i) {
+      FP_UNROLL for (int v = 0; v < whole; ++v) all[i][v] = acc[i][v];
+      all[i][whole] = broadcast(sum.v[i]);
+    }
+    return tile_finish(all, t);
+  }
   if constexpr (whole > 0) tile_finish(acc, t, Vec<T>::lanes);
   tile_finish_column<T, rows>(widened(sum), t, whole * Vec<T>::lanes);
   return true;
@@ -74,9 +83,7 @@ void thin_tiles(Tiles<T>& t) {
         }
       }
       const bool done = p >= t.k;
-      if constexpr (rows == kTileRows) {
-        if (done && t.finish && !resume && thin_finish<whole>(acc, sum, t)) break;
-      }
+      if (done && t.finish && !resume && thin_finish<whole>(acc, sum, t)) break;
       FP_UNROLL for (int i = 0; i < rows; ++i) {
         T* total = t.total + i * width;
         FP_UNROLL for (int v = 0; v < vectors; ++v) {

@@ -142,8 +142,8 @@ void gemm_tiles(Tiles<T>& t) {
             add(load(t.total + i * width + v * lanes), acc[i][v]);
       }
       const bool done = p >= t.k;
-      // Other tiles are too rare to be worth the code.
-      if constexpr ((rows == kTileRows && !pack) || rows == 1) {
+      // What else there is is too rare to be worth the code.
+      if constexpr ((rows == kTileRows && !pack) || rows == 1 || (reading == Reading::plain && !scattered)) {
         if (done && t.finish && tile_finish(acc, t)) break;
       }
       tile_store(acc, t.total);

@@ -14,7 +14,7 @@ void Run<T>::dense_forward(Team& team, int i, Range rows, Range cols) {
   pieces(team, rows, cols, program.widths[op.input()], true, [&](Range r, Range c) {
     instance->each_weights(op.weights, c, [&](Range some, ops::Matrix<const T> w) {
       ops::dense_forward<T>(kernels, operand(op.input()), w, instance->vector(op.bias), op.activation,
-                            static_cast<T>(op.alpha), z, space.pre[i].row, {y.data, n, w.cols, y.row}, r, some,
+                            static_cast<T>(op.alpha), z, space.pre[i].row, {y.data, n, w.cols, y.row, true}, r, some,
                             space.thread_scratch(team.rank));
     });
   });
@@ -76,7 +76,7 @@ void Run<T>::input_gradient(Team& team, int i, bool accumulate, bool may_stop) {
   pieces(team, rows, cols, width, may_stop, [&](Range r, Range c) {
     instance->each_transposed(op.weights, c, [&](Range some, ops::Matrix<const T> wt) {
       ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, wt, before.saved, before.row,
-                                   before.activation, before.alpha, accumulate, {dx.data, n, in, dx.row}, r, some,
+                                   before.activation, before.alpha, accumulate, {dx.data, n, in, dx.row, true}, r, some,
                                    space.thread_scratch(team.rank));
     });
   });
@@ -112,8 +112,9 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
   pieces(team, rows, cols, n, may_stop, [&](Range inputs, Range outputs) {
     instance->each_share(p, outputs, [&](Range some, Range share, int64_t origin) {
       if (fuse) e.velocity = instance->velocity_at(origin);
-      ops::dense_backward_weights<T>(kernels, operand(op.input()), {dz.data + share.begin, n, share.size(), dz.row},
-                                     {block + origin, s.rows, share.size(), share.size()}, accumulate, e, inputs,
+      const int64_t width = std::min(share.end, s.cols) - share.begin;
+      ops::dense_backward_weights<T>(kernels, operand(op.input()), {dz.data + share.begin, n, width, dz.row, true},
+                                     {block + origin, s.rows, width, share.size(), s.padded()}, accumulate, e, inputs,
                                      {some.begin - share.begin, some.end - share.begin},
                                      space.thread_scratch(team.rank), s.part);
     });

@@ -1,6 +1,6 @@
 // An instance: the numbers of one network. One contiguous block per kind (parameters, gradients, each of the
 // optimizer's slots), all with the same offsets, and one for the state that is not trained; rows of at least kPadFrom
-// columns are padded to whole cache lines; pads are always zero.
+// columns are padded to whole cache lines, which products finish by whole registers; pads are always zero.
 //
 // Large kernels and their transposes are stored in parts (parted.hpp), whose lines follow each other as products read
 // and write them. In rows of thousands of bytes each line would lie on a page of its own, out of reach of what the
@@ -27,7 +27,7 @@ namespace fp {
 
 template <class T>
 inline constexpr int64_t kLine = static_cast<int64_t>(kAlignment / sizeof(T));
-inline constexpr int64_t kPadFrom = 16;
+inline constexpr int64_t kPadFrom = 9;
 
 template <class T>
 int64_t padded_row(int64_t cols) {
@@ -45,6 +45,7 @@ struct Slice {
   int64_t offset, rows, cols, row;
   int64_t part;  // columns of the parts it is stored in; row: whole
   int64_t extent() const { return rows * row; }
+  bool padded() const { return cols >= kPadFrom; }
 };
 
 // Where the arrays of a block lie.
@@ -112,7 +113,7 @@ class Instance {
   void each_weights(int p, Range cols, F&& f) const {
     const Slice& s = slice(p);
     each_part(p, cols, [&](Range c, int64_t origin, int64_t row) {
-      f(c, ops::Matrix<const T>{parameters.data() + origin, s.rows, s.cols, row});
+      f(c, ops::Matrix<const T>{parameters.data() + origin, s.rows, s.cols, row, s.padded()});
     });
   }
   // Calls f(columns, share, origin) for each share of its columns that has some of these: a matrix with parts of its
@@ -152,7 +153,7 @@ class Instance {
   void each_transposed(int p, Range inputs, F&& f) const {
     const Slice t = transposed_slice(slice(p));
     each_part(t, 1, inputs, [&](Range some, int64_t origin, int64_t row) {
-      f(some, ops::Matrix<const T>{transposed_[p].data() + origin, t.rows, t.cols, row});
+      f(some, ops::Matrix<const T>{transposed_[p].data() + origin, t.rows, t.cols, row, t.padded()});
     });
   }
   bool has_transposed(int p) const { return transposed_[p].size() > 0; }

@@ -126,8 +126,9 @@ void Predictor<T>::step(const Step& s, const Batch& batch, Range cols, T* scratc
     if (n == 1 && (s.to >= 0 || some.size() % kPad == 0))
       return k.dense_row({s.in, some.size(), from.data, w.data + origin + some.begin, row, b ? b + some.begin : nullptr,
                           s.activation, s.alpha, to + some.begin});
-    ops::dense_forward<T>(k, ops::Matrix<const T>{from.data, n, s.in, from.row}, {w.data + origin, s.in, s.out, row}, b,
-                          s.activation, s.alpha, nullptr, 0, {to, n, s.out, whole.row}, {0, n}, some, scratch);
+    ops::dense_forward<T>(k, ops::Matrix<const T>{from.data, n, s.in, from.row},
+                          {w.data + origin, s.in, s.out, row, true}, b, s.activation, s.alpha, nullptr, 0,
+                          {to, n, s.out, whole.row, s.to >= 0}, {0, n}, some, scratch);
   });
 }
 

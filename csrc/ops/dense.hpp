@@ -14,7 +14,8 @@ template <class T>
 struct Matrix {
   T* data;
   int64_t rows, cols;
-  int64_t row;  // stride of a row, in elements
+  int64_t row;          // stride of a row, in elements
+  bool padded = false;  // rows go on, see GemmArgs
 };
 
 // A matrix, or rows that lie anywhere: row i at each[i] + first, and where as many others lie that will be read next,
@@ -80,8 +81,10 @@ void dense_forward(const Kernels<T>& kernels, Rows<T> x, Matrix<const T> w, cons
   }
   g.b = w.data + cols.begin;
   g.b_row = w.row;
+  g.b_padded = w.padded;
   g.c = y.data + rows.begin * y.row + cols.begin;
   g.c_row = y.row;
+  g.c_padded = y.padded && cols.end == y.cols;
   g.epilogue = forward_epilogue(b, act, alpha, z, z_row, rows.begin, cols.begin);
   g.scratch = scratch;
   kernels.gemm(g);
@@ -104,8 +107,10 @@ void dense_backward_input(const Kernels<T>& kernels, Matrix<const T> dz, Matrix<
   g.a_col = 1;
   g.b = wt.data + cols.begin;
   g.b_row = wt.row;
+  g.b_padded = wt.padded;
   g.c = dx.data + rows.begin * dx.row + cols.begin;
   g.c_row = dx.row;
+  g.c_padded = dx.padded && cols.end == dx.cols;
   g.accumulate = accumulate;
   g.epilogue = backward_epilogue(saved, saved_row, act, alpha, rows.begin, cols.begin);
   g.scratch = scratch;
@@ -135,8 +140,10 @@ void dense_backward_weights(const Kernels<T>& kernels, Rows<T> x, Matrix<const T
   }
   g.b = dz.data + outputs.begin;
   g.b_row = dz.row;
+  g.b_padded = dz.padded;
   g.c = dw.data;
   g.c_row = dw.row;
+  g.c_padded = dw.padded && outputs.end == dw.cols;
   g.accumulate = accumulate;
   g.epilogue = epilogue;
   if (part < dw.row) {

@@ -61,6 +61,44 @@ struct Suite {
     }
   }
 
+  // Rows of a matrix, `from` apart, as rows of whole registers and more, with `pad` after them.
+  static std::vector<T> with_pads(const std::vector<T>& x, int64_t rows, int64_t cols, int64_t from, T pad) {
+    const int64_t to = padded(cols);
+    std::vector<T> y(std::size_t(rows * to), pad);
+    for (int64_t i = 0; i < rows; ++i) std::copy_n(&x[std::size_t(i * from)], cols, &y[std::size_t(i * to)]);
+    return y;
+  }
+  static int64_t padded(int64_t cols) { return (cols + 15) / 16 * 16; }
+
+  // The product g, which gave c and velocity, with pads: it gives the same, and c's zeros stay zeros, whatever stands
+  // beyond b.
+  bool pads_stay(const fp::GemmArgs<T>& g, const std::vector<T>& b, const std::vector<T>& start,
+                 const std::vector<T>& bias, const std::vector<T>& c, const std::vector<T>& velocity) {
+    const T nan = std::numeric_limits<T>::quiet_NaN();
+    const int64_t row = padded(g.n), c_row = g.c_row;
+    const auto right = with_pads(b, g.k, g.n, g.b_row, nan), before = with_pads(start, g.m, g.n, c_row, 0),
+               bias_row = with_pads(bias, 1, g.n, g.n, 0);
+    auto result = before, moved = before, pre = before;
+    fp::GemmArgs<T> p = g;
+    p.b = right.data(), p.b_row = row;
+    p.c = result.data(), p.c_row = row;
+    p.epilogue.bias = bias_row.data();
+    if (g.epilogue.pre) p.epilogue.pre = pre.data(), p.epilogue.pre_row = row;
+    p.epilogue.saved = before.data(), p.epilogue.saved_row = row;
+    p.epilogue.velocity = moved.data();
+    p.b_padded = p.c_padded = true;
+    k.gemm(p);
+    const auto agree = [&](const std::vector<T>& with, const std::vector<T>& without) {
+      for (int64_t i = 0; i < g.m; ++i)
+        for (int64_t j = 0; j < row; ++j) {
+          const T received = with[std::size_t(i * row + j)];
+          if (j < g.n ? !same(received, without[std::size_t(i * c_row + j)]) : received != 0) return false;
+        }
+      return true;
+    };
+    return agree(result, c) && agree(moved, velocity);
+  }
+
   // nonzeros: of 100 elements of a.
   void product(int64_t m, int64_t n, int64_t depth, bool strided, uint32_t seed, int nonzeros = 100,
                bool infinite = false) {
@@ -124,6 +162,9 @@ struct Suite {
           return fail("%s gemm<%zu> %lldx%lldx%lld strided=%d mode=%d: scattered rows give other bits", name, sizeof(T),
                       (long long)m, (long long)n, (long long)depth, strided, mode);
       }
+      if (!pads_stay(g, b, start, bias, c, velocity))
+        return fail("%s gemm<%zu> %lldx%lldx%lld strided=%d mode=%d: pads change the result, or are changed", name,
+                    sizeof(T), (long long)m, (long long)n, (long long)depth, strided, mode);
       for (int64_t i = 0; i < m; ++i) {
         for (int64_t j = 0; j < c_row; ++j) {
           const std::size_t at = std::size_t(i * c_row + j);
