@@ -166,15 +166,15 @@ __attribute__((noinline)) void tile_finish_total(const Tiles<T>& t) {
 }
 
 // Register v of a row of c, of which the last one holds `last` columns.
-template <int vectors, class T>
+template <int vectors, bool parts, class T>
 FP_INLINE Vec<T> load_column(const T* p, int v, int64_t last) {
   p += v * Vec<T>::lanes;
-  return kCheapParts && v == vectors - 1 ? load_part(p, last) : load(p);
+  return parts && v == vectors - 1 ? load_part(p, last) : load(p);
 }
-template <int vectors, class T>
+template <int vectors, bool parts, class T>
 FP_INLINE void store_column(T* p, int v, int64_t last, Vec<T> x) {
   p += v * Vec<T>::lanes;
-  if (kCheapParts && v == vectors - 1)
+  if (parts && v == vectors - 1)
     store_part(p, last, x);
   else
     store(p, x);
@@ -197,7 +197,8 @@ FP_INLINE bool is_frequent(const Epilogue<T>& e) {
 }
 
 // Finishes the frequent kinds from registers, `last` columns in the last of them; false when this is not one of them.
-template <class T, int rows, int vectors>
+// parts: also where c ends within a register, unless it is an update.
+template <bool parts = kCheapParts, class T, int rows, int vectors>
 FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int64_t last) {
   const GemmArgs<T>& g = *t.g;
   const Epilogue<T>& e = g.epilogue;
@@ -208,7 +209,7 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int6
       const Mask<T> in_c = mask_first<T>(last);
       FP_UNROLL for (int i = 0; i < rows; ++i) acc[i][vectors - 1] = select(in_c, acc[i][vectors - 1], zero<T>());
       last = Vec<T>::lanes;
-    } else if (!kCheapParts || e.kind == EpilogueKind::sgd) {
+    } else if (!parts || e.kind == EpilogueKind::sgd) {
       // A load from a line that a masked store has just changed waits for it, so an update goes by whole rows.
       return false;
     }
@@ -221,7 +222,7 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int6
     case EpilogueKind::forward:
       if (e.bias) {
         FP_UNROLL for (int v = 0; v < vectors; ++v) {
-          const Vec<T> bias = load_column<vectors>(e.bias + t.j, v, last);
+          const Vec<T> bias = load_column<vectors, parts>(e.bias + t.j, v, last);
           FP_UNROLL for (int i = 0; i < rows; ++i) acc[i][v] = add(acc[i][v], bias);
         }
       }
@@ -233,8 +234,8 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int6
     case EpilogueKind::backward: {
       const T* saved = e.saved + t.i * e.saved_row + t.j;
       FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] =
-          activation_backward_vector<Activation::relu>(acc[i][v],
-                                                       load_column<vectors>(saved + i * e.saved_row, v, last), e.alpha);
+          activation_backward_vector<Activation::relu>(
+              acc[i][v], load_column<vectors, parts>(saved + i * e.saved_row, v, last), e.alpha);
       break;
     }
     case EpilogueKind::sgd: {
@@ -242,25 +243,25 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int6
       if (e.velocity) {
         T* velocity = e.velocity + t.i * c_row + t.j;
         FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) {
-          Vec<T> moved = load_column<vectors>(velocity + i * c_row, v, last);
-          acc[i][v] = sgd_momentum(s, load_column<vectors>(c + i * c_row, v, last), acc[i][v], moved);
-          store_column<vectors>(velocity + i * c_row, v, last, moved);
+          Vec<T> moved = load_column<vectors, parts>(velocity + i * c_row, v, last);
+          acc[i][v] = sgd_momentum(s, load_column<vectors, parts>(c + i * c_row, v, last), acc[i][v], moved);
+          store_column<vectors, parts>(velocity + i * c_row, v, last, moved);
         }
       } else {
         FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] =
-            sgd_plain(s, load_column<vectors>(c + i * c_row, v, last), acc[i][v]);
+            sgd_plain(s, load_column<vectors, parts>(c + i * c_row, v, last), acc[i][v]);
       }
       break;
     }
   }
   FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v)
-      store_column<vectors>(c + i * c_row, v, last, acc[i][v]);
+      store_column<vectors, parts>(c + i * c_row, v, last, acc[i][v]);
   return true;
 }
 
-template <class T, int rows, int vectors>
+template <bool parts = kCheapParts, class T, int rows, int vectors>
 FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t) {
-  return tile_finish(acc, t, t.cols - (vectors - 1) * Vec<T>::lanes);
+  return tile_finish<parts>(acc, t, t.cols - (vectors - 1) * Vec<T>::lanes);
 }
 
 // Column j of the tile, whose rows lie in the lanes of sum, finished as tile_finish finishes whole registers: the

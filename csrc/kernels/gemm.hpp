@@ -41,6 +41,7 @@ template <class T>
 struct TileTable {
   TileFunction<T> tile[kTileRows][kTileVectors] = {};       // [rows - 1][vectors - 1]
   TileFunction<T> halved[kTileRows][kTileVectors] = {};     // the same with half of the last register
+  TileFunction<T> ragged[kTileVectors] = {};                // kTileRows rows, c ends within the last register
   TileFunction<T> pack[kTileVectors] = {};                  // kTileRows rows and a copy of b, [vectors - 1]
   TileFunction<T> row[kRowVectors] = {};                    // one row, [vectors - 1]
   TileFunction<T> thin[kTileRows][kTileVectors] = {};       // a single column in the last register, a_row == 1
@@ -56,6 +57,7 @@ struct TileTable {
   template <int rows, int vectors>
   constexpr void fill_tiles() {
     tile[rows - 1][vectors - 1] = gemm_tiles<T, rows, vectors>;
+    if constexpr (kLoops && rows == kTileRows && vectors > 1) ragged[vectors - 1] = ragged_tiles<T, vectors>;
     if constexpr (kHalves) halved[rows - 1][vectors - 1] = gemm_tiles<T, rows, vectors, Reading::halved>;
     if constexpr (rows == kTileRows) pack[vectors - 1] = gemm_tiles<T, rows, vectors, Reading::packing>;
     if constexpr (kThin<T> && rows >= kThinRows) thin[rows - 1][vectors - 1] = thin_tiles<T, rows, vectors>;
@@ -95,6 +97,8 @@ TileFunction<T> tiles_for(const Tiles<T>& t, int64_t vectors, bool packing = fal
     if (t.a_row == 1 && t.rows >= kThinRows) return table.thin[t.rows - 1][vectors - 1];
     if (t.a_col == 1 && t.rows == kTileRows) return table.turned[vectors - 1];
   }
+  if (kLoops && t.cols < t.width && vectors > 1 && t.rows == kTileRows && !t.g->c_padded)
+    return table.ragged[vectors - 1];
   const bool half = kHalves && t.cols <= t.width - Vec<T>::lanes / 2;
   return (half ? table.halved : table.tile)[t.rows - 1][vectors - 1];
 }

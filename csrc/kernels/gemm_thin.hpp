@@ -83,7 +83,9 @@ void thin_tiles(Tiles<T>& t) {
         }
       }
       const bool done = p >= t.k;
-      if (done && t.finish && !resume && thin_finish<whole>(acc, sum, t)) break;
+      if constexpr (kTileRows <= 4 || rows == kTileRows) {
+        if (done && t.finish && !resume && thin_finish<whole>(acc, sum, t)) break;
+      }
       FP_UNROLL for (int i = 0; i < rows; ++i) {
         T* total = t.total + i * width;
         FP_UNROLL for (int v = 0; v < vectors; ++v) {

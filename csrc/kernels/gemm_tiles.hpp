@@ -59,8 +59,13 @@ FP_INLINE const T* scattered_row(const Tiles<T>& t, int64_t p) {
   return t.a_rows[p] + t.a_first + t.i;
 }
 
-// Full tiles whose sums are a single block, with little more than their loop (TileLoop can read their a).
-template <class T, int vectors>
+// Whether these are tiles for short_tiles.
+template <class T>
+FP_INLINE bool are_short(const Tiles<T>& t) {
+  return (t.a_row == 1 || t.a_col == 1) && t.finish && !t.resume && !t.from_c && t.k <= t.g->block;
+}
+// Full tiles whose sums are a single block, with little more than their loop. parts: see tile_finish.
+template <class T, int vectors, bool parts = kCheapParts>
 void short_tiles(Tiles<T>& t) {
   constexpr int rows = kTileRows, width = vectors * Vec<T>::lanes;
   const int64_t safe = t.safe < t.k ? t.safe : t.k, turns = safe / kLoopStep;
@@ -76,7 +81,7 @@ void short_tiles(Tiles<T>& t) {
       const T* row = p < safe ? b : t.tail + (p - safe) * width;
       gemm_step<Reading::plain>(acc, none, Column<T>{a, t.a_row}, row, static_cast<T*>(nullptr));
     }
-    if (tile_finish(acc, t)) continue;
+    if (tile_finish<parts>(acc, t)) continue;
     tile_store(acc, t.total);
     tile_finish_total(t);
   }
@@ -91,7 +96,7 @@ void gemm_tiles(Tiles<T>& t) {
   constexpr bool has_loop = kLoops && reading == Reading::plain && rows == kTileRows && vectors > 1;
   const bool by_loop = has_loop && (a_row == 1 || a_col == 1);
   if constexpr (has_loop) {
-    if (by_loop && t.finish && !t.resume && !t.from_c && t.k <= block) return short_tiles<T, vectors>(t);
+    if (are_short(t)) return short_tiles<T, vectors>(t);
   }
   for (; t.count > 0; --t.count, t.i += rows, t.a += t.a_next, t.total += t.total_next) {
     if (t.from_c) tile_load(t);
@@ -154,6 +159,12 @@ void gemm_tiles(Tiles<T>& t) {
       }
     }
   }
+}
+
+// Full tiles where c ends within the last register. One function for both kinds of tiles would slow down the others.
+template <class T, int vectors>
+void ragged_tiles(Tiles<T>& t) {
+  are_short(t) ? short_tiles<T, vectors, true>(t) : gemm_tiles<T, kTileRows, vectors>(t);
 }
 
 }  // namespace fp::FP_ISA_NAMESPACE
