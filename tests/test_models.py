@@ -440,3 +440,26 @@ def test_sequential_and_input_name_what_came() -> None:
         fp.Sequential([fp.Dense])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"Input: shape must be positive integers.*received 3\.5"):
         fp.Input(3.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "received"),
+    [
+        ({1: "one", "1": "another"}, r"received a mapping with the key 1"),
+        ({"labels": np.arange(3)}, "received ndarray"),
+        ({"x": [{"y": fp.Dense(3)}]}, "received Dense"),
+    ],
+)
+def test_metadata_that_would_come_back_as_something_else_is_refused(
+    metadata: dict[Any, Any], received: str, tmp_path: Path
+) -> None:
+    model = fp.Sequential([fp.Dense(3)], seed=0)
+    model.build(2)
+    model.metadata = metadata
+    with pytest.raises(TypeError, match=f"metadata: expected .*{received}"):
+        model.save(tmp_path / "model.fp")
+    assert not list(tmp_path.iterdir())
+    model.metadata = {"labels": ["a", "b"], "rate": np.float32(0.5), "nested": {"array": [1, None, True]}}
+    model.save(tmp_path / "model.fp")
+    loaded = fp.load_model(tmp_path / "model.fp").metadata
+    assert loaded == model.metadata

@@ -22,7 +22,7 @@ from .graph import Graph, build_graph, chain, name_layers, structure_of
 from .layers import Input, Layer, Shape, Value, checked_shape
 from .ownership import Ownership
 from .program import PRECISIONS
-from .serialization import KINDS, Configurable, public_classes, serialize
+from .serialization import KINDS, Configurable, as_json, public_classes, serialize
 from .state import get_state, set_state
 from .training import Trainer
 from .weights import Weight
@@ -88,7 +88,7 @@ class Model(Trainer):
         self.dtype = dtype
         self.stop_training = False
         self.history = None
-        #: JSON data of one's own that is saved with the model.
+        #: JSON data of one's own that is saved with the model: numbers, text, lists, mappings by text.
         self.metadata: dict[str, Any] = {}
         self._seed = int(seed) if isinstance(seed, (int, np.integer)) else None
         self._backend = backends.resolve(backend)
@@ -393,12 +393,13 @@ class Model(Trainer):
             }
             if any(weight != 1 for weight in chosen.weights):
                 compiled["loss_weights"] = list(chosen.weights)
-        return {"model": self.get_config(), "compile": compiled, "metadata": serialize(self.metadata)}
+        return {"model": self.get_config(), "compile": compiled, "metadata": _metadata_json(self.metadata)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model with its whole state to a file, atomically. Code of one's own is named in it, not stored.
 
-        Raises ValueError where two classes have one name, be one of them this package's: the file could not tell.
+        Raises ValueError where two classes have one name, be one of them this package's: the file could not tell; and
+        TypeError where ``metadata`` holds what JSON does not: arrays, keys that are not text.
         """
         from .modelfile import write_model_file
         from .saving import without_given_values
@@ -611,6 +612,10 @@ def _printer(operation: str, print_fn: Callable[[str], Any] | None) -> Callable[
     if print_fn is not None and not callable(print_fn):
         raise TypeError(f"{operation}: print_fn must take a text; received {kind_of(print_fn)}")
     return print if print_fn is None else print_fn
+
+
+def _metadata_json(value: Any) -> Any:
+    return as_json(value, "metadata", "numbers, text, lists or mappings by text", _metadata_json)
 
 
 def _layer_entry(layer: Layer, graph: Graph | None) -> dict[str, Any]:

@@ -7,12 +7,12 @@ error: a configuration cannot make anything be imported.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import numpy as np
 
-__all__ = ["KINDS", "Configurable", "deserialize", "public_classes", "serialize", "snake_case"]
+__all__ = ["KINDS", "Configurable", "as_json", "deserialize", "public_classes", "serialize", "snake_case"]
 
 #: Of objects that a model's configuration describes.
 KINDS = ("layer", "loss", "metric", "optimizer")
@@ -86,22 +86,30 @@ class Configurable:
 
 def serialize(value: Any) -> Any:
     """`value` as JSON data; raises TypeError for what JSON cannot hold."""
+    if isinstance(value, np.ndarray):
+        return {"array": value.tolist()}
+    if isinstance(value, Configurable):
+        config = {name: serialize(item) for name, item in value.get_config().items()}
+        return {"class": type(value).__name__, "config": config}
+    return as_json(value, "get_config", "numbers, text, lists, mappings by text or arrays", serialize)
+
+
+def as_json(value: Any, where: str, expected: str, item: Callable[[Any], Any]) -> Any:
+    """`value` as it comes back from JSON, its items by `item`; raises TypeError for what would come back as another."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, (int, np.integer)):
         return int(value)
     if isinstance(value, (float, np.floating)):
         return float(value)
-    if isinstance(value, np.ndarray):
-        return {"array": value.tolist()}
-    if isinstance(value, Configurable):
-        config = {name: serialize(item) for name, item in value.get_config().items()}
-        return {"class": type(value).__name__, "config": config}
     if isinstance(value, (list, tuple)):
-        return [serialize(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(name): serialize(item) for name, item in value.items()}
-    raise TypeError(f"get_config: expected numbers, text, lists or arrays; received {type(value).__name__}")
+        return [item(each) for each in value]
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{where}: expected {expected}; received {type(value).__name__}")
+    for name in value:
+        if not isinstance(name, str):
+            raise TypeError(f"{where}: expected {expected}; received a mapping with the key {name!r}")
+    return {str(name): item(each) for name, each in value.items()}
 
 
 def deserialize(data: Any, classes: Mapping[str, type[Any]], kind: str) -> Any:
