@@ -70,7 +70,7 @@ struct Epilogue {
   EpilogueKind kind = EpilogueKind::store;
   Activation activation = Activation::linear;
   T alpha = 0;
-  const T* bias = nullptr;  // (n,), readable to the last column only
+  const T* bias = nullptr;  // (n,), readable to the last column only, unless GemmArgs::c_padded
   T* pre = nullptr;         // (m, n), row stride pre_row
   int64_t pre_row = 0;
   const T* saved = nullptr;  // (m, n): z or y, see derivative_needs_z; row stride saved_row

@@ -1,6 +1,7 @@
 // An instance: the numbers of one network. One contiguous block per kind (parameters, gradients, each of the
 // optimizer's slots), all with the same offsets, and one for the state that is not trained; rows of at least kPadFrom
-// columns are padded to whole cache lines, which products finish by whole registers; pads are always zero.
+// columns are padded to whole cache lines, which products finish by whole registers; pads are zero (NaN once a learning
+// rate is infinite in T), and no result depends on them.
 //
 // Large kernels and their transposes are stored in parts (parted.hpp), whose lines follow each other as products read
 // and write them. In rows of thousands of bytes each line would lie on a page of its own, out of reach of what the

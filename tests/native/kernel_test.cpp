@@ -70,33 +70,41 @@ struct Suite {
   }
   static int64_t padded(int64_t cols) { return (cols + 15) / 16 * 16; }
 
-  // The product g, which gave c and velocity, with pads: it gives the same, and c's zeros stay zeros, whatever stands
-  // beyond b.
+  // The product g, which gave c and velocity, with pads in b, in c and what its epilogue uses, or in both: it gives the
+  // same, and c's zeros stay zeros, whatever stands beyond b.
   bool pads_stay(const fp::GemmArgs<T>& g, const std::vector<T>& b, const std::vector<T>& start,
                  const std::vector<T>& bias, const std::vector<T>& c, const std::vector<T>& velocity) {
     const T nan = std::numeric_limits<T>::quiet_NaN();
-    const int64_t row = padded(g.n), c_row = g.c_row;
-    const auto right = with_pads(b, g.k, g.n, g.b_row, nan), before = with_pads(start, g.m, g.n, c_row, 0),
+    const int64_t row = padded(g.n);
+    const auto right = with_pads(b, g.k, g.n, g.b_row, nan), wide = with_pads(start, g.m, g.n, g.c_row, 0),
                bias_row = with_pads(bias, 1, g.n, g.n, 0);
-    auto result = before, moved = before, pre = before;
-    fp::GemmArgs<T> p = g;
-    p.b = right.data(), p.b_row = row;
-    p.c = result.data(), p.c_row = row;
-    p.epilogue.bias = bias_row.data();
-    if (g.epilogue.pre) p.epilogue.pre = pre.data(), p.epilogue.pre_row = row;
-    p.epilogue.saved = before.data(), p.epilogue.saved_row = row;
-    p.epilogue.velocity = moved.data();
-    p.b_padded = p.c_padded = true;
-    k.gemm(p);
-    const auto agree = [&](const std::vector<T>& with, const std::vector<T>& without) {
-      for (int64_t i = 0; i < g.m; ++i)
-        for (int64_t j = 0; j < row; ++j) {
-          const T received = with[std::size_t(i * row + j)];
-          if (j < g.n ? !same(received, without[std::size_t(i * c_row + j)]) : received != 0) return false;
-        }
-      return true;
-    };
-    return agree(result, c) && agree(moved, velocity);
+    for (int which = 1; which < 4; ++which) {
+      fp::GemmArgs<T> p = g;
+      p.b_padded = which & 1, p.c_padded = which & 2;
+      const auto& before = p.c_padded ? wide : start;
+      auto result = before, moved = before, pre = before;
+      if (p.b_padded) p.b = right.data(), p.b_row = row;
+      if (p.c_padded) {
+        p.c_row = p.epilogue.saved_row = row;
+        if (g.epilogue.pre) p.epilogue.pre_row = row;
+        p.epilogue.bias = bias_row.data();
+      }
+      p.c = result.data();
+      if (g.epilogue.pre) p.epilogue.pre = pre.data();
+      p.epilogue.saved = before.data();
+      p.epilogue.velocity = moved.data();
+      k.gemm(p);
+      const auto agree = [&](const std::vector<T>& with, const std::vector<T>& without) {
+        for (int64_t i = 0; i < g.m; ++i)
+          for (int64_t j = 0; j < (p.c_padded ? row : g.n); ++j) {
+            const T received = with[std::size_t(i * p.c_row + j)];
+            if (j < g.n ? !same(received, without[std::size_t(i * g.c_row + j)]) : received != 0) return false;
+          }
+        return true;
+      };
+      if (!agree(result, c) || !agree(moved, velocity)) return false;
+    }
+    return true;
   }
 
   // nonzeros: of 100 elements of a.
