@@ -83,6 +83,7 @@ void thin_tiles(Tiles<T>& t) {
         }
       }
       const bool done = p >= t.k;
+      // Where a full tile has eight rows, others are too rare to be worth the code.
       if constexpr (kTileRows <= 4 || rows == kTileRows) {
         if (done && t.finish && !resume && thin_finish<whole>(acc, sum, t)) break;
       }
