@@ -30,7 +30,7 @@ void Run<T>::backward_blocks(Team& team, int first, int last, const BackwardPlan
       if (plan.trainable[op.weights]) {
         const auto& s = instance->slice(op.weights);
         instance->each_share(op.weights, {0, s.cols}, [&](Range cols, Range share, int64_t origin) {
-          const int64_t width = std::min(share.end, s.cols) - share.begin;
+          const int64_t width = s.cols_in(share);
           ops::dense_backward_weights<T>(
               kernels, x, {dz.data + r * dz.row + share.begin, rows.size(), width, dz.row, true},
               {sums + origin, s.rows, width, share.size(), s.padded()}, false, Epilogue<T>{}, {0, s.rows},

@@ -112,7 +112,7 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
   pieces(team, rows, cols, n, may_stop, [&](Range inputs, Range outputs) {
     instance->each_share(p, outputs, [&](Range some, Range share, int64_t origin) {
       if (fuse) e.velocity = instance->velocity_at(origin);
-      const int64_t width = std::min(share.end, s.cols) - share.begin;
+      const int64_t width = s.cols_in(share);
       ops::dense_backward_weights<T>(kernels, operand(op.input()), {dz.data + share.begin, n, width, dz.row, true},
                                      {block + origin, s.rows, width, share.size(), s.padded()}, accumulate, e, inputs,
                                      {some.begin - share.begin, some.end - share.begin},

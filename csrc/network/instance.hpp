@@ -47,6 +47,7 @@ struct Slice {
   int64_t part;  // columns of the parts it is stored in; row: whole
   int64_t extent() const { return rows * row; }
   bool padded() const { return cols >= kPadFrom; }
+  int64_t cols_in(Range share) const { return std::min(share.end, cols) - share.begin; }  // without pads
 };
 
 // Where the arrays of a block lie.
