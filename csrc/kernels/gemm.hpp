@@ -8,6 +8,7 @@
 #include "kernels/gemm_stream.hpp"
 #include "kernels/gemm_thin.hpp"
 #include "kernels/gemm_tiles.hpp"
+#include "kernels/sums.hpp"
 
 namespace fp::FP_ISA_NAMESPACE {
 
@@ -304,6 +305,12 @@ bool gemm_leaves_out_zeros(const GemmArgs<T>& g) {
   return false;
 }
 
+// The sums of these columns of b, if they are wanted.
+template <class T>
+void gemm_column_sums(const GemmArgs<T>& g, int64_t j, int64_t cols) {
+  if (g.column_sums) column_sums(g.k, cols, g.b + j, g.b_row, g.column_sums + j, g.accumulate, g.block);
+}
+
 template <class T>
 void gemm(const GemmArgs<T>& given) {
   constexpr int lanes = Vec<T>::lanes;
@@ -320,6 +327,7 @@ void gemm(const GemmArgs<T>& given) {
   if (!parted && !g.a_rows && g.n == 1 && g.m > 1 && g.a_row == 1 && g.c_row == 1 &&
       (g.epilogue.kind == EpilogueKind::store || g.epilogue.kind == EpilogueKind::sgd)) {
     // A column of c from a transposed a: as a row of c it fills the registers.
+    gemm_column_sums(given, 0, 1);
     g.n = g.c_row = given.m;
     g.m = 1;
     g.a = given.b;
@@ -328,14 +336,21 @@ void gemm(const GemmArgs<T>& given) {
     g.b = given.a;
     g.b_row = given.a_col;
     g.b_padded = g.c_padded = false;
+    g.column_sums = nullptr;
   }
-  if (!parted && !g.a_rows && gemm_streams(g)) return gemm_stream(g);
+  if (!parted && !g.a_rows && gemm_streams(g)) {
+    gemm_column_sums(g, 0, g.n);
+    return gemm_stream(g);
+  }
   Tiles<T> t;
   t.g = &g;
   if constexpr (kSparse) {
     if (gemm_is_sparse(g) && is_finite(g.k, g.n, g.b, g.b_row)) {
       const auto& panels = kTiles<T>.sparse[g.a_row == 1];
-      return gemm_panels(g, given, kSparseVectors, false, t, [&](int64_t vectors) { panels[vectors - 1](t); });
+      return gemm_panels(g, given, kSparseVectors, false, t, [&](int64_t vectors) {
+        gemm_column_sums(g, t.j, t.cols);
+        panels[vectors - 1](t);
+      });
     }
   }
   const bool pack = g.scratch && gemm_packs_b<T>(g.m, g.n, g.k);
@@ -360,6 +375,8 @@ void gemm(const GemmArgs<T>& given) {
     const int64_t end = g.m - i < group ? g.m : i + group;
     if (packed_a) gemm_pack_transposed(g, i, end - i, packed_a);
     gemm_panels(g, given, g.m == 1 ? kRowVectors : kTileVectors, true, t, [&](int64_t vectors) {
+      // Right before the tiles read this part of b, which then is near.
+      if (i == 0) gemm_column_sums(g, t.j, vectors == 0 ? 1 : t.cols);
       if (kColumnsApart && vectors == 0) return gemm_column(t, i, end);
       gemm_panel(t, vectors, i, end, chunk, pack ? scratch : nullptr, packed_a, totals, tail);
     });

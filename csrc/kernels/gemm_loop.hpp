@@ -9,8 +9,8 @@
 
 namespace fp::FP_ISA_NAMESPACE {
 
-// Indices per turn of the loop.
-inline constexpr int64_t kLoopStep = 4;
+// Indices per turn of the loop, and what columns of a may take in all to be in the inner caches anyway.
+inline constexpr int64_t kLoopStep = 4, kNearBytes = 96 * 1024;
 
 template <class T>
 class TileLoop;  // only where kLoops holds
@@ -22,14 +22,15 @@ class TileLoop;  // only where kLoops holds
 namespace fp::FP_ISA_NAMESPACE {
 
 // How elements of a tile's rows of a lie: rows one after the other or apart (a_col == 1), packed (index by index, and
-// tile by tile), or in columns apart (a_row == 1). How a panel's rows of b lie: one after the other, or apart.
-enum class Left { rows, packed, columns };
+// tile by tile), or in columns apart (a_row == 1), which are fetched ahead unless all of them are near. How a panel's
+// rows of b lie: one after the other, or apart.
+enum class Left { rows, packed, columns, near_columns };
 enum class Right { together, apart };
 
 // The pieces of the loop. S: bytes of an element; D: the letter of its type; V: registers of b; u: index; i: row of the
 // tile; v: register. Sums lie in registers of the compiler's choice, b in 12 to 14, elements of a in 14 and 15. rcx:
-// turns left; rdx, r8, r10: bytes between rows or columns of a, three times and 16 times as many; r9, r11: bytes
-// between rows of b, and three times as many.
+// turns left; rdx, r8: bytes between rows or columns of a, and three times as many; r9, r11: the same of b; r10: the
+// column kAhead columns ahead.
 // clang-format off
 #define FP_ROW_0 "(%[a])"
 #define FP_ROW_1 "(%[a],%%rdx)"
@@ -37,13 +38,20 @@ enum class Right { together, apart };
 #define FP_ROW_3 "(%[a],%%r8)"
 #define FP_LEFT_ROWS(S, u, i) #u "*" #S FP_ROW_##i
 #define FP_LEFT_PACKED(S, u, i) #u "*4*" #S "+" #i "*" #S "(%[a])"
-#define FP_LEFT_COLUMNS(S, u, i) #i "*" #S "(%[a])"
-#define FP_NEXT_ROWS ""
-#define FP_NEXT_PACKED ""
-#define FP_NEXT_COLUMNS "prefetcht0 (%[a],%%r10)\n\tadd %%rdx, %[a]\n\t"  // kAhead columns ahead
+#define FP_COLUMN_0(at) "(" at ")"
+#define FP_COLUMN_1(at) "(" at ",%%rdx)"
+#define FP_COLUMN_2(at) "(" at ",%%rdx,2)"
+#define FP_COLUMN_3(at) "(" at ",%%r8)"
+#define FP_LEFT_COLUMNS(S, u, i) #i "*" #S FP_COLUMN_##u("%[a]")
+#define FP_LEFT_NEAR_COLUMNS(S, u, i) FP_LEFT_COLUMNS(S, u, i)
+#define FP_NEXT_ROWS(u) ""
+#define FP_NEXT_PACKED(u) ""
+#define FP_NEXT_COLUMNS(u) "prefetcht0 " FP_COLUMN_##u("%%r10") "\n\t"
+#define FP_NEXT_NEAR_COLUMNS(u) ""
 #define FP_TURN_ROWS(S) "add $4*" #S ", %[a]\n\t"
 #define FP_TURN_PACKED(S) "add $16*" #S ", %[a]\n\t"
-#define FP_TURN_COLUMNS(S) ""
+#define FP_TURN_COLUMNS(S) "lea (%%r10,%%rdx,4), %%r10\n\t" FP_TURN_NEAR_COLUMNS(S)
+#define FP_TURN_NEAR_COLUMNS(S) "lea (%[a],%%rdx,4), %[a]\n\t"
 
 #define FP_INDEX_0 "(%[b])"
 #define FP_INDEX_1 "(%[b],%%r9)"
@@ -70,7 +78,7 @@ enum class Right { together, apart };
   FP_LOADS_##V(D, R, u) \
   FP_ROW_OF_##V(D, S, L, u, 0, 14) FP_ROW_OF_##V(D, S, L, u, 1, 15) \
   FP_ROW_OF_##V(D, S, L, u, 2, 14) FP_ROW_OF_##V(D, S, L, u, 3, 15) \
-  FP_NEXT_##L
+  FP_NEXT_##L(u)
 
 #define FP_SUM(i, q) [c##i##q] "+x"(acc[i][q].v)
 #define FP_SUMS_2 \
@@ -86,6 +94,7 @@ enum class Right { together, apart };
       "lea (%%rdx,%%rdx,2), %%r8\n\t" \
       "mov %%rdx, %%r10\n\t" \
       "shl $4, %%r10\n\t" \
+      "add %[a], %%r10\n\t" \
       "lea (%%r9,%%r9,2), %%r11\n\t" \
       ".p2align 5\n" \
       "1:\n\t" \
@@ -108,18 +117,25 @@ enum class Right { together, apart };
     if constexpr (left == Left::packed && right == Right::apart) FP_LOOP(D, S, PACKED, APART, V); \
     if constexpr (left == Left::columns && right == Right::together) FP_LOOP(D, S, COLUMNS, TOGETHER, V); \
     if constexpr (left == Left::columns && right == Right::apart) FP_LOOP(D, S, COLUMNS, APART, V); \
+    if constexpr (left == Left::near_columns && right == Right::together) FP_LOOP(D, S, NEAR_COLUMNS, TOGETHER, V); \
+    if constexpr (left == Left::near_columns && right == Right::apart) FP_LOOP(D, S, NEAR_COLUMNS, APART, V); \
   }
 FP_TILE_LOOP(float, s, 4, 2)
 FP_TILE_LOOP(float, s, 4, 3)
 FP_TILE_LOOP(double, d, 8, 2)
 FP_TILE_LOOP(double, d, 8, 3)
 #undef FP_BROADCAST
+#undef FP_COLUMN_0
+#undef FP_COLUMN_1
+#undef FP_COLUMN_2
+#undef FP_COLUMN_3
 #undef FP_FMA
 #undef FP_INDEX_0
 #undef FP_INDEX_1
 #undef FP_INDEX_2
 #undef FP_INDEX_3
 #undef FP_LEFT_COLUMNS
+#undef FP_LEFT_NEAR_COLUMNS
 #undef FP_LEFT_PACKED
 #undef FP_LEFT_ROWS
 #undef FP_LOAD
@@ -127,6 +143,7 @@ FP_TILE_LOOP(double, d, 8, 3)
 #undef FP_LOADS_3
 #undef FP_LOOP
 #undef FP_NEXT_COLUMNS
+#undef FP_NEXT_NEAR_COLUMNS
 #undef FP_NEXT_PACKED
 #undef FP_NEXT_ROWS
 #undef FP_RIGHT_APART
@@ -144,6 +161,7 @@ FP_TILE_LOOP(double, d, 8, 3)
 #undef FP_TILE_LOOP
 #undef FP_TURN_APART
 #undef FP_TURN_COLUMNS
+#undef FP_TURN_NEAR_COLUMNS
 #undef FP_TURN_PACKED
 #undef FP_TURN_ROWS
 #undef FP_TURN_TOGETHER
@@ -154,9 +172,10 @@ template <class T>
 class TileLoop {
  public:
   FP_INLINE_MEMBER TileLoop(int64_t a_row, int64_t a_col, int64_t b_row, int64_t width, int64_t turns)
-      : left_(a_col == 1           ? Left::rows
-              : a_col == kTileRows ? Left::packed
-                                   : Left::columns),
+      : left_(a_col == 1                                       ? Left::rows
+              : a_col == kTileRows                             ? Left::packed
+              : turns * kLoopStep * a_col <= kNearBytes / size ? Left::near_columns
+                                                               : Left::columns),
         right_(b_row == width ? Right::together : Right::apart),
         numbers_{turns, (a_col == 1 ? a_row : a_col) * size, b_row * size} {}
 
@@ -167,10 +186,12 @@ class TileLoop {
     if (right_ == Right::together) {
       if (left_ == Left::rows) return tile_loop<Left::rows, Right::together>(acc, a, b, numbers_);
       if (left_ == Left::packed) return tile_loop<Left::packed, Right::together>(acc, a, b, numbers_);
+      if (left_ == Left::near_columns) return tile_loop<Left::near_columns, Right::together>(acc, a, b, numbers_);
       return tile_loop<Left::columns, Right::together>(acc, a, b, numbers_);
     }
     if (left_ == Left::rows) return tile_loop<Left::rows, Right::apart>(acc, a, b, numbers_);
     if (left_ == Left::packed) return tile_loop<Left::packed, Right::apart>(acc, a, b, numbers_);
+    if (left_ == Left::near_columns) return tile_loop<Left::near_columns, Right::apart>(acc, a, b, numbers_);
     return tile_loop<Left::columns, Right::apart>(acc, a, b, numbers_);
   }
 

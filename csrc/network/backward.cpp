@@ -35,10 +35,13 @@ void Run<T>::parameters_of(Team& team, int i, const BackwardPlan& pass, const st
                            const std::vector<char>& begun, bool may_stop) {
   const auto& ops = program.operations;
   const int w = ops[i].weights, b = ops[i].bias;
-  if (w >= 0 && to[w] != Destination::nowhere)
-    weights_of(team, i, pass.accumulate_weights[i] || begun[w], to[w] == Destination::parameters, may_stop);
-  if (b >= 0 && to[b] != Destination::nowhere)
-    bias_of(team, i, pass.accumulate_bias[i] || begun[b], to[b] == Destination::parameters);
+  const bool weights = w >= 0 && to[w] != Destination::nowhere, bias = b >= 0 && to[b] != Destination::nowhere;
+  const bool weights_begun = weights && (pass.accumulate_weights[i] || begun[w]);
+  const bool bias_begun = bias && (pass.accumulate_bias[i] || begun[b]);
+  // One product makes both where they go the same way.
+  const bool together = weights && bias && !products() && to[w] == to[b] && weights_begun == bias_begun;
+  if (weights) weights_of(team, i, weights_begun, to[w] == Destination::parameters, may_stop, together);
+  if (bias && !together) bias_of(team, i, bias_begun, to[b] == Destination::parameters);
 }
 
 template <class T>

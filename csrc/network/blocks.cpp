@@ -27,19 +27,21 @@ void Run<T>::backward_blocks(Team& team, int first, int last, const BackwardPlan
       const View dz = gradient(op.output);
       ops::Rows<T> x = operand(op.input(), r);
       x.rows = rows.size();
+      const bool bias = op.bias >= 0 && plan.trainable[op.bias];
+      T* const db = bias ? sums + instance->slice(op.bias).offset : nullptr;
       if (plan.trainable[op.weights]) {
         const auto& s = instance->slice(op.weights);
         instance->each_share(op.weights, {0, s.cols}, [&](Range cols, Range share, int64_t origin) {
           const int64_t width = s.cols_in(share);
-          ops::dense_backward_weights<T>(
-              kernels, x, {dz.data + r * dz.row + share.begin, rows.size(), width, dz.row, true},
-              {sums + origin, s.rows, width, share.size(), s.padded()}, false, Epilogue<T>{}, {0, s.rows},
-              {cols.begin - share.begin, cols.end - share.begin}, space.thread_scratch(team.rank), s.part);
+          ops::dense_backward_weights<T>(kernels, x,
+                                         {dz.data + r * dz.row + share.begin, rows.size(), width, dz.row, true},
+                                         {sums + origin, s.rows, width, share.size(), s.padded()}, false, Epilogue<T>{},
+                                         {0, s.rows}, {cols.begin - share.begin, cols.end - share.begin},
+                                         space.thread_scratch(team.rank), s.part, bias ? db + cols.begin : nullptr);
         });
+      } else if (bias) {
+        kernels.column_sums(rows.size(), program.widths[op.output], dz.data + r * dz.row, dz.row, db, false, kRowBlock);
       }
-      if (op.bias >= 0 && plan.trainable[op.bias])
-        kernels.column_sums(rows.size(), program.widths[op.output], dz.data + r * dz.row, dz.row,
-                            sums + instance->slice(op.bias).offset, false, kRowBlock);
     }
   }
 }

@@ -83,7 +83,7 @@ void Run<T>::input_gradient(Team& team, int i, bool accumulate, bool may_stop) {
 }
 
 template <class T>
-void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop) {
+void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop, bool with_bias) {
   const Operation& op = program.operations[i];
   const int p = op.weights;
   const auto& s = instance->slice(p);
@@ -97,6 +97,10 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
     reads_gradient(op.output, {{}, part.cols});
   }
   hazards->writes(fuse ? space.things.parameter(p) : space.things.sum(p), part);
+  if (with_bias) {  // who has the first of these rows has the bias
+    hazards->writes(space.things.sum(op.bias), part);
+    if (fuse) hazards->writes(space.things.parameter(op.bias), part);
+  }
   hazards->settle(team);
   Epilogue<T> e{};
   if (fuse) {
@@ -113,10 +117,12 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
     instance->each_share(p, outputs, [&](Range some, Range share, int64_t origin) {
       if (fuse) e.velocity = instance->velocity_at(origin);
       const int64_t width = s.cols_in(share);
+      T* const db = with_bias && inputs.begin == 0 ? instance->at(instance->gradients, op.bias) + some.begin : nullptr;
       ops::dense_backward_weights<T>(kernels, operand(op.input()), {dz.data + share.begin, n, width, dz.row, true},
                                      {block + origin, s.rows, width, share.size(), s.padded()}, accumulate, e, inputs,
                                      {some.begin - share.begin, some.end - share.begin},
-                                     space.thread_scratch(team.rank), s.part);
+                                     space.thread_scratch(team.rank), s.part, db);
+      if (db && fuse) optimize(op.bias, instance->slice(op.bias).offset + some.begin, some.size(), db);
     });
     if (fuse) renew_copies(p, inputs, outputs);
   });
@@ -146,13 +152,13 @@ void Run<T>::bias_of(Team& team, int i, bool accumulate, bool fuse) {
   if (fuse) optimize(op.bias, instance->slice(op.bias).offset + c.begin, c.size(), db);
 }
 
-#define FP_INSTANTIATE(T)                                         \
-  template void Run<T>::dense_forward(Team&, int, Range, Range);  \
-  template void Run<T>::dense_backward(Team&, int, bool, bool);   \
-  template void Run<T>::dense_derivative(Team&, int, bool);       \
-  template void Run<T>::input_gradient(Team&, int, bool, bool);   \
-  template void Run<T>::weights_of(Team&, int, bool, bool, bool); \
-  template void Run<T>::bias_of(Team&, int, bool, bool);          \
+#define FP_INSTANTIATE(T)                                               \
+  template void Run<T>::dense_forward(Team&, int, Range, Range);        \
+  template void Run<T>::dense_backward(Team&, int, bool, bool);         \
+  template void Run<T>::dense_derivative(Team&, int, bool);             \
+  template void Run<T>::input_gradient(Team&, int, bool, bool);         \
+  template void Run<T>::weights_of(Team&, int, bool, bool, bool, bool); \
+  template void Run<T>::bias_of(Team&, int, bool, bool);                \
   template void Run<T>::column_sums(int, Range, T*, bool);
 FP_INSTANTIATE(float)
 FP_INSTANTIATE(double)

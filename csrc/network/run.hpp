@@ -250,7 +250,7 @@ struct Run {
   // Of its own activation, where no product takes that along.
   void dense_derivative(Team& team, int i, bool may_stop);
   void input_gradient(Team& team, int i, bool accumulate, bool may_stop);
-  void weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop);
+  void weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_stop, bool with_bias);
   void bias_of(Team& team, int i, bool accumulate, bool fuse);
   void column_sums(int v, Range cols, T* sums, bool accumulate);  // of the gradient of v
 

@@ -119,10 +119,12 @@ void dense_backward_input(const Kernels<T>& kernels, Matrix<const T> dz, Matrix<
 
 // dw = x^T dz over inputs x outputs of dw (in, out). With accumulate, dw already holds a sum, to which the
 // block sums are added. The epilogue's pointers are those of the whole of dw. part: columns of the parts that dw is
-// stored in, dw.row then being its columns with pads; dw.row: whole.
+// stored in, dw.row then being its columns with pads; dw.row: whole. db, when given: of these outputs' bias gradients,
+// the first, where they are stored, or added with accumulate.
 template <class T>
 void dense_backward_weights(const Kernels<T>& kernels, Rows<T> x, Matrix<const T> dz, Matrix<T> dw, bool accumulate,
-                            const Epilogue<T>& epilogue, Range inputs, Range outputs, T* scratch, int64_t part) {
+                            const Epilogue<T>& epilogue, Range inputs, Range outputs, T* scratch, int64_t part,
+                            T* db = nullptr) {
   if (inputs.size() <= 0 || outputs.size() <= 0) return;
   GemmArgs<T> g{};
   g.m = inputs.size();
@@ -141,6 +143,7 @@ void dense_backward_weights(const Kernels<T>& kernels, Rows<T> x, Matrix<const T
   g.b = dz.data + outputs.begin;
   g.b_row = dz.row;
   g.b_padded = dz.padded;
+  g.column_sums = db;
   g.c = dw.data;
   g.c_row = dw.row;
   g.c_padded = dw.padded && outputs.end == dw.cols;

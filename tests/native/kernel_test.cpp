@@ -107,6 +107,16 @@ struct Suite {
     return true;
   }
 
+  // Whether g left in sums, which was start, what a row of ones times b is, and nothing beyond.
+  bool are_column_sums(const fp::GemmArgs<T>& g, const std::vector<T>& sums, const std::vector<T>& start) const {
+    const std::vector<T> ones(std::size_t(g.k) + 1, T(1));
+    for (int64_t j = 0; j < g.n; ++j) {
+      const T* before = g.accumulate ? &start[std::size_t(j)] : nullptr;
+      if (!same(sums[std::size_t(j)], chain(ones.data(), 1, g.b + j, g.b_row, g.k, g.block, before))) return false;
+    }
+    return std::equal(sums.begin() + g.n, sums.end(), start.begin() + g.n);
+  }
+
   // nonzeros: of 100 elements of a.
   void product(int64_t m, int64_t n, int64_t depth, bool strided, uint32_t seed, int nonzeros = 100,
                bool infinite = false) {
@@ -154,7 +164,13 @@ struct Suite {
       g.epilogue.velocity = velocity.data();
       g.epilogue.learning_rate = T(0.25);
       g.epilogue.momentum = T(0.75);
+      auto sums = start;  // a place more than there are columns
+      g.column_sums = m > 0 && mode % 2 ? sums.data() : nullptr;
       k.gemm(g);
+      if (g.column_sums && !are_column_sums(g, sums, start))
+        return fail("%s gemm<%zu> %lldx%lldx%lld strided=%d mode=%d: the sums of b's columns", name, sizeof(T),
+                    (long long)m, (long long)n, (long long)depth, strided, mode);
+      g.column_sums = nullptr;
       if (leaves_out && nonzeros < 100 && mode < 5 && !k.leaves_out_zeros(g))
         fail("%s gemm<%zu> %lldx%lldx%lld strided=%d: zeros are not left out", name, sizeof(T), (long long)m,
              (long long)n, (long long)depth, strided);
