@@ -64,12 +64,12 @@ template <class T>
 FP_INLINE bool are_short(const Tiles<T>& t) {
   return (t.a_row == 1 || t.a_col == 1) && t.finish && !t.resume && !t.from_c && t.k <= t.g->block;
 }
-// Full tiles whose sums are a single block, with little more than their loop. parts: see tile_finish.
-template <class T, int vectors, bool parts = kCheapParts>
+// Tiles whose sums are a single block, with little more than their loop. parts: see tile_finish.
+template <class T, int rows, int vectors, bool parts = kCheapParts>
 void short_tiles(Tiles<T>& t) {
-  constexpr int rows = kTileRows, width = vectors * Vec<T>::lanes;
+  constexpr int width = vectors * Vec<T>::lanes;
   const int64_t safe = t.safe < t.k ? t.safe : t.k, turns = safe / kLoopStep;
-  const TileLoop<T> loop(t.a_row, t.a_col, t.b_row, width, turns);
+  const TileLoop<T, rows> loop(t.a_row, t.a_col, t.b_row, width, turns);
   for (; t.count > 0; --t.count, t.i += rows, t.a += t.a_next) {
     if (t.k >= kPrefetch) tile_prefetch(t);
     Vec<T> acc[rows][vectors];
@@ -93,10 +93,10 @@ void gemm_tiles(Tiles<T>& t) {
   constexpr bool pack = reading == Reading::packing;
   constexpr int lanes = Vec<T>::lanes, width = vectors * lanes;
   const int64_t a_row = t.a_row, a_col = t.a_col, block = t.g->block, ahead = a_row == 1 ? kAhead * a_col : 0;
-  constexpr bool has_loop = kLoops && reading == Reading::plain && rows == kTileRows && vectors > 1;
+  constexpr bool has_loop = kLoops && reading == Reading::plain && rows >= kLoopRows && vectors > 1;
   const bool by_loop = has_loop && (a_row == 1 || a_col == 1);
   if constexpr (has_loop) {
-    if (are_short(t)) return short_tiles<T, vectors>(t);
+    if (are_short(t)) return short_tiles<T, rows, vectors>(t);
   }
   for (; t.count > 0; --t.count, t.i += rows, t.a += t.a_next, t.total += t.total_next) {
     if (t.from_c) tile_load(t);
@@ -117,7 +117,7 @@ void gemm_tiles(Tiles<T>& t) {
         const int64_t stop = in_b && t.safe < block_end ? t.safe : block_end;
         if constexpr (has_loop) {
           const int64_t turns = by_loop ? (stop - p) / kLoopStep : 0;
-          TileLoop<T>(a_row, a_col, b_row, width, turns)(acc, a, b);
+          TileLoop<T, rows>(a_row, a_col, b_row, width, turns)(acc, a, b);
           p += turns * kLoopStep;
         }
         for (; p < stop; ++p) {
@@ -164,7 +164,7 @@ void gemm_tiles(Tiles<T>& t) {
 // Full tiles where c ends within the last register. One function for both kinds of tiles would slow down the others.
 template <class T, int vectors>
 void ragged_tiles(Tiles<T>& t) {
-  are_short(t) ? short_tiles<T, vectors, true>(t) : gemm_tiles<T, kTileRows, vectors>(t);
+  are_short(t) ? short_tiles<T, kTileRows, vectors, true>(t) : gemm_tiles<T, kTileRows, vectors>(t);
 }
 
 }  // namespace fp::FP_ISA_NAMESPACE
