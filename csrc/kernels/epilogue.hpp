@@ -23,7 +23,7 @@ inline constexpr int kTileRows = 4, kTileVectors = 2;
 // too. kHalves: half a register may cost less than all of it, so that the last one of a panel is halved where that
 // suffices (Zen 4 multiplies halves one after the other; elsewhere it makes no difference). kScattered: rows of a may
 // lie anywhere, as tiles take so long for an index of the sum that looking up where it lies costs nothing. kSparse:
-// zeros are quickly found. kLoops: full tiles sum by kernels/gemm_loop.hpp.
+// zeros are quickly found. kLoops: tiles of kLoopRows rows and more sum by kernels/gemm_loop.hpp.
 #if defined(FP_ISA_AVX512)
 inline constexpr bool kCheapParts = true, kHalves = true, kScattered = true;
 #else
