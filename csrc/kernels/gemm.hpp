@@ -307,7 +307,7 @@ bool gemm_leaves_out_zeros(const GemmArgs<T>& g) {
 
 // The sums of these columns of b, if they are wanted.
 template <class T>
-void gemm_column_sums(const GemmArgs<T>& g, int64_t j, int64_t cols) {
+__attribute__((noinline)) void gemm_column_sums(const GemmArgs<T>& g, int64_t j, int64_t cols) {
   if (g.column_sums) column_sums(g.k, cols, g.b + j, g.b_row, g.column_sums + j, g.accumulate, g.block);
 }
 
