@@ -124,8 +124,8 @@ struct GemmArgs {
   int64_t a_first = 0;
   // When given, as many rows as a_rows has, of which the same elements will be read next: to be fetched meanwhile.
   const T* const* a_next = nullptr;
-  // When given, (n,): what c would have, with store, for one more row of a, of ones. A bias gradient, beside that of
-  // the weights.
+  // When given, (n,), and m > 0: what c would have, with store, for one more row of a, of ones. A bias gradient, beside
+  // that of the weights.
   T* column_sums = nullptr;
   // Whether rows of b, or of c and all that its epilogue reads and writes, go on beyond column n to a whole register at
   // least. Of what stands there b's may be anything; c's and the epilogue's are used as if the sums there were zero.

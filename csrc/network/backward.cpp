@@ -39,7 +39,8 @@ void Run<T>::parameters_of(Team& team, int i, const BackwardPlan& pass, const st
   const bool weights_begun = weights && (pass.accumulate_weights[i] || begun[w]);
   const bool bias_begun = bias && (pass.accumulate_bias[i] || begun[b]);
   // One product makes both where they go the same way.
-  const bool together = weights && bias && !products() && to[w] == to[b] && weights_begun == bias_begun;
+  const bool together =
+      weights && bias && !products() && plan.bias_joined[i] && to[w] == to[b] && weights_begun == bias_begun;
   if (weights) weights_of(team, i, weights_begun, to[w] == Destination::parameters, may_stop, together);
   if (bias && !together) bias_of(team, i, bias_begun, to[b] == Destination::parameters);
 }

@@ -97,7 +97,7 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
     reads_gradient(op.output, {{}, part.cols});
   }
   hazards->writes(fuse ? space.things.parameter(p) : space.things.sum(p), part);
-  if (with_bias) {  // who has the first of these rows has the bias
+  if (with_bias) {  // each thread has that of its columns, if it has their first row
     hazards->writes(space.things.sum(op.bias), part);
     if (fuse) hazards->writes(space.things.parameter(op.bias), part);
   }

@@ -35,6 +35,9 @@ struct Plan {
   std::vector<char> wanted;
   // The consumer's product multiplies by the activation's derivative of the dense operation that made the value.
   std::vector<char> derivative_fused;
+  // Per operation: the weights' product may make the bias gradient along the way. Which thread then has it follows from
+  // the weights, so that all uses of the bias must be with the same.
+  std::vector<char> bias_joined;
   std::vector<int> producer;  // of each value, -1 for the input
   // Whether inputs, and columns of them, are operands of dense products and nothing else; how many columns these have.
   bool inputs_multiplied = false;

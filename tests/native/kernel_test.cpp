@@ -165,9 +165,10 @@ struct Suite {
       g.epilogue.learning_rate = T(0.25);
       g.epilogue.momentum = T(0.75);
       auto sums = start;  // a place more than there are columns
-      g.column_sums = m > 0 && mode % 2 ? sums.data() : nullptr;
+      const bool has_sums = m > 0 && mode % 2;
+      if (has_sums) g.column_sums = sums.data();
       k.gemm(g);
-      if (g.column_sums && !are_column_sums(g, sums, start))
+      if (has_sums && !are_column_sums(g, sums, start))
         return fail("%s gemm<%zu> %lldx%lldx%lld strided=%d mode=%d: the sums of b's columns", name, sizeof(T),
                     (long long)m, (long long)n, (long long)depth, strided, mode);
       g.column_sums = nullptr;
@@ -180,9 +181,12 @@ struct Suite {
         s.a = nullptr, (strided ? s.a_col : s.a_row) = 0;
         s.a_rows = each.data(), s.a_first = a_first;
         s.c = scattered.data(), s.epilogue.velocity = scattered_velocity.data();
+        auto scattered_sums = start;
+        if (has_sums) s.column_sums = scattered_sums.data();
         if (g.epilogue.pre) s.epilogue.pre = scattered_pre.data();
         k.gemm(s);
-        if (!same_all(c, scattered) || !same_all(pre, scattered_pre) || !same_all(velocity, scattered_velocity))
+        if (!same_all(c, scattered) || !same_all(pre, scattered_pre) || !same_all(velocity, scattered_velocity) ||
+            !same_all(sums, scattered_sums))
           return fail("%s gemm<%zu> %lldx%lldx%lld strided=%d mode=%d: scattered rows give other bits", name, sizeof(T),
                       (long long)m, (long long)n, (long long)depth, strided, mode);
       }
@@ -242,6 +246,7 @@ struct Suite {
     product(66, 65, 2100, false, 7);  // in chunks, everywhere
     product(250, 257, 530, true, 8);  // a packed as well
     product(130, 25, 70, true, 11);   // the last column apart, rows in groups
+    product(259, 40, 300, true, 12);  // columns of a that are far, in tiles of four rows and three
   }
 
   // What is mostly zeros.
