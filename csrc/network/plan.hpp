@@ -17,7 +17,8 @@ struct BackwardPlan {
   std::vector<char> active;                   // per operation: a gradient arrives at its output and is wanted
   std::vector<std::vector<char>> accumulate;  // per operation and input: that gradient was begun before
   // The parameter's gradient was begun by a later operation. Uses of one parameter are cut alike, so that each part of
-  // its gradient belongs to one thread.
+  // its gradient belongs to one thread; but for those of a bias that are joined to its weights and those that are not,
+  // between which threads wait.
   std::vector<char> accumulate_weights, accumulate_bias;
 };
 
