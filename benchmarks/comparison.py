@@ -212,6 +212,7 @@ class Comparison:
             if (path := worker.ask("path")) != "float32 avx2":
                 raise ContestantError(f"expected products by float32 avx2; received {path}")
             timing = time_side_by_side([worker], options.seconds, options.rounds)[0]
+            peak = max(peak, worker.ask("peak float32"))
         self.result["avx2"] = {**describe(workload), "peak": peak, "path": path, "rounds": timing.rounds}
 
     def scaling(self) -> None:

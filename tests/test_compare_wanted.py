@@ -285,3 +285,12 @@ def test_fit_quicker_than_its_steps_is_noise(adds: float, note: bool) -> None:
     line = lines(result)["A: `fit` with accuracy and progress bar adds to its steps"]
     assert line.held is (None if note else True)
     assert line.note == ("noise: fit was measured quicker than its own steps" if note else "")
+
+
+@pytest.mark.parametrize(("share", "held"), [(0.79, False), (0.81, True), (1.36, None)])
+def test_more_than_the_peak_is_noise(share: float, held: bool | None) -> None:
+    result = reaching(0.01)
+    result["avx2"] = {"flop": share, "rounds": [1.0], "peak": 1.0}
+    line = lines(result)["D, float32 step with AVX2 forced: share of the AVX2 peak"]
+    assert (line.reached, line.held) == (f"{share:.0%}", held)
+    assert line.note == ("noise: more than the peak that was measured" if held is None else "")
