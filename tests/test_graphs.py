@@ -248,6 +248,38 @@ def test_threads_and_pieces_give_the_same_bits(seed: int, batch: int, dtype: str
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.skipif(PURE, reason="threads are the native backend's")
+def test_a_bias_that_is_shared_apart_from_its_kernel() -> None:
+    """Kernels of 40 and 16 rows are cut so that their first rows are not the same thread's."""
+    b, rows = parity.Builder(1024, "float32"), 512
+    wide = b.dense(b.dense(0, 1024, "tanh"), 1024, "tanh")
+    tall, short = b.dense(wide, 40, "tanh"), b.dense(wide, 16, "tanh")
+    kernel, bias = b.weights(40, 20)
+    outputs = [
+        b.dense(tall, 20, "linear", parameters=(kernel, bias)),
+        b.dense(short, 20, "linear", parameters=(*b.weights(16, 20, bias=False), bias)),
+        b.dense(tall, 20, "linear", parameters=(kernel,)),
+    ]
+    program = b.program(b.join("add", *outputs))
+    rng = np.random.default_rng(0)
+    parameters = parity.random_parameters(program, rng)
+    x, y = (rng.normal(size=(4 * rows, width)).astype(np.float32) for width in (1024, 20))
+
+    def trained(threads: int) -> list[bytes]:
+        network = parity.make_network(parity.load_backend("native"), program, parameters)
+        network.set_heads([Head(0, "mean_squared_error")])
+        network.set_optimizer("sgd", {"learning_rate": 0.05, "momentum": 0.0})
+        network.set_threads(threads)
+        reached = 0
+        while reached < len(x):
+            reached = network.train_steps(x, (y,), None, None, rows, reached, len(x), 10.0)
+        return [network.get_parameter(i).tobytes() for i in range(len(parameters))]
+
+    expected = trained(1)
+    for threads in (2, 3, 4):
+        assert trained(threads) == expected, f"{threads} threads"
+
+
 def test_one_matrix_or_several_side_by_side(backend: Any) -> None:
     """Parts of other dtypes and layouts, row numbers, and an evaluation."""
     case = case_of_parts()

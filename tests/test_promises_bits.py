@@ -12,26 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import (
-    ALPHA,
-    ELEMENTWISE,
-    PAIR,
-    PATHS,
-    Builder,
-    forced,
-    instruction_sets,
-    load_backend,
-    make_network,
-    needs_pair,
-    predictions_for,
-    random_parameters,
-    targets_for,
-)
+from parity import ALPHA, ELEMENTWISE, PAIR, PATHS, forced, instruction_sets, needs_pair, predictions_for, targets_for
 from promises import activation, classifier, digest, guarded, labelled, run_script
 from pure import PURE
 
 import fastperceptron as fp
-from fastperceptron.program import ACTIVATIONS, LOSSES, Head, Operation, Parameter, Program
+from fastperceptron.program import ACTIVATIONS, LOSSES, Operation, Parameter, Program
 
 pytestmark = pytest.mark.skipif(PURE, reason="bitwise promises are the native backend's")
 
@@ -87,37 +73,6 @@ def test_training_does_not_depend_on_the_number_of_threads(run: str) -> None:
     expected = _trained(run, 1)
     for threads in THREADS[1:]:
         assert _trained(run, threads) == expected, f"{threads} threads"
-
-
-def test_a_bias_that_is_shared_apart_from_its_kernel() -> None:
-    """Kernels of 40 and 16 rows are cut so that their first rows are not the same thread's."""
-    b, rows = Builder(1024, "float32"), 512
-    wide = b.dense(b.dense(0, 1024, "tanh"), 1024, "tanh")
-    tall, short = b.dense(wide, 40, "tanh"), b.dense(wide, 16, "tanh")
-    kernel, bias = b.weights(40, 20)
-    outputs = [
-        b.dense(tall, 20, "linear", parameters=(kernel, bias)),
-        b.dense(short, 20, "linear", parameters=(*b.weights(16, 20, bias=False), bias)),
-        b.dense(tall, 20, "linear", parameters=(kernel,)),
-    ]
-    program = b.program(b.join("add", *outputs))
-    rng = np.random.default_rng(0)
-    parameters = random_parameters(program, rng)
-    x, y = (rng.normal(size=(4 * rows, width)).astype(np.float32) for width in (1024, 20))
-
-    def trained(threads: int) -> list[bytes]:
-        network = make_network(load_backend("native"), program, parameters)
-        network.set_heads([Head(0, "mean_squared_error")])
-        network.set_optimizer("sgd", {"learning_rate": 0.05, "momentum": 0.0})
-        network.set_threads(threads)
-        reached = 0
-        while reached < len(x):
-            reached = network.train_steps(x, (y,), None, None, rows, reached, len(x), 10.0)
-        return [network.get_parameter(i).tobytes() for i in range(len(parameters))]
-
-    expected = trained(1)
-    for threads in (2, 3, 4):
-        assert trained(threads) == expected, f"{threads} threads"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")

@@ -53,15 +53,16 @@ void Plan::build(const Program& program, const std::vector<char>& begun) {
     for (int out : program.outputs) is_output |= out == v;
     derivative_fused[v] = !is_output && program.consumers(v) == 1;
   }
-  std::vector<int> weights_of(program.parameters.size(), -1);  // a bias; -2: several
+  constexpr int kUnused = -1, kSeveral = -2;
+  std::vector<int> partner(program.parameters.size(), kUnused);  // of a bias: the weights that it is used with
   for (const Operation& op : ops) {
     if (op.bias < 0) continue;
-    int& weights = weights_of[op.bias];
-    weights = weights == -1 || weights == op.weights ? op.weights : -2;
+    int& weights = partner[op.bias];
+    weights = weights == kUnused || weights == op.weights ? op.weights : kSeveral;
   }
   bias_joined.assign(ops.size(), 0);
   for (std::size_t i = 0; i < ops.size(); ++i)
-    bias_joined[i] = ops[i].bias >= 0 && ops[i].weights >= 0 && weights_of[ops[i].bias] == ops[i].weights;
+    bias_joined[i] = ops[i].bias >= 0 && partner[ops[i].bias] == ops[i].weights;
   backward = order(program, 0, static_cast<int>(ops.size()), begun);
 }
 
