@@ -60,7 +60,7 @@ void dot_tiles(Dots& d) {
       }
       const bool done = p >= t.k;
       if constexpr (rows == kTileRows || rows == 1) {
-        if (done && t.finish && tile_finish(acc, t)) break;
+        if (done && t.finish && tile_finish < kCheapParts, rows == 1 > (acc, t)) break;
       }
       tile_store(acc, t.total);
       resume = true;

@@ -86,6 +86,7 @@ struct Tiles {
   bool from_c;         // the earlier blocks are in c: copy them to total
   bool resume;         // total holds earlier blocks
   bool finish;         // these are the last blocks: the epilogue follows
+  bool every;          // of mostly zeros: no term may be left out, as b is not finite
 };
 
 template <class T, int rows, int vectors>
@@ -197,12 +198,12 @@ FP_INLINE bool is_frequent(const Epilogue<T>& e) {
 }
 
 // Finishes the frequent kinds from registers, `last` columns in the last of them; false when this is not one of them.
-// parts: also where c ends within a register, unless it is an update.
-template <bool parts = kCheapParts, class T, int rows, int vectors>
+// parts: also where c ends within a register, unless it is an update; few: of these kinds, store and forward alone.
+template <bool parts = kCheapParts, bool few = false, class T, int rows, int vectors>
 FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int64_t last) {
   const GemmArgs<T>& g = *t.g;
   const Epilogue<T>& e = g.epilogue;
-  if (rows == 1 && e.kind != EpilogueKind::store && e.kind != EpilogueKind::forward) return false;
+  if (few && e.kind != EpilogueKind::store && e.kind != EpilogueKind::forward) return false;
   if (!is_frequent(e)) return false;
   if (__builtin_expect(last < Vec<T>::lanes, false)) {
     if (g.c_padded) {
@@ -259,9 +260,9 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int6
   return true;
 }
 
-template <bool parts = kCheapParts, class T, int rows, int vectors>
+template <bool parts = kCheapParts, bool few = false, class T, int rows, int vectors>
 FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t) {
-  return tile_finish<parts>(acc, t, t.cols - (vectors - 1) * Vec<T>::lanes);
+  return tile_finish<parts, few>(acc, t, t.cols - (vectors - 1) * Vec<T>::lanes);
 }
 
 // Column j of the tile, whose rows lie in the lanes of sum, finished as tile_finish finishes whole registers: the

@@ -78,8 +78,8 @@ struct TileTable {
   }
   template <int vectors>
   constexpr void fill_sparse() {
-    sparse[0][vectors - 1] = sparse_rows<T, vectors>;
-    sparse[1][vectors - 1] = sparse_columns<T, vectors>;
+    sparse[0][vectors - 1] = sparse_panel<T, vectors, false>;
+    sparse[1][vectors - 1] = sparse_panel<T, vectors, true>;
     if constexpr (vectors > 1) fill_sparse<vectors - 1>();
   }
 };
@@ -102,17 +102,6 @@ TileFunction<T> tiles_for(const Tiles<T>& t, int64_t vectors, bool packing = fal
     return table.ragged[vectors - 1];
   const bool half = kHalves && t.cols <= t.width - Vec<T>::lanes / 2;
   return (half ? table.halved : table.tile)[t.rows - 1][vectors - 1];
-}
-
-// Copies rows x cols of b, filling up with zeros to rows of `width`.
-template <class T>
-__attribute__((noinline)) void gemm_copy(const T* b, int64_t b_row, int64_t rows, int64_t cols, int64_t width, T* out) {
-  constexpr int lanes = Vec<T>::lanes;
-  for (int64_t p = 0; p < rows; ++p, b += b_row, out += width) {
-    int64_t j = 0;
-    for (; j + lanes <= cols; j += lanes) store(out + j, load(b + j));
-    for (; j < width; j += lanes) store(out + j, j < cols ? load_part(b + j, cols - j) : zero<T>());
-  }
 }
 
 // Rows cut into tiles: first `longer` tiles of height size + 1, then others of height size. Even heights keep more
@@ -345,7 +334,11 @@ void gemm(const GemmArgs<T>& given) {
   Tiles<T> t;
   t.g = &g;
   if constexpr (kSparse) {
-    if (gemm_is_sparse(g) && is_finite(g.k, g.n, g.b, g.b_row)) {
+    // Tiles may be unable to read rows of a that lie anywhere.
+    const bool scattered = !kScattered && g.a_rows && g.k > 0;
+    const bool sparse = scattered || gemm_is_sparse(g);
+    t.every = sparse && !is_finite(g.k, g.n, g.b, g.b_row);
+    if (scattered || (sparse && !t.every)) {
       const auto& panels = kTiles<T>.sparse[g.a_row == 1];
       return gemm_panels(g, given, kSparseVectors, false, t, [&](int64_t vectors) {
         gemm_column_sums(g, t.j, t.cols);

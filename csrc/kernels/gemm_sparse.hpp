@@ -3,22 +3,26 @@
 // multiplication adds a zero, which changes no sum but -0; where a block's sum ends as -0, all its terms are added.
 #pragma once
 
-#include "kernels/epilogue.hpp"
+#include "kernels/gemm_tiles.hpp"
 #include "kernels/simd.hpp"
 #include "kernels/table.hpp"
 
 namespace fp::FP_ISA_NAMESPACE {
 
-// A tile: two rows of c, which leave out what is zero in both rows of a, by up to kSparseVectors registers. Two rows
-// use each b that they read twice, and have sums enough to keep the multipliers busy.
-inline constexpr int kSparseTile = 2, kSparseVectors = FP_VECTOR_BYTES / 8;
+// A panel is 256 bytes wide at most, and a tile one row of it, or two where registers are as wide as that: sums enough
+// to keep the multipliers busy. Each row leaves out its own zeros.
+inline constexpr int kSparseVectors = 256 / FP_VECTOR_BYTES;
+template <int vectors>
+inline constexpr int kSparseRows = vectors <= 4 ? 2 : 1;
+// Rows of c are taken kSparseGroup at a time, for kSparseRun indices, so that as many rows of b stay in the first-level
+// cache for all of the group; where b's rows lie so far apart that they would drive each other out, they are copied.
+inline constexpr int64_t kSparseGroup = 64, kSparseRun = 64, kSparseFar = 512;
 // What a product must have to be looked at: multiplications, runs of elements of a side by side, elements of a run, and
-// bytes in a row of c. kSparseLooks runs, spread evenly, then tell what part of the terms a tile would keep: the most
-// of all, and the most of those seen so far, beyond which nobody looks on.
-inline constexpr int64_t kSparseWork = 256 * 1024, kSparseRuns = FP_VECTOR_BYTES == 64 ? 16 : 32, kSparseRun = 64;
-inline constexpr int64_t kSparseBytes = 192, kSparseLooks = 4;
-inline constexpr double kMostKept = 0.45, kMostSeen = 0.7;
-static_assert(kSparseTile == 2, "bits are those of pairs");
+// bytes in a row of c. kSparseLooks runs, spread evenly, then tell what part of the terms is kept: the most of all, and
+// the most of those seen so far, beyond which nobody looks on.
+inline constexpr int64_t kSparseWork = 256 * 1024, kSparseRuns = FP_VECTOR_BYTES == 64 ? 16 : 32;
+inline constexpr int64_t kSparseBytes = FP_VECTOR_BYTES == 64 ? 192 : 128, kSparseLooks = 4;
+inline constexpr double kMostKept = 0.4, kMostSeen = 0.65;
 
 // Elements of a that lie side by side: run q is row q of a where a_col == 1, of its transpose where a_row == 1.
 template <class T>
@@ -31,24 +35,14 @@ struct Runs {
   FP_INLINE_MEMBER const T* operator[](int64_t q) const { return each ? each[q] + first : a + q * step; }
 };
 
-// A bit for each of the first 64 elements of two runs, or of all `count` if they are fewer; the same elements of two
-// others are fetched.
+// A bit for each of the first 64 elements of a run that is not zero, or of all `count` if they are fewer.
 template <class T>
-FP_INLINE uint64_t sparse_word(const T* const (&a)[kSparseTile], const T* const (&later)[kSparseTile], int64_t count) {
+FP_INLINE uint64_t sparse_word(const T* a, int64_t count) {
+  if (count >= 64) return nonzeros_of_64(a);
   constexpr int lanes = Vec<T>::lanes;
   uint64_t word = 0;
-  if (count >= 64) {
-    FP_UNROLL for (int p = 0; p < 64; p += lanes) {
-      __builtin_prefetch(later[0] + p);
-      __builtin_prefetch(later[1] + p);
-      word |= uint64_t(nonzeros(bit_or(load(a[0] + p), load(a[1] + p)))) << p;
-    }
-  } else {
-    for (int64_t p = 0; p < count; p += lanes) {
-      const int64_t n = count - p < lanes ? count - p : lanes;
-      word |= uint64_t(nonzeros(bit_or(load_part(a[0] + p, n), load_part(a[1] + p, n)))) << p;
-    }
-  }
+  for (int64_t p = 0; p < count; p += lanes)
+    word |= uint64_t(nonzeros(load_part(a + p, count - p < lanes ? count - p : lanes))) << p;
   return word;
 }
 
@@ -78,120 +72,167 @@ __attribute__((noinline)) bool gemm_is_sparse(const GemmArgs<T>& g) {
   const Runs<T> runs(g);
   int64_t seen = 0, kept = 0;
   for (int64_t look = 0; look < kSparseLooks; ++look) {
-    const int64_t q = look * (count - 2) / (kSparseLooks - 1);
-    const T* const a[] = {runs[q], by_rows ? runs[q + 1] : runs[q]};
-    for (int64_t p = 0; p < length; p += 64) {
-      const uint64_t word = sparse_word<T>({a[0] + p, a[1] + p}, {a[0] + p, a[1] + p}, length - p);
-      constexpr uint64_t first_of_two = 0x5555555555555555;
-      kept += by_rows ? __builtin_popcountll(word) : 2 * __builtin_popcountll((word | word >> 1) & first_of_two);
-    }
+    const T* a = runs[look * (count - 1) / (kSparseLooks - 1)];
+    for (int64_t p = 0; p < length; p += 64) kept += __builtin_popcountll(sparse_word(a + p, length - p));
     seen += length;
     if (static_cast<double>(kept) > kMostSeen * static_cast<double>(seen)) return false;
   }
   return static_cast<double>(kept) <= kMostKept * static_cast<double>(seen);
 }
 
-// The sums of a block over those indices p < k whose bits are set, or all where one of the sums ends as -0:
-// acc[i][v] = a(i, p) b[p][v] + ..., the last register holding `last` columns.
-template <class T, int vectors, class A>
-FP_INLINE void sparse_sum(Vec<T> (&acc)[kSparseTile][vectors], A a, const uint64_t* bits, int64_t k, const T* b,
-                          int64_t b_row, int64_t last) {
-  for (bool all = false;; all = true) {
-    FP_UNROLL for (int i = 0; i < kSparseTile; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] = zero<T>();
-    for (int64_t w = 0; w * 64 < k; ++w) {
-      const int64_t count = k - w * 64 < 64 ? k - w * 64 : 64;
-      for (uint64_t left = all ? ~uint64_t(0) >> (64 - count) : bits[w]; left != 0; left &= left - 1) {
-        const int64_t p = w * 64 + __builtin_ctzll(left);
-        const T* from = b + p * b_row;
-        Vec<T> bv[vectors];
-        FP_UNROLL for (int v = 0; v < vectors; ++v) bv[v] =
-            v == vectors - 1 ? load_part(from + v * Vec<T>::lanes, last) : load(from + v * Vec<T>::lanes);
-        FP_UNROLL for (int i = 0; i < kSparseTile; ++i) {
-          const Vec<T> x = broadcast(a(i, p));
-          FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] = fma(x, bv[v], acc[i][v]);
-        }
-      }
+FP_INLINE uint64_t first_bits(int64_t count) { return count >= 64 ? ~uint64_t(0) : (uint64_t(1) << count) - 1; }
+
+// Bit q of word p becomes bit p of word q: halves of ever smaller squares change places.
+template <int half = 32>
+FP_INLINE void turn_words(uint64_t (&words)[64]) {
+  constexpr uint64_t low = ~uint64_t(0) / ((uint64_t(1) << half) + 1);
+  for (int p = 0; p < 64; p += 2 * half) {
+    for (int q = p; q < p + half; ++q) {
+      const uint64_t changed = (words[q] >> half ^ words[q + half]) & low;
+      words[q] ^= changed << half;
+      words[q + half] ^= changed;
     }
-    bool again = false;
-    FP_UNROLL for (int i = 0; i < kSparseTile; ++i) again |= any_negative_zero(acc[i]);
-    if (all || !again) return;
+  }
+  if constexpr (half > 1) turn_words<half / 2>(words);
+}
+
+// sum[i] += a(i, p) b[p] for those p < 64 whose bits are set in bits[i], the last register holding `last` columns.
+template <class T, int rows, int vectors, class A>
+FP_INLINE void sparse_sum(Vec<T> (&sum)[rows][vectors], A a, uint64_t (&bits)[rows], const T* b, int64_t b_row,
+                          int64_t last) {
+  constexpr int lanes = Vec<T>::lanes;
+  const auto next = [&](int i) __attribute__((always_inline)) {
+    const int64_t p = __builtin_ctzll(bits[i]);
+    bits[i] &= bits[i] - 1;
+    const T* from = b + p * b_row;
+    const Vec<T> x = broadcast(a(i, p));
+    FP_UNROLL for (int v = 0; v < vectors; ++v) {
+      const Vec<T> y = v == vectors - 1 ? load_part(from + v * lanes, last) : load(from + v * lanes);
+      sum[i][v] = fma(x, y, sum[i][v]);
+    }
+  };
+  if constexpr (rows == 2) {
+    while (bits[0] != 0 && bits[1] != 0) {
+      next(0);
+      next(1);
+    }
+  }
+  FP_UNROLL for (int i = 0; i < rows; ++i) while (bits[i] != 0) next(i);
+}
+
+// The sums of all terms of a block, indices [begin, begin + k), of row i of c: where leaving zeros out might show.
+template <class T>
+__attribute__((noinline)) void sparse_all(const Tiles<T>& t, int64_t i, int64_t begin, int64_t k, T* sums) {
+  constexpr int lanes = Vec<T>::lanes;
+  const GemmArgs<T>& g = *t.g;
+  const Runs<T> runs(g);
+  for (int64_t j = 0; j < t.cols; j += lanes) {
+    Vec<T> sum = zero<T>();
+    for (int64_t p = begin; p < begin + k; ++p) {
+      const T* b = g.b + p * g.b_row + t.j + j;
+      const T x = g.a_col == 1 ? runs[i][p] : runs[p][i];
+      sum = fma(broadcast(x), load_part(b, t.cols - j < lanes ? t.cols - j : lanes), sum);
+    }
+    store(sums + j, sum);
   }
 }
 
-// The sums of a block join those of the blocks before, in t.total; after the last one comes the epilogue.
-template <class T, int vectors>
-FP_INLINE void sparse_end(Vec<T> (&acc)[kSparseTile][vectors], Tiles<T>& t, bool first, bool finish) {
-  if (!first) {
-    FP_UNROLL for (int i = 0; i < kSparseTile; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] =
-        add(load(t.total + (i * vectors + v) * Vec<T>::lanes), acc[i][v]);
+// The sums of a block, indices [begin, begin + k), join those of the blocks before, in t.total; after the last one
+// comes the epilogue.
+template <class T, int rows, int vectors>
+FP_INLINE void sparse_end(Vec<T> (&sum)[rows][vectors], Tiles<T>& t, int64_t begin, int64_t k) {
+  constexpr int lanes = Vec<T>::lanes;
+  FP_UNROLL for (int i = 0; i < rows; ++i) {
+    if (__builtin_expect(any_negative_zero(sum[i]) && i < t.rows, false)) {
+      alignas(64) T all[vectors * lanes];
+      sparse_all(t, t.i + i, begin, k, all);
+      FP_UNROLL for (int v = 0; v < vectors; ++v) sum[i][v] = load(all + v * lanes);
+    }
   }
-  if (finish && t.rows == kSparseTile && tile_finish(acc, t)) return;
-  tile_store(acc, t.total);
+  if (begin == 0 && t.g->accumulate) tile_load(t);
+  if (begin > 0 || t.g->accumulate) {
+    FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) sum[i][v] =
+        add(load(t.total + (i * vectors + v) * lanes), sum[i][v]);
+  }
+  const bool finish = begin + k == t.g->k;
+  if (finish && t.rows == rows && tile_finish(sum, t)) return;
+  tile_store(sum, t.total);
   if (finish) tile_finish_total(t);
 }
 
-// All rows of a panel from rows of a.
-template <class T, int vectors>
-void sparse_rows(Tiles<T>& t) {
+// Which elements of a block, indices [begin, begin + k), are not zero in `rows` rows of c from row `first` on: a bit
+// for each, words[p / 64][i]. from: where the block's rows of a transposed a begin, in column `first`.
+template <class T, bool columns>
+FP_INLINE void sparse_words(const Tiles<T>& t, int64_t first, int64_t rows, int64_t begin, int64_t k,
+                            uint64_t (&words)[kBlock / kSparseRun][kSparseGroup], const T* (&from)[kBlock]) {
   const GemmArgs<T>& g = *t.g;
   const Runs<T> runs(g);
-  const int64_t last = t.cols - (vectors - 1) * Vec<T>::lanes;
-  alignas(64) T total[kSparseTile * vectors * Vec<T>::lanes];
-  t.total = total;
-  for (t.i = 0; t.i < g.m; t.i += kSparseTile) {
-    t.rows = g.m - t.i < kSparseTile ? g.m - t.i : kSparseTile;
-    const int64_t second = t.i + t.rows - 1, next = g.m - second > kSparseTile ? kSparseTile : 0;
-    const T* const a[] = {runs[t.i], runs[second]};
-    const T* const later[] = {runs[t.i + next], runs[second + next]};
-    for (int64_t begin = 0; begin < g.k; begin += g.block) {
-      const int64_t k = g.k - begin < g.block ? g.k - begin : g.block;
-      uint64_t bits[kBlock / 64];
-      for (int64_t w = 0; w * 64 < k; ++w) {
-        const int64_t at = begin + w * 64;
-        bits[w] = sparse_word<T>({a[0] + at, a[1] + at}, {later[0] + at, later[1] + at}, k - w * 64);
-      }
-      Vec<T> acc[kSparseTile][vectors];
-      const auto element = [=](int i, int64_t p) __attribute__((always_inline)) { return a[i][begin + p]; };
-      sparse_sum(acc, element, bits, k, g.b + begin * g.b_row + t.j, g.b_row, last);
-      sparse_end(acc, t, begin == 0, begin + k == g.k);
+  if constexpr (columns) {
+    for (int64_t p = 0; p < k; ++p) {
+      from[p] = runs[begin + p] + first;
+      words[p / 64][p % 64] = t.every ? first_bits(rows) : sparse_word(from[p], rows);
+      // To the second-level cache, while multiplications keep few other lines on their way.
+      for (int64_t i = 0; g.a_next && i < rows; i += 64 / int64_t(sizeof(T)))
+        __builtin_prefetch(g.a_next[begin + p] + g.a_first + first + i, 0, 2);
+    }
+    for (int64_t p = k; p % 64 != 0; ++p) words[p / 64][p % 64] = 0;
+    for (int64_t w = 0; w * 64 < k; ++w) turn_words(words[w]);
+  } else {
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t p = 0; p < k; p += 64)
+        words[p / 64][i] = t.every ? first_bits(k - p) : sparse_word(runs[first + i] + begin + p, k - p);
     }
   }
 }
 
-// All rows of a panel from columns of a, as many at a time as a register has lanes.
-template <class T, int vectors>
-void sparse_columns(Tiles<T>& t) {
-  constexpr int lanes = Vec<T>::lanes, width = vectors * lanes;
+// All rows of a panel. columns: of a transposed a.
+template <class T, int vectors, bool columns>
+void sparse_panel(Tiles<T>& t) {
+  constexpr int lanes = Vec<T>::lanes, width = vectors * lanes, rows = kSparseRows<vectors>;
   const GemmArgs<T>& g = *t.g;
   const Runs<T> runs(g);
-  const int64_t last = t.cols - (vectors - 1) * lanes;
-  alignas(64) T totals[lanes * width];
-  for (int64_t i = 0; i < g.m; i += lanes) {
-    const int64_t columns = g.m - i < lanes ? g.m - i : lanes;
+  alignas(64) T sums[kSparseGroup * width], totals[kSparseGroup * width], copy[kSparseRun * width];
+  uint64_t words[kBlock / kSparseRun][kSparseGroup];
+  const T* from[kBlock];
+  const bool copies = g.b_row * int64_t(sizeof(T)) % kSparseFar == 0;
+  const int64_t last = copies ? lanes : t.cols - (vectors - 1) * lanes, b_row = copies ? width : g.b_row;
+  int64_t copied = -1;  // where the copied rows of b begin
+  for (int64_t first = 0; first < g.m; first += kSparseGroup) {
+    const int64_t group = g.m - first < kSparseGroup ? g.m - first : kSparseGroup;
     for (int64_t begin = 0; begin < g.k; begin += g.block) {
       const int64_t k = g.k - begin < g.block ? g.k - begin : g.block;
-      uint64_t words[kBlock / 64][lanes];
-      for (int64_t w = 0; w * 64 < k; ++w) {
-        LaneBits masks[64] = {};
-        for (int64_t p = w * 64; p < k && p < w * 64 + 64; ++p) {
-          // To the second-level cache, while multiplications keep few other lines on their way.
-          if (g.a_next) __builtin_prefetch(g.a_next[begin + p] + g.a_first + i, 0, 2);
-          masks[p - w * 64] = static_cast<LaneBits>(nonzeros(load_part(runs[begin + p] + i, columns)));
+      sparse_words<T, columns>(t, first, group, begin, k, words, from);
+      for (int64_t p = 0; p < k; p += kSparseRun) {
+        const T* b = g.b + (begin + p) * g.b_row + t.j;
+        if (copies && copied != begin + p) {
+          copied = begin + p;
+          gemm_copy(b, g.b_row, k - p < kSparseRun ? k - p : kSparseRun, t.cols, width, copy);
         }
-        turn_masks(masks, words[w]);
-      }
-      for (int64_t r = 0; r < columns; r += kSparseTile) {
-        t.i = i + r;
-        t.rows = columns - r < kSparseTile ? columns - r : kSparseTile;
-        t.total = totals + r * width;
-        const int64_t at = t.i, second = t.rows - 1;
-        uint64_t bits[kBlock / 64];
-        for (int64_t w = 0; w * 64 < k; ++w) bits[w] = words[w][r] | words[w][r + second];
-        Vec<T> acc[kSparseTile][vectors];
-        const auto element = [=](int q, int64_t p)
-                                 __attribute__((always_inline)) { return runs[begin + p][at + (q == 0 ? 0 : second)]; };
-        sparse_sum(acc, element, bits, k, g.b + begin * g.b_row + t.j, g.b_row, last);
-        sparse_end(acc, t, begin == 0, begin + k == g.k);
+        for (int64_t i = 0; i < group; i += rows) {
+          t.i = first + i;
+          t.rows = group - i < rows ? group - i : rows;
+          t.total = totals + i * width;
+          uint64_t bits[rows];
+          FP_UNROLL for (int r = 0; r < rows; ++r) bits[r] = r < t.rows ? words[p / kSparseRun][i + r] : 0;
+          T* kept = sums + i * width;
+          Vec<T> sum[rows][vectors];
+          FP_UNROLL for (int r = 0; r < rows; ++r) FP_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] =
+              p > 0 ? load(kept + (r * vectors + v) * lanes) : zero<T>();
+          if constexpr (columns) {
+            const T* const* a = from + p;
+            const auto element = [=](int r, int64_t q) __attribute__((always_inline)) { return a[q][i + r]; };
+            sparse_sum(sum, element, bits, copies ? copy : b, b_row, last);
+          } else {
+            const T* a[rows];
+            FP_UNROLL for (int r = 0; r < rows; ++r) a[r] = runs[r < t.rows ? t.i + r : t.i] + begin + p;
+            const auto element = [=](int r, int64_t q) __attribute__((always_inline)) { return a[r][q]; };
+            sparse_sum(sum, element, bits, copies ? copy : b, b_row, last);
+          }
+          if (k - p > kSparseRun)
+            tile_store(sum, kept);
+          else
+            sparse_end(sum, t, begin, k);
+        }
       }
     }
   }

@@ -12,6 +12,17 @@ namespace fp::FP_ISA_NAMESPACE {
 // epilogue touches is fetched for sums of kPrefetch and more; shorter ones cannot hide the extra instructions.
 inline constexpr int64_t kAhead = 16, kPrefetch = 192;
 
+// Copies rows x cols of b, filling up with zeros to rows of `width`.
+template <class T>
+__attribute__((noinline)) void gemm_copy(const T* b, int64_t b_row, int64_t rows, int64_t cols, int64_t width, T* out) {
+  constexpr int lanes = Vec<T>::lanes;
+  for (int64_t p = 0; p < rows; ++p, b += b_row, out += width) {
+    int64_t j = 0;
+    for (; j + lanes <= cols; j += lanes) store(out + j, load(b + j));
+    for (; j < width; j += lanes) store(out + j, j < cols ? load_part(b + j, cols - j) : zero<T>());
+  }
+}
+
 // How tiles read b: as it lies, copying it for the tiles to come, or only half of the panel's last register.
 enum class Reading { plain, packing, halved };
 
@@ -149,7 +160,7 @@ void gemm_tiles(Tiles<T>& t) {
       const bool done = p >= t.k;
       // What else there is is too rare to be worth the code.
       if constexpr ((rows == kTileRows && !pack) || rows == 1 || (reading == Reading::plain && !scattered)) {
-        if (done && t.finish && tile_finish(acc, t)) break;
+        if (done && t.finish && tile_finish < kCheapParts, rows == 1 > (acc, t)) break;
       }
       tile_store(acc, t.total);
       resume = true;

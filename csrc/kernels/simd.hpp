@@ -21,7 +21,7 @@
 //   turn(a, a_row, t)              t[q] = elements q of as many rows as half a register has elements; q < 4
 //                                  (load_half and turn only where kThin holds, see kernels/gemm_thin.hpp)
 //   nonzeros(v)                    a bit for each lane that is not zero (NaN is not)
-//   turn_masks(masks, bits)        bits[q]: bit q of each of 64 LaneBits, which have a bit for each lane
+//   nonzeros_of_64(p)              the same of 64 elements
 //   any_negative_zero(a)           of several registers
 //                                  (these three only where kSparse holds, see kernels/gemm_sparse.hpp)
 //   exp2_int(v)                    2^v for integral v, -126..127 (float) or -1022..1023 (double)

@@ -117,17 +117,23 @@ FP_INLINE unsigned nonzeros(Vec<double> a) {
   return static_cast<unsigned>(_mm256_movemask_pd(_mm256_cmp_pd(a.v, _mm256_setzero_pd(), _CMP_NEQ_UQ)));
 }
 
-// bits[q]: bit q of each of 64 masks.
-template <int lanes>
-FP_INLINE void turn_masks(const LaneBits (&masks)[64], uint64_t (&bits)[lanes]) {
-  __m256i low, high;
-  __builtin_memcpy(&low, masks, sizeof low);
-  __builtin_memcpy(&high, masks + 32, sizeof high);
-  FP_UNROLL for (int q = 0; q < lanes; ++q) {
-    const auto first = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_slli_epi16(low, 7 - q)));
-    const auto second = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_slli_epi16(high, 7 - q)));
-    bits[q] = first | uint64_t(second) << 32;
+// 64 lanes of truth values, narrowed to bytes: what packing leaves in the wrong half changes places.
+FP_INLINE uint64_t nonzeros_of_64(const float* p) {
+  uint64_t word = 0;
+  FP_UNROLL for (int half = 0; half < 64; half += 32) {
+    __m256i m[4];
+    FP_UNROLL for (int q = 0; q < 4; ++q) m[q] =
+        _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(p + half + q * 8), _mm256_setzero_ps(), _CMP_NEQ_UQ));
+    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(m[0], m[1]), _mm256_packs_epi32(m[2], m[3]));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    word |= uint64_t(uint32_t(_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(bytes, order)))) << half;
   }
+  return word;
+}
+FP_INLINE uint64_t nonzeros_of_64(const double* p) {
+  uint64_t word = 0;
+  FP_UNROLL for (int q = 0; q < 64; q += 4) word |= uint64_t(nonzeros(load(p + q))) << q;
+  return word;
 }
 
 template <class T, int n>

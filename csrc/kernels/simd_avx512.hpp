@@ -6,8 +6,6 @@
 
 namespace fp::FP_ISA_NAMESPACE {
 
-using LaneBits = uint16_t;
-
 template <class T>
 struct Mask;
 template <>
@@ -126,16 +124,11 @@ namespace fp::FP_ISA_NAMESPACE {
 FP_INLINE unsigned nonzeros(Vec<float> a) { return _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_NEQ_UQ); }
 FP_INLINE unsigned nonzeros(Vec<double> a) { return _mm512_cmp_pd_mask(a.v, _mm512_setzero_pd(), _CMP_NEQ_UQ); }
 
-// bits[q]: bit q of each of 64 masks.
-template <int lanes>
-FP_INLINE void turn_masks(const LaneBits (&masks)[64], uint64_t (&bits)[lanes]) {
-  __m512i low, high;
-  __builtin_memcpy(&low, masks, sizeof low);
-  __builtin_memcpy(&high, masks + 32, sizeof high);
-  FP_UNROLL for (int q = 0; q < lanes; ++q) {
-    const __m512i bit = _mm512_set1_epi16(static_cast<int16_t>(1u << q));
-    bits[q] = _mm512_test_epi16_mask(low, bit) | uint64_t(_mm512_test_epi16_mask(high, bit)) << 32;
-  }
+template <class T>
+FP_INLINE uint64_t nonzeros_of_64(const T* p) {
+  uint64_t word = 0;
+  FP_UNROLL for (int q = 0; q < 64; q += Vec<T>::lanes) word |= uint64_t(nonzeros(load(p + q))) << q;
+  return word;
 }
 
 // -0 is the smallest of all representations taken as signed integers.

@@ -3,8 +3,6 @@
 
 namespace fp::FP_ISA_NAMESPACE {
 
-using LaneBits = uint8_t;
-
 template <class T>
 struct Mask {
   typename Vec<T>::I m;

@@ -20,7 +20,7 @@ constexpr Kernels<T> kernels() {
   Kernels<T> k{};
   k.lanes = Vec<T>::lanes;
   k.tile_rows = kTileRows;
-  k.scattered = kScattered;
+  k.scattered = kScattered ? Scattered::quickly : kSparse ? Scattered::slowly : Scattered::never;
   k.gemm = gemm<T>;
   k.gemm_scratch = gemm_scratch<T>;
   k.leaves_out_zeros = gemm_leaves_out_zeros<T>;

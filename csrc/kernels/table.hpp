@@ -119,7 +119,7 @@ struct GemmArgs {
   Parted parted = {0, 0, 0};
   int64_t first_i = 0, first_j = 0;
   // When given, the rows of a (a_col == 1), or those of its transpose (a_row == 1), lie anywhere: element (i, p) at
-  // a_rows[i][a_first + p], or a_rows[p][a_first + i]; a and the other stride are 0. Only where Kernels::scattered.
+  // a_rows[i][a_first + p], or a_rows[p][a_first + i]; a and the other stride are 0. See Kernels::scattered.
   const T* const* a_rows = nullptr;
   int64_t a_first = 0;
   // When given, as many rows as a_rows has, of which the same elements will be read next: to be fetched meanwhile.
@@ -189,11 +189,14 @@ struct DropoutArgs {
   uint32_t stream;
 };
 
+// Whether gemm takes rows of a that lie anywhere: not at all, any, but slowly unless they are mostly zeros, or any.
+enum class Scattered { never, slowly, quickly };
+
 template <class T>
 struct Kernels {
   int64_t lanes;      // elements of one vector register
   int64_t tile_rows;  // rows of the main micro-kernel: split work over rows of c in multiples of this
-  bool scattered;     // gemm takes rows of a that lie anywhere
+  Scattered scattered;
 
   void (*gemm)(const GemmArgs<T>&);
   int64_t (*gemm_scratch)(int64_t m, int64_t n, int64_t k);

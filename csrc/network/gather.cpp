@@ -37,7 +37,7 @@ void Run<T>::find_inputs(const Team& team) {
     return;
   }
   const auto row_bytes = program.widths[0] * static_cast<int64_t>(sizeof(T));
-  const bool possible = kernels.scattered && !products() && plan.inputs_multiplied;
+  const bool possible = scattered && !products() && plan.inputs_multiplied;
   if (!possible || n < kScatteredRows || row_bytes < std::max(kScatteredBytes, 2 * plan.input_products)) {
     in_place = {};
     return;
@@ -50,6 +50,28 @@ void Run<T>::find_inputs(const Team& team) {
   const T** next = each + n;
   for (int64_t i = 0; i < n; ++i) next[i] = i < later ? place(possible_number(n + i)) : each[i];
   next_row = next;
+}
+
+template <class T>
+void Run<T>::look_at_inputs(int64_t first, int64_t end, int64_t rows, int threads) {
+  scattered = kernels.scattered == Scattered::quickly;
+  RowsInPlace<T> found;
+  if (kernels.scattered != Scattered::slowly || !sources->index) return;
+  sources->x->find(found);
+  if (!found.data) return;
+  std::vector<const T*> each(static_cast<std::size_t>(rows));
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t number = possible_number(first + i * ((end - first) / rows));
+    if (number < 0) return;
+    each[static_cast<std::size_t>(i)] = found.data + number * found.row;
+  }
+  GemmArgs<T> g{};
+  g.m = rows;
+  g.n = plan.input_products / threads;
+  g.k = program.widths[0];
+  g.a_rows = each.data();
+  g.a_col = 1;
+  scattered = kernels.leaves_out_zeros(g);
 }
 
 template <class T>
@@ -126,13 +148,14 @@ void Run<T>::gather_targets(Range r, const int64_t* index, int64_t from) {
   }
 }
 
-#define FP_INSTANTIATE(T)                                              \
-  template void Run<T>::gather(Team&);                                 \
-  template void Run<T>::find_inputs(const Team&);                      \
-  template int64_t Run<T>::possible_number(int64_t) const;             \
-  template int64_t Run<T>::row_number(int64_t);                        \
-  template void Run<T>::gather_rows(Range, bool, bool);                \
-  template void Run<T>::gather_inputs(Range, const int64_t*, int64_t); \
+#define FP_INSTANTIATE(T)                                               \
+  template void Run<T>::gather(Team&);                                  \
+  template void Run<T>::find_inputs(const Team&);                       \
+  template void Run<T>::look_at_inputs(int64_t, int64_t, int64_t, int); \
+  template int64_t Run<T>::possible_number(int64_t) const;              \
+  template int64_t Run<T>::row_number(int64_t);                         \
+  template void Run<T>::gather_rows(Range, bool, bool);                 \
+  template void Run<T>::gather_inputs(Range, const int64_t*, int64_t);  \
   template void Run<T>::gather_targets(Range, const int64_t*, int64_t);
 FP_INSTANTIATE(float)
 FP_INSTANTIATE(double)

@@ -92,6 +92,8 @@ struct Run {
   // Nobody else looks at values and gradients between the steps' operations: what is between two dense products of
   // mixed precision may exist packed alone, and inputs need not be gathered.
   bool unobserved = false;
+  // Shuffled rows of the inputs may be read where they lie.
+  bool scattered = false;
   // 0 and 1 from step to step: what one thread writes before all have read what it wrote a step before has two places.
   int turn = 0;
 
@@ -122,6 +124,9 @@ struct Run {
     hazards = &space.hazards[static_cast<std::size_t>(team.rank)];
     hazards->forget();
   }
+  // Before the first batch of those from position `first` to `end`, each of so many rows: finds out whether products
+  // by so many threads read rows anywhere, on some paths only if they are mostly zeros.
+  void look_at_inputs(int64_t first, int64_t end, int64_t rows, int threads);
   // How so many threads cut a batch of so many rows.
   Way way_for(int64_t rows, int size) const;
   // The same for this batch. may_repeat: threads may gather the same rows, each for itself.

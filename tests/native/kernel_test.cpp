@@ -175,7 +175,7 @@ struct Suite {
       if (leaves_out && nonzeros < 100 && mode < 5 && !k.leaves_out_zeros(g))
         fail("%s gemm<%zu> %lldx%lldx%lld strided=%d: zeros are not left out", name, sizeof(T), (long long)m,
              (long long)n, (long long)depth, strided);
-      if (k.scattered) {
+      if (k.scattered != fp::Scattered::never) {
         auto scattered = start, scattered_pre = start, scattered_velocity = start;
         fp::GemmArgs<T> s = g;
         s.a = nullptr, (strided ? s.a_col : s.a_row) = 0;
