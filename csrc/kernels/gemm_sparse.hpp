@@ -9,8 +9,9 @@
 
 namespace fp::FP_ISA_NAMESPACE {
 
-// A panel is 256 bytes wide at most, and a tile one row of it, or two where registers are as wide as that: sums enough
-// to keep the multipliers busy. Each row leaves out its own zeros.
+// A panel is 256 bytes wide at most, and a tile one row of it, which leaves out its own zeros, or, where that would
+// have too few sums to keep the multipliers busy, two rows, which share each b that they read and leave out what is
+// zero in both.
 inline constexpr int kSparseVectors = 256 / FP_VECTOR_BYTES;
 template <int vectors>
 inline constexpr int kSparseRows = vectors <= 4 ? 2 : 1;
@@ -18,11 +19,11 @@ inline constexpr int kSparseRows = vectors <= 4 ? 2 : 1;
 // cache for all of the group; where b's rows lie so far apart that they would drive each other out, they are copied.
 inline constexpr int64_t kSparseGroup = 64, kSparseRun = 64, kSparseFar = 512;
 // What a product must have to be looked at: multiplications, runs of elements of a side by side, elements of a run, and
-// bytes in a row of c. kSparseLooks runs, spread evenly, then tell what part of the terms is kept: the most of all, and
-// the most of those seen so far, beyond which nobody looks on.
+// bytes in a row of c. kSparseLooks runs, spread evenly, then tell what part of their elements is not zero: the most of
+// all, by the rows of a tile, and how much more of those seen so far ends the search.
 inline constexpr int64_t kSparseWork = 256 * 1024, kSparseRuns = FP_VECTOR_BYTES == 64 ? 16 : 32;
 inline constexpr int64_t kSparseBytes = FP_VECTOR_BYTES == 64 ? 192 : 128, kSparseLooks = 4;
-inline constexpr double kMostKept = 0.4, kMostSeen = 0.65;
+inline constexpr double kMostKept[] = {0.4, 0.27}, kKeptBeyond = 0.25;
 
 // Elements of a that lie side by side: run q is row q of a where a_col == 1, of its transpose where a_row == 1.
 template <class T>
@@ -70,14 +71,15 @@ __attribute__((noinline)) bool gemm_is_sparse(const GemmArgs<T>& g) {
       g.n < kSparseWork / g.m / g.k)
     return false;
   const Runs<T> runs(g);
+  const double most = kMostKept[kSparseVectors <= 4 || g.n <= 4 * Vec<T>::lanes];
   int64_t seen = 0, kept = 0;
   for (int64_t look = 0; look < kSparseLooks; ++look) {
     const T* a = runs[look * (count - 1) / (kSparseLooks - 1)];
     for (int64_t p = 0; p < length; p += 64) kept += __builtin_popcountll(sparse_word(a + p, length - p));
     seen += length;
-    if (static_cast<double>(kept) > kMostSeen * static_cast<double>(seen)) return false;
+    if (static_cast<double>(kept) > (most + kKeptBeyond) * static_cast<double>(seen)) return false;
   }
-  return static_cast<double>(kept) <= kMostKept * static_cast<double>(seen);
+  return static_cast<double>(kept) <= most * static_cast<double>(seen);
 }
 
 FP_INLINE uint64_t first_bits(int64_t count) { return count >= 64 ? ~uint64_t(0) : (uint64_t(1) << count) - 1; }
@@ -96,28 +98,21 @@ FP_INLINE void turn_words(uint64_t (&words)[64]) {
   if constexpr (half > 1) turn_words<half / 2>(words);
 }
 
-// sum[i] += a(i, p) b[p] for those p < 64 whose bits are set in bits[i], the last register holding `last` columns.
+// sum[i] += a(i, p) b[p] for those p < 64 whose bits are set, the last register holding `last` columns.
 template <class T, int rows, int vectors, class A>
-FP_INLINE void sparse_sum(Vec<T> (&sum)[rows][vectors], A a, uint64_t (&bits)[rows], const T* b, int64_t b_row,
-                          int64_t last) {
+FP_INLINE void sparse_sum(Vec<T> (&sum)[rows][vectors], A a, uint64_t bits, const T* b, int64_t b_row, int64_t last) {
   constexpr int lanes = Vec<T>::lanes;
-  const auto next = [&](int i) __attribute__((always_inline)) {
-    const int64_t p = __builtin_ctzll(bits[i]);
-    bits[i] &= bits[i] - 1;
+  for (; bits != 0; bits &= bits - 1) {
+    const int64_t p = __builtin_ctzll(bits);
     const T* from = b + p * b_row;
-    const Vec<T> x = broadcast(a(i, p));
-    FP_UNROLL for (int v = 0; v < vectors; ++v) {
-      const Vec<T> y = v == vectors - 1 ? load_part(from + v * lanes, last) : load(from + v * lanes);
-      sum[i][v] = fma(x, y, sum[i][v]);
-    }
-  };
-  if constexpr (rows == 2) {
-    while (bits[0] != 0 && bits[1] != 0) {
-      next(0);
-      next(1);
+    Vec<T> y[vectors];
+    FP_UNROLL for (int v = 0; v < vectors; ++v) y[v] =
+        v == vectors - 1 ? load_part(from + v * lanes, last) : load(from + v * lanes);
+    FP_UNROLL for (int i = 0; i < rows; ++i) {
+      const Vec<T> x = broadcast(a(i, p));
+      FP_UNROLL for (int v = 0; v < vectors; ++v) sum[i][v] = fma(x, y[v], sum[i][v]);
     }
   }
-  FP_UNROLL for (int i = 0; i < rows; ++i) while (bits[i] != 0) next(i);
 }
 
 // The sums of all terms of a block, indices [begin, begin + k), of row i of c: where leaving zeros out might show.
@@ -212,19 +207,20 @@ void sparse_panel(Tiles<T>& t) {
           t.i = first + i;
           t.rows = group - i < rows ? group - i : rows;
           t.total = totals + i * width;
-          uint64_t bits[rows];
-          FP_UNROLL for (int r = 0; r < rows; ++r) bits[r] = r < t.rows ? words[p / kSparseRun][i + r] : 0;
+          const int64_t second = rows == 1 ? i : i + t.rows - 1;  // or the only one again
+          const auto& word = words[p / kSparseRun];
+          const uint64_t bits = word[i] | word[second];
           T* kept = sums + i * width;
           Vec<T> sum[rows][vectors];
           FP_UNROLL for (int r = 0; r < rows; ++r) FP_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] =
               p > 0 ? load(kept + (r * vectors + v) * lanes) : zero<T>();
           if constexpr (columns) {
             const T* const* a = from + p;
-            const auto element = [=](int r, int64_t q) __attribute__((always_inline)) { return a[q][i + r]; };
+            const auto element = [=](int r, int64_t q)
+                                     __attribute__((always_inline)) { return a[q][r == 0 ? i : second]; };
             sparse_sum(sum, element, bits, copies ? copy : b, b_row, last);
           } else {
-            const T* a[rows];
-            FP_UNROLL for (int r = 0; r < rows; ++r) a[r] = runs[r < t.rows ? t.i + r : t.i] + begin + p;
+            const T* const a[] = {runs[t.i] + begin + p, runs[first + second] + begin + p};
             const auto element = [=](int r, int64_t q) __attribute__((always_inline)) { return a[r][q]; };
             sparse_sum(sum, element, bits, copies ? copy : b, b_row, last);
           }
