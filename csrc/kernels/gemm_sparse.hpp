@@ -18,6 +18,7 @@ inline constexpr int kSparseRows = vectors <= 4 ? 2 : 1;
 // Rows of c are taken kSparseGroup at a time, for kSparseRun indices, so that as many rows of b stay in the first-level
 // cache for all of the group; where b's rows lie so far apart that they would drive each other out, they are copied.
 inline constexpr int64_t kSparseGroup = 64, kSparseRun = 64, kSparseFar = 512;
+static_assert(kSparseGroup == 64 && kSparseRun == 64, "a bit each of a word, and words that are turned");
 // What a product must have to be looked at: multiplications, runs of elements of a side by side, elements of a run, and
 // bytes in a row of c. kSparseLooks runs, spread evenly, then tell what part of their elements is not zero: the most of
 // all, by the rows of a tile, and how much more of those seen so far ends the search.
@@ -116,20 +117,21 @@ FP_INLINE void sparse_sum(Vec<T> (&sum)[rows][vectors], A a, uint64_t bits, cons
 }
 
 // The sums of all terms of a block, indices [begin, begin + k), of row i of c: where leaving zeros out might show.
-template <class T>
+template <class T, int vectors>
 __attribute__((noinline)) void sparse_all(const Tiles<T>& t, int64_t i, int64_t begin, int64_t k, T* sums) {
   constexpr int lanes = Vec<T>::lanes;
   const GemmArgs<T>& g = *t.g;
   const Runs<T> runs(g);
-  for (int64_t j = 0; j < t.cols; j += lanes) {
-    Vec<T> sum = zero<T>();
-    for (int64_t p = begin; p < begin + k; ++p) {
-      const T* b = g.b + p * g.b_row + t.j + j;
-      const T x = g.a_col == 1 ? runs[i][p] : runs[p][i];
-      sum = fma(broadcast(x), load_part(b, t.cols - j < lanes ? t.cols - j : lanes), sum);
-    }
-    store(sums + j, sum);
+  const bool by_rows = g.a_col == 1;
+  Vec<T> sum[1][vectors];
+  FP_UNROLL for (int v = 0; v < vectors; ++v) sum[0][v] = zero<T>();
+  for (int64_t p = begin; p < begin + k; p += 64) {
+    const auto element = [=](int, int64_t q)
+                             __attribute__((always_inline)) { return by_rows ? runs[i][p + q] : runs[p + q][i]; };
+    sparse_sum(sum, element, first_bits(begin + k - p), g.b + p * g.b_row + t.j, g.b_row,
+               t.cols - (vectors - 1) * lanes);
   }
+  tile_store(sum, sums);
 }
 
 // The sums of a block, indices [begin, begin + k), join those of the blocks before, in t.total; after the last one
@@ -140,7 +142,7 @@ FP_INLINE void sparse_end(Vec<T> (&sum)[rows][vectors], Tiles<T>& t, int64_t beg
   FP_UNROLL for (int i = 0; i < rows; ++i) {
     if (__builtin_expect(any_negative_zero(sum[i]) && i < t.rows, false)) {
       alignas(64) T all[vectors * lanes];
-      sparse_all(t, t.i + i, begin, k, all);
+      sparse_all<T, vectors>(t, t.i + i, begin, k, all);
       FP_UNROLL for (int v = 0; v < vectors; ++v) sum[i][v] = load(all + v * lanes);
     }
   }
@@ -210,6 +212,8 @@ void sparse_panel(Tiles<T>& t) {
           const int64_t second = rows == 1 ? i : i + t.rows - 1;  // or the only one again
           const auto& word = words[p / kSparseRun];
           const uint64_t bits = word[i] | word[second];
+          const bool ends = k - p <= kSparseRun;
+          if (bits == 0 && p > 0 && !ends) continue;
           T* kept = sums + i * width;
           Vec<T> sum[rows][vectors];
           FP_UNROLL for (int r = 0; r < rows; ++r) FP_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] =
@@ -224,10 +228,10 @@ void sparse_panel(Tiles<T>& t) {
             const auto element = [=](int r, int64_t q) __attribute__((always_inline)) { return a[r][q]; };
             sparse_sum(sum, element, bits, copies ? copy : b, b_row, last);
           }
-          if (k - p > kSparseRun)
-            tile_store(sum, kept);
-          else
+          if (ends)
             sparse_end(sum, t, begin, k);
+          else
+            tile_store(sum, kept);
         }
       }
     }

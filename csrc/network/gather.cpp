@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "network/cuts.hpp"
+#include "runtime/fpstate.hpp"
 
 namespace fp {
 
@@ -10,6 +11,9 @@ namespace {
 // Shuffled rows are read where they lie if there are so many, of so many bytes, and of two for every column that they
 // are multiplied by: otherwise gathering them costs less than products lose by it.
 constexpr int64_t kScatteredRows = 4, kScatteredBytes = 384;
+// Where products read such rows slowly unless they are mostly zeros, this many looks, each at a few of them, have to
+// find that they are.
+constexpr int64_t kZeroLooks = 4;
 
 }  // namespace
 
@@ -36,9 +40,7 @@ void Run<T>::find_inputs(const Team& team) {
     in_place.data += begin * in_place.row;
     return;
   }
-  const auto row_bytes = program.widths[0] * static_cast<int64_t>(sizeof(T));
-  const bool possible = scattered && !products() && plan.inputs_multiplied;
-  if (!possible || n < kScatteredRows || row_bytes < std::max(kScatteredBytes, 2 * plan.input_products)) {
+  if (!scattered || n < kScatteredRows) {
     in_place = {};
     return;
   }
@@ -53,25 +55,33 @@ void Run<T>::find_inputs(const Team& team) {
 }
 
 template <class T>
-void Run<T>::look_at_inputs(int64_t first, int64_t end, int64_t rows, int threads) {
-  scattered = kernels.scattered == Scattered::quickly;
+void Run<T>::look_at_inputs(int64_t first, int64_t end, int64_t rows, const Way& cut) {
+  const auto row_bytes = program.widths[0] * static_cast<int64_t>(sizeof(T));
+  const bool possible = sources->index && !products() && plan.inputs_multiplied &&
+                        row_bytes >= std::max(kScatteredBytes, 2 * plan.input_products);
+  scattered = possible && kernels.scattered == Scattered::quickly;
+  if (!possible || kernels.scattered != Scattered::slowly) return;
   RowsInPlace<T> found;
-  if (kernels.scattered != Scattered::slowly || !sources->index) return;
   sources->x->find(found);
   if (!found.data) return;
-  std::vector<const T*> each(static_cast<std::size_t>(rows));
-  for (int64_t i = 0; i < rows; ++i) {
-    const int64_t number = possible_number(first + i * ((end - first) / rows));
-    if (number < 0) return;
-    each[static_cast<std::size_t>(i)] = found.data + number * found.row;
-  }
+  const T* each[64];
   GemmArgs<T> g{};
-  g.m = rows;
-  g.n = plan.input_products / threads;
+  g.m = std::min<int64_t>(rows / cut.down, 64);
+  g.n = plan.input_products / cut.across;
   g.k = program.widths[0];
-  g.a_rows = each.data();
+  g.a_rows = each;
   g.a_col = 1;
-  scattered = kernels.leaves_out_zeros(g);
+  if (g.m == 0) return;
+  const FpState state;
+  for (int64_t look = 0; look < kZeroLooks; ++look) {
+    for (int64_t i = 0; i < g.m; ++i) {
+      const int64_t number = possible_number(first + (end - first) * (look * g.m + i) / (kZeroLooks * g.m));
+      if (number < 0) return;
+      each[i] = found.data + number * found.row;
+    }
+    if (!kernels.leaves_out_zeros(g)) return;
+  }
+  scattered = true;
 }
 
 template <class T>
@@ -148,14 +158,14 @@ void Run<T>::gather_targets(Range r, const int64_t* index, int64_t from) {
   }
 }
 
-#define FP_INSTANTIATE(T)                                               \
-  template void Run<T>::gather(Team&);                                  \
-  template void Run<T>::find_inputs(const Team&);                       \
-  template void Run<T>::look_at_inputs(int64_t, int64_t, int64_t, int); \
-  template int64_t Run<T>::possible_number(int64_t) const;              \
-  template int64_t Run<T>::row_number(int64_t);                         \
-  template void Run<T>::gather_rows(Range, bool, bool);                 \
-  template void Run<T>::gather_inputs(Range, const int64_t*, int64_t);  \
+#define FP_INSTANTIATE(T)                                                      \
+  template void Run<T>::gather(Team&);                                         \
+  template void Run<T>::find_inputs(const Team&);                              \
+  template void Run<T>::look_at_inputs(int64_t, int64_t, int64_t, const Way&); \
+  template int64_t Run<T>::possible_number(int64_t) const;                     \
+  template int64_t Run<T>::row_number(int64_t);                                \
+  template void Run<T>::gather_rows(Range, bool, bool);                        \
+  template void Run<T>::gather_inputs(Range, const int64_t*, int64_t);         \
   template void Run<T>::gather_targets(Range, const int64_t*, int64_t);
 FP_INSTANTIATE(float)
 FP_INSTANTIATE(double)

@@ -124,9 +124,9 @@ struct Run {
     hazards = &space.hazards[static_cast<std::size_t>(team.rank)];
     hazards->forget();
   }
-  // Before the first batch of those from position `first` to `end`, each of so many rows: finds out whether products
-  // by so many threads read rows anywhere, on some paths only if they are mostly zeros.
-  void look_at_inputs(int64_t first, int64_t end, int64_t rows, int threads);
+  // Before the first batch of those from position `first` to `end`, each of so many rows, cut so: finds out whether
+  // shuffled rows are to be read where they lie, on some paths only if they are mostly zeros.
+  void look_at_inputs(int64_t first, int64_t end, int64_t rows, const Way& cut);
   // How so many threads cut a batch of so many rows.
   Way way_for(int64_t rows, int size) const;
   // The same for this batch. may_repeat: threads may gather the same rows, each for itself.

@@ -145,7 +145,7 @@ Network<T>::Steps::Steps(Network& network, const Sources& sources, int64_t batch
   for (const Targets& t : sources.heads) reads_targets |= t.weights != nullptr;
   run.sources = &sources;
   run.unobserved = true;
-  run.look_at_inputs(begin, end, batch, worth);
+  run.look_at_inputs(begin, end, batch, run.way_for(batch, worth));
   run.all_fused = training && !updates.any_apart;
   if (run.all_fused && most > 1 && space.block_sums.size() > 0) {
     net.copies_.resize(std::max(net.copies_.size(), static_cast<std::size_t>(most) - 1));

@@ -261,6 +261,7 @@ struct Suite {
         }
       }
     }
+    for (bool strided : {false, true}) product(130, 123, 200, strided, 8, 10);  // rows of b that are copied
     product(32, 300, 130, false, 9, 10);
     product(300, 130, 32, true, 10, 10);
     product(64, 64, 128, false, 11, 0);
