@@ -60,7 +60,8 @@ void dot_tiles(Dots& d) {
       }
       const bool done = p >= t.k;
       if constexpr (rows == kTileRows || rows == 1) {
-        if (done && t.finish && tile_finish < kCheapParts, rows == 1 > (acc, t)) break;
+        constexpr unsigned kinds = rows == 1 ? kForwardKinds : ~0u;
+        if (done && t.finish && tile_finish<kCheapParts, kinds>(acc, t)) break;
       }
       tile_store(acc, t.total);
       resume = true;

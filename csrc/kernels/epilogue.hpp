@@ -40,6 +40,12 @@ inline constexpr bool kLoops = true;
 inline constexpr bool kLoops = false;
 #endif
 
+constexpr unsigned kind_bit(EpilogueKind kind) { return 1u << static_cast<int>(kind); }
+// Those of products that make values, gradients of values, and gradients of weights.
+inline constexpr unsigned kForwardKinds = kind_bit(EpilogueKind::store) | kind_bit(EpilogueKind::forward);
+inline constexpr unsigned kValueKinds = kForwardKinds | kind_bit(EpilogueKind::backward);
+inline constexpr unsigned kWeightKinds = kind_bit(EpilogueKind::store) | kind_bit(EpilogueKind::sgd);
+
 // The simplest epilogue that does the same, without the pointers that it does not use.
 template <class T>
 Epilogue<T> plain(Epilogue<T> e) {
@@ -198,13 +204,13 @@ FP_INLINE bool is_frequent(const Epilogue<T>& e) {
 }
 
 // Finishes the frequent kinds from registers, `last` columns in the last of them; false when this is not one of them.
-// parts: also where c ends within a register, unless it is an update; few: of these kinds, store and forward alone.
-template <bool parts = kCheapParts, bool few = false, class T, int rows, int vectors>
+// parts: also where c ends within a register, unless it is an update; kinds: of the frequent ones, those that may occur
+// often enough here to be worth the code.
+template <bool parts = kCheapParts, unsigned kinds = ~0u, class T, int rows, int vectors>
 FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int64_t last) {
   const GemmArgs<T>& g = *t.g;
   const Epilogue<T>& e = g.epilogue;
-  if (few && e.kind != EpilogueKind::store && e.kind != EpilogueKind::forward) return false;
-  if (!is_frequent(e)) return false;
+  if ((kinds & kind_bit(e.kind)) == 0 || !is_frequent(e)) return false;
   if (__builtin_expect(last < Vec<T>::lanes, false)) {
     if (g.c_padded) {
       const Mask<T> in_c = mask_first<T>(last);
@@ -221,6 +227,7 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int6
     case EpilogueKind::store:
       break;
     case EpilogueKind::forward:
+      if constexpr ((kinds & kind_bit(EpilogueKind::forward)) == 0) break;
       if (e.bias) {
         FP_UNROLL for (int v = 0; v < vectors; ++v) {
           const Vec<T> bias = load_column<vectors, parts>(e.bias + t.j, v, last);
@@ -233,6 +240,7 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int6
       }
       break;
     case EpilogueKind::backward: {
+      if constexpr ((kinds & kind_bit(EpilogueKind::backward)) == 0) break;
       const T* saved = e.saved + t.i * e.saved_row + t.j;
       FP_UNROLL for (int i = 0; i < rows; ++i) FP_UNROLL for (int v = 0; v < vectors; ++v) acc[i][v] =
           activation_backward_vector<Activation::relu>(
@@ -240,6 +248,7 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int6
       break;
     }
     case EpilogueKind::sgd: {
+      if constexpr ((kinds & kind_bit(EpilogueKind::sgd)) == 0) break;
       const Sgd<T> s{broadcast(e.learning_rate), broadcast(e.momentum), e.nesterov};
       if (e.velocity) {
         T* velocity = e.velocity + t.i * c_row + t.j;
@@ -260,9 +269,9 @@ FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t, int6
   return true;
 }
 
-template <bool parts = kCheapParts, bool few = false, class T, int rows, int vectors>
+template <bool parts = kCheapParts, unsigned kinds = ~0u, class T, int rows, int vectors>
 FP_INLINE bool tile_finish(Vec<T> (&acc)[rows][vectors], const Tiles<T>& t) {
-  return tile_finish<parts, few>(acc, t, t.cols - (vectors - 1) * Vec<T>::lanes);
+  return tile_finish<parts, kinds>(acc, t, t.cols - (vectors - 1) * Vec<T>::lanes);
 }
 
 // Column j of the tile, whose rows lie in the lanes of sum, finished as tile_finish finishes whole registers: the

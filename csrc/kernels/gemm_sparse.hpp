@@ -136,7 +136,7 @@ __attribute__((noinline)) void sparse_all(const Tiles<T>& t, int64_t i, int64_t 
 
 // The sums of a block, indices [begin, begin + k), join those of the blocks before, in t.total; after the last one
 // comes the epilogue.
-template <class T, int rows, int vectors>
+template <unsigned kinds, class T, int rows, int vectors>
 FP_INLINE void sparse_end(Vec<T> (&sum)[rows][vectors], Tiles<T>& t, int64_t begin, int64_t k) {
   constexpr int lanes = Vec<T>::lanes;
   FP_UNROLL for (int i = 0; i < rows; ++i) {
@@ -152,7 +152,7 @@ FP_INLINE void sparse_end(Vec<T> (&sum)[rows][vectors], Tiles<T>& t, int64_t beg
         add(load(t.total + (i * vectors + v) * lanes), sum[i][v]);
   }
   const bool finish = begin + k == t.g->k;
-  if (finish && t.rows == rows && tile_finish(sum, t)) return;
+  if (finish && t.rows == rows && tile_finish<kCheapParts, kinds>(sum, t)) return;
   tile_store(sum, t.total);
   if (finish) tile_finish_total(t);
 }
@@ -160,8 +160,9 @@ FP_INLINE void sparse_end(Vec<T> (&sum)[rows][vectors], Tiles<T>& t, int64_t beg
 // Which elements of a block, indices [begin, begin + k), are not zero in `rows` rows of c from row `first` on: a bit
 // for each, words[p / 64][i]. from: where the block's rows of a transposed a begin, in column `first`.
 template <class T, bool columns>
-FP_INLINE void sparse_words(const Tiles<T>& t, int64_t first, int64_t rows, int64_t begin, int64_t k,
-                            uint64_t (&words)[kBlock / kSparseRun][kSparseGroup], const T* (&from)[kBlock]) {
+__attribute__((noinline)) void sparse_words(const Tiles<T>& t, int64_t first, int64_t rows, int64_t begin, int64_t k,
+                                            uint64_t (&words)[kBlock / kSparseRun][kSparseGroup],
+                                            const T* (&from)[kBlock]) {
   const GemmArgs<T>& g = *t.g;
   const Runs<T> runs(g);
   if constexpr (columns) {
@@ -229,7 +230,7 @@ void sparse_panel(Tiles<T>& t) {
             sparse_sum(sum, element, bits, copies ? copy : b, b_row, last);
           }
           if (ends)
-            sparse_end(sum, t, begin, k);
+            sparse_end<columns ? kWeightKinds : kValueKinds>(sum, t, begin, k);
           else
             tile_store(sum, kept);
         }

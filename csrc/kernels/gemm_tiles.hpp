@@ -160,7 +160,8 @@ void gemm_tiles(Tiles<T>& t) {
       const bool done = p >= t.k;
       // What else there is is too rare to be worth the code.
       if constexpr ((rows == kTileRows && !pack) || rows == 1 || (reading == Reading::plain && !scattered)) {
-        if (done && t.finish && tile_finish < kCheapParts, rows == 1 > (acc, t)) break;
+        constexpr unsigned kinds = rows == 1 ? kForwardKinds : ~0u;
+        if (done && t.finish && tile_finish<kCheapParts, kinds>(acc, t)) break;
       }
       tile_store(acc, t.total);
       resume = true;
