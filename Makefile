@@ -33,7 +33,7 @@ MODEL := digits.fp.safetensors
 BUILD := SKBUILD_BUILD_DIR=build/native SKBUILD_CMAKE_DEFINE="FASTPERCEPTRON_WERROR=ON;FASTPERCEPTRON_AMX_SOFTWARE=ON"
 INSTALL := $(PIP_INSTALL) --no-deps --no-build-isolation --force-reinstall
 
-.PHONY: help demo test check native-test pure-test docs-test bench bench-compare bench-floor bench-suites wheel pure-wheel kernel-test neon asan tsan fuzz kill soak clean
+.PHONY: help demo test check native-test pure-test docs-test bench bench-compare bench-floor bench-suites wheel pure-wheel kernel-test neon avx512-emulated asan tsan fuzz kill soak clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -145,6 +145,14 @@ neon: kernel-test  ## the same, cross-compiled for AArch64 and run under qemu-us
 	  test -z "$$digest" || grep -q "^digest neon $$digest$$" build/neon/output || { \
 	    echo "neon's results are not those of $$isa" >&2; exit 1; }; \
 	done
+
+avx512-emulated: $(VENV)/.build-tools  ## the AVX-512 kernels on other processors; results must be the same bits as AVX2's
+	@echo '#include <simde/x86/avx512.h>' | $(or $(CXX),c++) -x c++ -E - >/dev/null 2>&1 || { \
+	  echo 'missing: SIMDe. Debian, Ubuntu: apt-get install libsimde-dev' >&2; exit 1; }
+	$(KERNEL_TEST) -B build/avx512-emulated -DEMULATE_AVX512=ON
+	$(VENV)/bin/cmake --build build/avx512-emulated
+	build/avx512-emulated/kernel_test | tee build/avx512-emulated/output
+	grep -q '^digest avx512 ' build/avx512-emulated/output && grep -q ' 0 failures$$' build/avx512-emulated/output
 
 # A sanitizer's runtime has to be in the process before Python is. It does not see how NumPy's BLAS waits for threads.
 SANITIZER_CXX := $(if $(CXX),$(CXX),g++)

@@ -467,7 +467,9 @@ int main() {
 #ifdef FP_BUILT_AVX2
   tables.push_back({&fp::fp_table_avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")});
 #endif
-#ifdef FP_BUILT_AVX512
+#if defined(FP_EMULATED_AVX512)
+  tables.push_back({&fp::fp_table_avx512, true});
+#elif defined(FP_BUILT_AVX512)
   tables.push_back({&fp::fp_table_avx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                               __builtin_cpu_supports("avx512dq") &&
                                               __builtin_cpu_supports("avx512vl")});
