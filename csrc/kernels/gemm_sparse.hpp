@@ -12,16 +12,15 @@ namespace fp::FP_ISA_NAMESPACE {
 // A panel is 256 bytes wide at most, and a tile one row of it, which leaves out its own zeros, or, where that would
 // have too few sums to keep the multipliers busy, two rows, which share each b that they read and leave out what is
 // zero in both.
-inline constexpr int kSparseVectors = 256 / FP_VECTOR_BYTES;
-template <int vectors>
-inline constexpr int kSparseRows = vectors <= 4 ? 2 : 1;
+inline constexpr int kSparseVectors = 256 / FP_VECTOR_BYTES, kFewVectors = 4;
+constexpr int sparse_tile_rows(int64_t vectors) { return vectors <= kFewVectors ? 2 : 1; }
 // Rows of c are taken kSparseGroup at a time, for kSparseRun indices, so that as many rows of b stay in the first-level
 // cache for all of the group; where b's rows lie so far apart that they would drive each other out, they are copied.
 inline constexpr int64_t kSparseGroup = 64, kSparseRun = 64, kSparseFar = 512;
 static_assert(kSparseGroup == 64 && kSparseRun == 64, "a bit each of a word, and words that are turned");
 // What a product must have to be looked at: multiplications, runs of elements of a side by side, elements of a run, and
 // bytes in a row of c. kSparseLooks runs, spread evenly, then tell what part of their elements is not zero: the most of
-// all, by the rows of a tile, and how much more of those seen so far ends the search.
+// all, for tiles of one row and of two, and how much more of those seen so far ends the search.
 inline constexpr int64_t kSparseWork = 256 * 1024, kSparseRuns = FP_VECTOR_BYTES == 64 ? 16 : 32;
 inline constexpr int64_t kSparseBytes = FP_VECTOR_BYTES == 64 ? 192 : 128, kSparseLooks = 4;
 inline constexpr double kMostKept[] = {0.4, 0.27}, kKeptBeyond = 0.25;
@@ -72,7 +71,8 @@ __attribute__((noinline)) bool gemm_is_sparse(const GemmArgs<T>& g) {
       g.n < kSparseWork / g.m / g.k)
     return false;
   const Runs<T> runs(g);
-  const double most = kMostKept[kSparseVectors <= 4 || g.n <= 4 * Vec<T>::lanes];
+  const int64_t vectors = (g.n + Vec<T>::lanes - 1) / Vec<T>::lanes;
+  const double most = kMostKept[sparse_tile_rows(vectors < kSparseVectors ? vectors : kSparseVectors) - 1];
   int64_t seen = 0, kept = 0;
   for (int64_t look = 0; look < kSparseLooks; ++look) {
     const T* a = runs[look * (count - 1) / (kSparseLooks - 1)];
@@ -186,7 +186,7 @@ __attribute__((noinline)) void sparse_words(const Tiles<T>& t, int64_t first, in
 // All rows of a panel. columns: of a transposed a.
 template <class T, int vectors, bool columns>
 void sparse_panel(Tiles<T>& t) {
-  constexpr int lanes = Vec<T>::lanes, width = vectors * lanes, rows = kSparseRows<vectors>;
+  constexpr int lanes = Vec<T>::lanes, width = vectors * lanes, rows = sparse_tile_rows(vectors);
   const GemmArgs<T>& g = *t.g;
   const Runs<T> runs(g);
   alignas(64) T sums[kSparseGroup * width], totals[kSparseGroup * width], copy[kSparseRun * width];
