@@ -95,6 +95,24 @@ print(max(counts) - counts[0])
     assert int(run_script(tmp_path / "count.py", code, OPENBLAS_NUM_THREADS="1")) >= 15
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threads_that_help_each_other_change_no_bits(dtype: str) -> None:
+    """Large steps, of which threads finish parts for each other; the last one of an epoch is small."""
+    x, y = labelled(1300, 300, 3)
+
+    def trained(threads: int, isa: str) -> str:
+        with forced(isa):
+            model = classifier((700, 513, 77, 400, 3), "relu", dtype, 0.1)
+            fp.set_num_threads(threads)
+            model.fit(x, y, 600, 2, verbose=0)
+            return digest(model)
+
+    for isa in instruction_sets():
+        expected = trained(1, isa)
+        for threads in (2, 3, 5, 8):  # so many that some of them are always behind
+            assert trained(threads, isa) == expected, f"{isa}, {threads} threads"
+
+
 @pytest.mark.parametrize("kind", ["relu", "mish"])
 def test_memory_made_for_large_batches_gives_the_same_bits(kind: str) -> None:
     """Large batches keep their gradients in less memory. Small steps are taken in it after a large one."""

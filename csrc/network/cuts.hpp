@@ -67,6 +67,19 @@ void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_
 
 template <class T>
 template <class F>
+void Run<T>::work_on(const Work& work, Team& team, bool may_stop, F&& f) {
+  if (!helping) return pieces(team, work.rows_of(team.rank), work.cols_of(team.rank), work.depth, may_stop, f);
+  Claims& claims = space.claims[offers % 2];
+  for (;;) {
+    const auto [range, of] = claims.next(team.rank, team.size);
+    if (range.size() <= 0) return;
+    pieces(team, work.gives_rows ? range : work.rows_of(of), work.gives_rows ? work.cols_of(of) : range, work.depth,
+           may_stop, f);
+  }
+}
+
+template <class T>
+template <class F>
 void Run<T>::slabs(Team& team, Range range, int64_t width, bool may_stop, F&& f) {
   const int64_t most = std::max<int64_t>(16, kElementsPerSlab / std::max<int64_t>(width, 1) / 16 * 16);
   if (range.size() <= most) {

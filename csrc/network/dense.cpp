@@ -5,13 +5,13 @@
 namespace fp {
 
 template <class T>
-void Run<T>::dense_forward(Team& team, int i, Range rows, Range cols) {
+void Run<T>::dense_forward(Team& team, int i, const Work& work) {
   if constexpr (kMixes<T>)
-    if (products()) return dense_forward16(team, i, rows, cols);
+    if (products()) return dense_forward16(team, i, work.rows_of(team.rank), work.cols_of(team.rank));
   const Operation& op = program.operations[i];
   const View y = value(op.output);
   T* z = training ? space.pre[i].data : nullptr;
-  pieces(team, rows, cols, program.widths[op.input()], true, [&](Range r, Range c) {
+  work_on(work, team, true, [&](Range r, Range c) {
     instance->each_weights(op.weights, c, [&](Range some, ops::Matrix<const T> w) {
       ops::dense_forward<T>(kernels, operand(op.input()), w, instance->vector(op.bias), op.activation,
                             static_cast<T>(op.alpha), z, space.pre[i].row, {y.data, n, w.cols, y.row, true}, r, some,
@@ -63,17 +63,19 @@ void Run<T>::input_gradient(Team& team, int i, bool accumulate, bool may_stop) {
     before = {maker.activation, static_cast<T>(maker.alpha), saved.data, saved.row};
   }
   const Region part = part_of(in);
-  const Range rows = part.rows.of(team.rank, n), cols = part.cols.of(team.rank, in);
   const bool share = packs_along(i);
   reads_gradient(op.output, {part.rows, {}});
   hazards->reads(space.things.parameter(op.weights), {part.cols, {}});
   if (before.saved || share) reads_value(op.input(), part);
   writes_gradient(op.input(), part);
   if (share) writes_operands(i, part);
+  const Work work{part, n, in, width, false};
+  offer(team, work);
   hazards->settle(team);
   if constexpr (kMixes<T>)
-    if (products()) return input_gradient16(team, i, before, accumulate, may_stop, rows, cols);
-  pieces(team, rows, cols, width, may_stop, [&](Range r, Range c) {
+    if (products())
+      return input_gradient16(team, i, before, accumulate, may_stop, work.rows_of(team.rank), work.cols_of(team.rank));
+  work_on(work, team, may_stop, [&](Range r, Range c) {
     instance->each_transposed(op.weights, c, [&](Range some, ops::Matrix<const T> wt) {
       ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, wt, before.saved, before.row,
                                    before.activation, before.alpha, accumulate, {dx.data, n, in, dx.row, true}, r, some,
@@ -101,6 +103,8 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
     hazards->writes(space.things.sum(op.bias), part);
     if (fuse) hazards->writes(space.things.parameter(op.bias), part);
   }
+  const Work work{part, s.rows, s.cols, n, true};
+  offer(team, work);
   hazards->settle(team);
   Epilogue<T> e{};
   if (fuse) {
@@ -109,11 +113,11 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
     e.momentum = static_cast<T>(instance->sgd.momentum);
     e.nesterov = instance->sgd.nesterov;
   }
-  const Range rows = part.rows.of(team.rank, s.rows), cols = part.cols.of(team.rank, s.cols);
   if constexpr (kMixes<T>)
-    if (products()) return weights_of16(team, i, accumulate, fuse, e, may_stop, rows, cols);
+    if (products())
+      return weights_of16(team, i, accumulate, fuse, e, may_stop, work.rows_of(team.rank), work.cols_of(team.rank));
   T* const block = (fuse ? instance->parameters : instance->gradients).data();
-  pieces(team, rows, cols, n, may_stop, [&](Range inputs, Range outputs) {
+  work_on(work, team, may_stop, [&](Range inputs, Range outputs) {
     instance->each_share(p, outputs, [&](Range some, Range share, int64_t origin) {
       if (fuse) e.velocity = instance->velocity_at(origin);
       const int64_t width = s.cols_in(share);
@@ -153,7 +157,7 @@ void Run<T>::bias_of(Team& team, int i, bool accumulate, bool fuse) {
 }
 
 #define FP_INSTANTIATE(T)                                               \
-  template void Run<T>::dense_forward(Team&, int, Range, Range);        \
+  template void Run<T>::dense_forward(Team&, int, const Work&);         \
   template void Run<T>::dense_backward(Team&, int, bool, bool);         \
   template void Run<T>::dense_derivative(Team&, int, bool);             \
   template void Run<T>::input_gradient(Team&, int, bool, bool);         \

@@ -83,8 +83,9 @@ class alignas(256) Hazards {
   // Before that piece of work: waits for what it needs of the others.
   template <class Members>  // a Team, but for tests
   void settle(Members& team) {
-    if (team.size == 1) {
+    if (team.size == 1 || meeting_) {
       count_ = 0;
+      if (meeting_) meet(team);
       return;
     }
     ++piece_;
@@ -116,11 +117,15 @@ class alignas(256) Hazards {
     finished_ = piece_ - 1;
   }
 
+  // From now on, until something else begins, all wait for all before each piece of work: members do parts of others'.
+  void meet_always() { meeting_ = true; }
+
   // Another round begins of the same pieces of work as the last one, or with things exchanged by turns. What a member
   // waits for follows from what was done in pieces that others may not have finished. When these are of the last two
   // rounds at most, and members have waited alike in three rounds, then so they do in all rounds from then on, without
   // any books.
   void repeat() {
+    if (meeting_) return;
     if (!repeating_) {
       waits_.places = settled_;
       const bool regular = ++rounds_ > 3 && settled_ <= kMostSettled && finished_ >= previous_ && waits_ == before_;
@@ -136,7 +141,7 @@ class alignas(256) Hazards {
   // Something else begins. All members have met, or meet before they go on.
   void forget() {
     finished_ = begun_ = previous_ = piece_;
-    repeating_ = false;
+    repeating_ = meeting_ = false;
     rounds_ = regular_ = settled_ = untold_ = 0;
     count_ = 0;
     waits_ = {};
@@ -202,7 +207,7 @@ class alignas(256) Hazards {
   std::bitset<kMostSettled> awaited_;
   int rounds_ = 0, regular_ = 0, settled_ = 0;
   int untold_ = 0;  // pieces begun that the others do not know of
-  bool repeating_ = false;
+  bool repeating_ = false, meeting_ = false;
 
   Buffer<Record> records_;
   Buffer<Access> pending_;

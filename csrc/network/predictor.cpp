@@ -217,7 +217,8 @@ void Predictor<T>::run_many(const Place<const T>* x, const Place<T>* y, int64_t 
   const int64_t size = by_columns ? arena + team * each.size() : team * (arena + each.size());
   std::unique_ptr<Buffer<T>> memory = spares_.take([&](const Buffer<T>& spare) { return spare.size() >= size; });
   if (!memory) memory = std::make_unique<Buffer<T>>(size, Pages::small);
-  Job job{*this, k, x, y, rows, chunk, arena, each, memory->data(), by_columns, {rows, team, 8, kLeastClaimed, chunk}};
+  Job job{
+      *this, k, x, y, rows, chunk, arena, each, memory->data(), by_columns, {rows, team, {8, kLeastClaimed, chunk}}};
   parallel_run(
       team,
       [](Team& t, void* p) {
@@ -231,7 +232,7 @@ void Predictor<T>::run_many(const Place<const T>* x, const Place<T>* y, int64_t 
           for (int64_t at = 0; at < j.rows; at += j.chunk)
             self.run_columns(t, batch({at, std::min(at + j.chunk, j.rows)}), mine, j.each);
         } else {
-          for (Range r = j.claims.next(t.rank); r.size() > 0; r = j.claims.next(t.rank))
+          for (Range r = j.claims.next(t.rank).range; r.size() > 0; r = j.claims.next(t.rank).range)
             self.run_rows(batch(r), mine, j.each);
         }
       },

@@ -72,6 +72,8 @@ void Run<T>::choose_way(Team& team, bool may_repeat) {
   if (instance != master) instance->copy(*master);  // which is not changed before all have their block sums
   own_input = may_repeat && way.across == team.size && team.size > 1 ? space.own_input(team.rank) : nullptr;
   if (own_input && keeps_value(0)) own_packed_input = space.packed.own_input(team.rank);
+  helping = !products() && !way.blocks && pays_to_help(team.size);
+  if (helping) hazards->meet_always();
 }
 
 template <class T>
@@ -109,17 +111,19 @@ void Run<T>::forward_operation(Team& team, int i) {
   if (op.kind == OperationKind::columns || op.kind == OperationKind::python) return;
   if (op.kind == OperationKind::dropout && !training) return;
   const Region part = dense ? part_of(width) : own_rows();
-  const Range r = part.rows.of(team.rank, n), c = part.cols.of(team.rank, width);
+  const Range r = part.rows.of(team.rank, n);
   for (int v : op.inputs) reads_value(v, {part.rows, {}});
   if (dense) {
     hazards->reads(space.things.parameter(op.weights), {{}, part.cols});
     if (op.bias >= 0) hazards->reads(space.things.parameter(op.bias), {{}, part.cols});
   }
   hazards->writes(value_thing(op.output), part);
+  const Work work{part, n, width, program.widths[op.input()], false};
+  if (dense) offer(team, work);
   hazards->settle(team);
   switch (op.kind) {
     case OperationKind::dense:
-      dense_forward(team, i, r, c);
+      dense_forward(team, i, work);
       break;
     case OperationKind::activation:
       slabs(team, r, width, true, [&](Range s) {

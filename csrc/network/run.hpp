@@ -94,6 +94,9 @@ struct Run {
   bool unobserved = false;
   // Shuffled rows of the inputs may be read where they lie.
   bool scattered = false;
+  // Who is done with its part of a product helps the others: all meet before each operation then.
+  bool helping = false;
+  int offers = 0;
   // 0 and 1 from step to step: what one thread writes before all have read what it wrote a step before has two places.
   int turn = 0;
 
@@ -219,6 +222,21 @@ struct Run {
   // in cuts.hpp.
   template <class F>
   void pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_stop, F&& f);
+  // A product of so many rows and columns, each a sum of so many terms, and each thread's part of it.
+  struct Work {
+    Region part;
+    int64_t rows, cols, depth;
+    bool gives_rows;  // others take rows of a part from its thread; otherwise columns
+    Range rows_of(int rank) const { return part.rows.of(rank, rows); }
+    Range cols_of(int rank) const { return part.cols.of(rank, cols); }
+  };
+  // Whether so many threads gain by it; and, before all meet, that this thread's part of what comes next may be done by
+  // anybody. In help.cpp.
+  bool pays_to_help(int size) const;
+  void offer(const Team& team, const Work& work);
+  // Calls f on pieces of this thread's part and, if that was offered, of what others have left of theirs.
+  template <class F>
+  void work_on(const Work& work, Team& team, bool may_stop, F&& f);
   template <class F>
   void slabs(Team& team, Range range, int64_t width, bool may_stop, F&& f);
   void forward_operation(Team& team, int i);
@@ -250,7 +268,7 @@ struct Run {
     const T* saved = nullptr;
     int64_t row = 0;
   };
-  void dense_forward(Team& team, int i, Range rows, Range cols);
+  void dense_forward(Team& team, int i, const Work& work);
   void dense_backward(Team& team, int i, bool accumulate, bool may_stop);
   // Of its own activation, where no product takes that along.
   void dense_derivative(Team& team, int i, bool may_stop);

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "network/network.hpp"
+#include "network/worth.hpp"
 #include "runtime/dispatch.hpp"
 
 namespace fp {
@@ -17,12 +18,6 @@ constexpr double kFlopPerLane = 2.5e9;
 
 double flop_per_second(int64_t lanes, const Products16* products) {
   return kFlopPerLane * static_cast<double>(lanes * (products ? products->speed : 1));
-}
-
-double forward_flop(const Program& program, int64_t rows) {
-  double each = 0;
-  for (const Parameter& p : program.parameters) each += 2.0 * static_cast<double>(p.rows * p.cols);
-  return each * static_cast<double>(rows);
 }
 
 }  // namespace

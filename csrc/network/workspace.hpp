@@ -11,6 +11,7 @@
 #include "network/instance.hpp"
 #include "network/mixed.hpp"
 #include "ops/dense.hpp"
+#include "runtime/claims.hpp"
 #include "runtime/memory.hpp"
 
 namespace fp {
@@ -66,6 +67,9 @@ struct Workspace {
 
   PackedBatch packed;  // of mixed precision
 
+  // What threads have left to do of a product, and of the one before, which others may still look at.
+  Claims claims[2];
+
   // Of each thread: its books, where the batch's rows lie, and room for rows of inputs that it gathers for itself.
   Things things;
   std::vector<Hazards> hazards;
@@ -82,6 +86,7 @@ struct Workspace {
         threads(threads_),
         training(training_),
         made_for(&kernels),
+        claims{Claims(threads_), Claims(threads_)},
         things{static_cast<int64_t>(program.widths.size()), static_cast<int64_t>(program.parameters.size()),
                static_cast<int64_t>(program.operations.size())} {
     values.resize(program.widths.size());

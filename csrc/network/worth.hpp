@@ -4,12 +4,21 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "network/program.hpp"
+
 namespace fp {
 
 // What an elementwise operation counts for, per element, beside the arithmetic of products.
 inline constexpr double kFlopPerElement = 16;
 // Arithmetic per vector lane between two looks at whoever may want a run to stop: some ten milliseconds.
 inline constexpr double kFlopPerPiece = 7.5e7;
+
+// The products of a batch's forward pass.
+inline double forward_flop(const Program& program, int64_t rows) {
+  double each = 0;
+  for (const Parameter& p : program.parameters) each += 2.0 * static_cast<double>(p.rows * p.cols);
+  return each * static_cast<double>(rows);
+}
 
 // Rows that a thread predicts at a time: their activations stay in the second-level cache, unless the layers are wide.
 // widest: elements of a row.

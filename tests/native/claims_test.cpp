@@ -15,7 +15,7 @@ using fp::Range;
 double simulated(int64_t n, const std::vector<double>& speeds, int64_t least, int64_t most) {
   const int members = static_cast<int>(speeds.size());
   constexpr int64_t grain = 8;
-  Claims claims(n, members, grain, least, most);
+  Claims claims(n, members, {grain, least, most});
   std::vector<double> at(speeds.size(), 0.0);
   std::vector<bool> done(speeds.size(), false);
   std::vector<int> given(static_cast<std::size_t>(n), 0);
@@ -24,7 +24,7 @@ double simulated(int64_t n, const std::vector<double>& speeds, int64_t least, in
     while (done[who]) ++who;
     for (std::size_t q = who; q < speeds.size(); ++q)
       if (!done[q] && at[q] < at[who]) who = q;
-    const Range r = claims.next(static_cast<int>(who));
+    const auto [r, of] = claims.next(static_cast<int>(who));
     if (r.size() <= 0) {
       done[who] = true;
       --left;
@@ -32,6 +32,8 @@ double simulated(int64_t n, const std::vector<double>& speeds, int64_t least, in
     }
     if (r.begin < 0 || r.end > n || r.size() > most || r.begin % grain != 0)
       fail("[%ld, %ld) of %ld, at most %ld", long(r.begin), long(r.end), long(n), long(most));
+    if (const Range share = fp::split(n, of, members, grain); r.begin < share.begin || r.end > share.end)
+      fail("[%ld, %ld) is not of the share of %d", long(r.begin), long(r.end), of);
     for (int64_t i = r.begin; i < r.end; ++i) ++given[static_cast<std::size_t>(i)];
     at[who] += static_cast<double>(r.size()) / speeds[who];
   }
@@ -62,14 +64,35 @@ void the_slow_are_helped() {
   expect("two of each kind", simulated(8192, {1, 1, 0.5, 0.5}, 128, 512), 2731 + 2 * 255);  // shares 4096
 }
 
+// Shares that their members give, anew for each piece of work, perhaps fewer than there is room for.
+void shares_given() {
+  Claims claims(5);
+  if (claims.next(3).range.size() != 0) fail("a piece of nothing");
+  for (int members : {5, 2, 1, 3}) {
+    for (int q = 0; q < members; ++q) claims.give(q, {10 * q, 10 * q + 6 + q}, {4, 4});
+    int64_t rows = 0;
+    for (;;) {
+      const auto [r, of] = claims.next(members - 1, members);
+      if (r.size() == 0) break;
+      if (of >= members || r.begin < 10 * of || r.end > 10 * of + 6 + of)
+        fail("[%ld, %ld) of %d of %d", long(r.begin), long(r.end), of, members);
+      if ((r.begin - 10 * of) % 4 != 0) fail("a piece from %ld on", long(r.begin));
+      rows += r.size();
+    }
+    if (rows != 6 * members + members * (members - 1) / 2) fail("%ld rows of %d members", long(rows), members);
+    // What is left of another time's shares is nobody's.
+    claims.give(0, {0, 100}, {4, 4});
+  }
+}
+
 // Threads that ask at the same time.
 void at_once() {
   constexpr int64_t n = 4096;
   for (int round = 0; round < 50; ++round) {
-    Claims claims(n, 3, 8, 16, 64);
+    Claims claims(n, 3, {8, 16, 64});
     std::vector<std::atomic<int>> given(n);
     const auto take = [&](int rank) {
-      for (Range r = claims.next(rank); r.size() > 0; r = claims.next(rank))
+      for (Range r = claims.next(rank).range; r.size() > 0; r = claims.next(rank).range)
         for (int64_t i = r.begin; i < r.end; ++i) ++given[static_cast<std::size_t>(i)];
     };
     std::thread one(take, 1), two(take, 2);
@@ -86,6 +109,7 @@ void at_once() {
 int main() {
   every_row_once();
   the_slow_are_helped();
+  shares_given();
   at_once();
   std::printf("%d failures\n", checks::failures);
   return checks::failures != 0;

@@ -258,6 +258,29 @@ void test_repeated_rounds() {
   }
 }
 
+// Where members do parts of each other's work, all wait for all before each piece of it, until something else begins.
+void test_meetings() {
+  const Region mine{Cut(3, 1, 1), {}};
+  Hazards books(1, 1);
+  Members members{3};
+  const auto piece = [&] {
+    books.repeat();
+    books.writes(0, mine);  // nobody else's, as far as the books know
+    books.settle(members);
+  };
+  piece();
+  if (members.waits != 0) fail("meetings: a wait for one's own rows");
+  books.meet_always();
+  for (int i = 1; i <= 9; ++i) {
+    piece();
+    if (members.waits != i) fail("meetings: %d waits in %d pieces", members.waits, i);
+    if (members.finished != members.marks - 2) fail("meetings: does not wait for the piece before");
+  }
+  books.forget();
+  piece();
+  if (members.waits != 9) fail("meetings: a wait after they are over");
+}
+
 }  // namespace
 
 int main() {
@@ -266,6 +289,7 @@ int main() {
   test_alone();
   test_rounds();
   test_repeated_rounds();
+  test_meetings();
   std::printf("%d failures\n", checks::failures);
   return checks::failures ? 1 : 0;
 }
