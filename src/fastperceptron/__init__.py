@@ -30,10 +30,11 @@ from .initializers import Initializer
 from .layers import Activation, Add, Concatenate, Dense, Dropout, Flatten, Input, Layer, Multiply
 from .losses import Loss
 from .metrics import Metric
-from .models import Model, Sequential
+from .models import Model
 from .optimizers import SGD, Optimizer
 from .predictors import Predictor
 from .saving import load_model
+from .sequential import Sequential
 
 if TYPE_CHECKING:
     from . import backends, config, datasets, errors, kernels, models, peak, program, random

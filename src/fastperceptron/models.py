@@ -1,15 +1,15 @@
 """Models: layers put together, and everything one does with the whole.
 
-``Sequential`` is a chain of layers. ``Model(inputs, outputs)`` is made of calls of layers on values, which may use a
-layer more than once. Training comes from :mod:`fastperceptron.training`.
+``Model(inputs, outputs)`` is made of calls of layers on values, which may use a layer more than once. Chains of layers
+are in :mod:`fastperceptron.sequential`; training comes from :mod:`fastperceptron.training`.
 """
 
 from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from . import backends, random
 from .checks import kind_of
 from .errors import NotBuiltError
-from .graph import Graph, build_graph, chain, name_layers, structure_of
-from .layers import Input, Layer, Shape, Value, checked_shape
+from .graph import Graph, build_graph, name_layers, structure_of
+from .layers import Layer, Shape
 from .ownership import Ownership
 from .program import PRECISIONS
 from .serialization import KINDS, Configurable, as_json, public_classes, serialize
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .profiling import Profile
     from .tracing import Trace
 
-__all__ = ["Model", "Sequential"]
+__all__ = ["Model", "layer_entry"]
 
 Array = NDArray[Any]
 Classes = Mapping[str, type[Any]]
@@ -335,7 +335,7 @@ class Model(Trainer):
             "name": self.name,
             "dtype": self.dtype,
             "seed": self._seed,
-            "layers": [_layer_entry(layer, graph) for layer in layers],
+            "layers": [layer_entry(layer, graph) for layer in layers],
             "calls": [number[call.layer] for call in graph.calls],
         }
         if structure.is_chain and structure.input_names == ("input",):
@@ -453,161 +453,6 @@ class Model(Trainer):
         return f"<{type(self).__name__} {self.name}: {layers or 'no layers'}{'' if self.built else ', not built'}>"
 
 
-class Sequential(Model):
-    """A chain of layers. Without an ``Input`` it is built when it first sees data.
-
-    Parameters
-    ----------
-    layers : layers in order, optionally with an ``Input`` first
-    seed : int or numpy Generator; decides weights, order of rows and dropout. None: different every time
-    dtype : "float32", "float64" or "mixed_bfloat16"
-    backend : "native", "numpy", "auto", or None for the one in force
-
-    >>> import fastperceptron as fp
-    >>> model = fp.Sequential([fp.Input((4,)), fp.Dense(3), fp.Dense(2), fp.Dense(1)], seed=0)
-    >>> model.count_params()
-    26
-    """
-
-    def __init__(
-        self,
-        layers: Sequence[Layer | Input] | None = None,
-        *,
-        seed: Any = None,
-        dtype: str = "float32",
-        backend: str | None = None,
-        name: str = "sequential",
-    ) -> None:
-        self._prepare(seed, dtype, backend, name)
-        self._key = random.make_key(seed)
-        self._chain: list[Layer] = []
-        self._given_shape: Shape | None = None
-        self._begin(() if layers is None else layers)
-
-    def _begin(self, layers: Sequence[Layer | Input]) -> None:
-        if not isinstance(layers, Iterable):
-            raise TypeError(f"Sequential: expected a list of layers; received {kind_of(layers)}")
-        for layer in layers:
-            self._append(layer)
-        self._name_chain()
-        if self._given_shape is not None and self._chain:
-            self.build(self._given_shape)
-
-    def _append(self, layer: Any) -> None:
-        if isinstance(layer, Value):
-            if self._chain or self._given_shape is not None or not isinstance(layer, Input):
-                raise ValueError("Sequential: an Input may only be the first of the list; received one after it")
-            self._given_shape = layer.shape
-        elif isinstance(layer, Layer):
-            self._own([layer])
-            self._chain.append(layer)
-        else:
-            raise TypeError(f"Sequential: expected layers; received {kind_of(layer)}")
-
-    def _name_chain(self) -> None:
-        name_layers(list(dict.fromkeys(self._chain)))
-
-    @property
-    def layers(self) -> list[Layer]:
-        return list(dict.fromkeys(self._chain))
-
-    @property
-    def _network_key(self) -> int:
-        return self._key if self._network is None else self._network.key
-
-    def build(self, input_shape: int | Sequence[int | None]) -> None:
-        """Makes the weights for samples of this shape (a leading None, the batch, is ignored)."""
-        shape = checked_shape(input_shape, "build")
-        if self._graph is not None:
-            if shape != self.input_shape:
-                raise ValueError(f"build: built for samples of shape {self.input_shape}; received {shape}")
-            return
-        with self._ownership.writing("build"), self._structured(shape):
-            pass
-
-    def _structured(self, shape: Shape) -> AbstractContextManager[Graph]:
-        return self._building(shape) if self._graph is None else nullcontext(self._graph)
-
-    @contextmanager
-    def _building(self, shape: Shape) -> Iterator[Graph]:
-        """The structure for these samples. What is new is undone when the block raises, and built when it does not."""
-        if not self._chain:
-            raise ValueError("Sequential: expected at least one layer; received none")
-        new = [layer for layer in self.layers if not layer.built]
-        try:
-            graph = self._chain_graph(shape)
-            yield graph
-            self._adopt(graph, self._key)
-        except BaseException:
-            self._graph = self._network = None
-            for layer in new:
-                layer.built, layer.input_shape = False, None
-                layer.weights.clear()
-            raise
-
-    def _chain_graph(self, shape: Shape, output_shapes: Mapping[int, Shape] | None = None) -> Graph:
-        self._own(self.layers)
-        structure = chain(shape, self._chain, output_shapes or {})
-        self._name_chain()
-        return build_graph(structure, self.dtype)
-
-    def add(self, layer: Layer | Input) -> None:
-        """Appends a layer. In a built model the weights stay and the optimizer's memory begins anew."""
-        with self._ownership.writing("add") as around:
-            self._refuse_inside("add", around)
-            self._append(layer)
-            try:
-                self._rechain()
-            except BaseException:
-                if isinstance(layer, Layer):
-                    self._chain.pop()
-                raise
-
-    def pop(self) -> Layer:
-        """Removes the last layer, which keeps its weights, and returns it."""
-        with self._ownership.writing("pop") as around:
-            self._refuse_inside("pop", around)
-            if not self._chain:
-                raise ValueError("pop: expected a model with layers; received one without")
-            layer = self._chain.pop()
-            self._rechain()
-            if layer not in self._chain:
-                layer._model = None
-                for weight in layer.weights:
-                    weight.release()
-        return layer
-
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"key": self._key}
-
-    def _rechain(self) -> None:
-        self._name_chain()
-        shape = self._given_shape if self._graph is None else self._graph.input_shapes[0]
-        if shape is None:
-            return
-        if not self._chain:
-            self._given_shape, self._graph, self._network = shape, None, None
-            self._clear_runtime()
-            return
-        step = 0 if self._network is None else self._network.step
-        self._adopt(self._chain_graph(shape), self._network_key)
-        assert self._network is not None
-        self._network.step = step
-
-    def get_config(self) -> dict[str, Any]:
-        shape = self._given_shape if self._graph is None else self._graph.input_shapes[0]
-        layers = self.layers
-        return {
-            "class": "Sequential",
-            "name": self.name,
-            "dtype": self.dtype,
-            "seed": self._seed,
-            "input_shape": None if shape is None else list(shape),
-            "layers": [_layer_entry(layer, self._graph) for layer in layers],
-            "calls": [layers.index(layer) for layer in self._chain],
-        }
-
-
 def _printer(operation: str, print_fn: Callable[[str], Any] | None) -> Callable[[str], Any]:
     if print_fn is not None and not callable(print_fn):
         raise TypeError(f"{operation}: print_fn must take a text; received {kind_of(print_fn)}")
@@ -618,7 +463,8 @@ def _metadata_json(value: Any) -> Any:
     return as_json(value, "metadata", "numbers, text, lists or mappings by text", _metadata_json)
 
 
-def _layer_entry(layer: Layer, graph: Graph | None) -> dict[str, Any]:
+def layer_entry(layer: Layer, graph: Graph | None) -> dict[str, Any]:
+    """What a configuration says of one layer."""
     entry = {
         "class": type(layer).__name__,
         "name": layer.name,

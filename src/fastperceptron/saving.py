@@ -18,7 +18,8 @@ from .errors import ModelFormatError
 from .graph import Call, Graph, Structure, build_graph, name_layers
 from .judging import compiled_for, judges_of
 from .layers import Layer, Shape, checked_shape
-from .models import Model, Sequential
+from .models import Model
+from .sequential import Sequential
 from .serialization import deserialize, public_classes
 from .state import check_state, expected_state, set_state
 
