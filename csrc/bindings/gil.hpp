@@ -1,8 +1,9 @@
 // Giving up the interpreter's lock, and taking it back.
 //
 // Before Python 3.14 a thread that asks for the lock while the interpreter exits is ended by unwinding its stack, which
-// in C++ ends the process at the first destructor: that of pybind11's guards, for one. These let such a thread sleep
-// until the process is over, as Python itself does from 3.14 on.
+// in C++ ends the process at the first destructor: that of pybind11's guards, for one. And one that asks when the
+// interpreter is no more reads what has been freed. These let such a thread sleep until the process is over, as Python
+// itself does from 3.14 on.
 #pragma once
 
 #include <Python.h>
@@ -15,10 +16,10 @@ namespace fp::bindings {
 template <class F>
 void take_lock(const F& take) {
   try {
-    take();
+    if (Py_IsInitialized()) return take();
   } catch (...) {
-    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
   }
+  for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
 }
 
 // The lock is given up while this exists.
