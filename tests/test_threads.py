@@ -232,11 +232,13 @@ print("done")
     assert run(code) == "done\n"
 
 
-def test_a_thread_that_the_interpreters_exit_meets_inside() -> None:
-    """Python ends a daemon thread that asks for its lock then; that must not end the process with an error."""
-    code = """
-model = fp.Sequential([fp.Input((256,)), fp.Dense(256), fp.Dense(256)])
-rows = np.ones((3000, 256), np.float32)
+@pytest.mark.parametrize(("threads", "rows"), [(1, 3000), (6, 60000)], ids=["short calls", "long calls"])
+def test_a_thread_that_the_interpreters_exit_meets_inside(threads: int, rows: int) -> None:
+    """Python ends a daemon thread that asks for its lock then; that must not end the process with an error. A long call
+    asks, for signals, when the interpreter may be gone altogether."""
+    code = f"""
+model = fp.Sequential([fp.Input((256,)), fp.Dense(256), fp.Dense(16)])
+rows = np.ones(({rows}, 256), np.float32)
 begun = threading.Event()
 
 def predict():
@@ -244,11 +246,12 @@ def predict():
         model.predict(rows)
         begun.set()
 
-threading.Thread(target=predict, daemon=True).start()
+for _ in range({threads}):
+    threading.Thread(target=predict, daemon=True).start()
 begun.wait()
 print("done", flush=True)
 """
-    for _ in range(5):
+    for _ in range(8):
         assert run(code) == "done\n"
 
 

@@ -13,13 +13,18 @@
 
 namespace fp::bindings {
 
+[[noreturn]] inline void sleep_on() {
+  for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+}
+
 template <class F>
 void take_lock(const F& take) {
   try {
-    if (Py_IsInitialized()) return take();
+    if (!Py_IsInitialized()) sleep_on();
+    take();
   } catch (...) {
+    sleep_on();  // in here: an unwinding that is caught must not be left behind
   }
-  for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
 }
 
 // The lock is given up while this exists.
