@@ -98,13 +98,13 @@ print(max(counts) - counts[0])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_threads_that_help_each_other_change_no_bits(dtype: str) -> None:
     """Large steps, of which threads finish parts for each other; the last one of an epoch is small."""
-    x, y = labelled(1300, 300, 3)
+    x, y = labelled(1500, 300, 3)
 
     def trained(threads: int, isa: str) -> str:
         with forced(isa):
             model = classifier((700, 513, 77, 400, 3), "relu", dtype, 0.1)
             fp.set_num_threads(threads)
-            model.fit(x, y, 600, 2, verbose=0)
+            model.fit(x, y, 700, 2, verbose=0)
             return digest(model)
 
     for isa in instruction_sets():

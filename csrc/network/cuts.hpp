@@ -67,7 +67,7 @@ void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_
 
 template <class T>
 template <class F>
-void Run<T>::work_on(const Work& work, Team& team, bool may_stop, F&& f) {
+void Run<T>::work_on(Team& team, const Work& work, bool may_stop, F&& f) {
   if (!helping) return pieces(team, work.rows_of(team.rank), work.cols_of(team.rank), work.depth, may_stop, f);
   Claims& claims = space.claims[offers % 2];
   for (;;) {

@@ -11,7 +11,7 @@ void Run<T>::dense_forward(Team& team, int i, const Work& work) {
   const Operation& op = program.operations[i];
   const View y = value(op.output);
   T* z = training ? space.pre[i].data : nullptr;
-  work_on(work, team, true, [&](Range r, Range c) {
+  work_on(team, work, true, [&](Range r, Range c) {
     instance->each_weights(op.weights, c, [&](Range some, ops::Matrix<const T> w) {
       ops::dense_forward<T>(kernels, operand(op.input()), w, instance->vector(op.bias), op.activation,
                             static_cast<T>(op.alpha), z, space.pre[i].row, {y.data, n, w.cols, y.row, true}, r, some,
@@ -75,7 +75,7 @@ void Run<T>::input_gradient(Team& team, int i, bool accumulate, bool may_stop) {
   if constexpr (kMixes<T>)
     if (products())
       return input_gradient16(team, i, before, accumulate, may_stop, work.rows_of(team.rank), work.cols_of(team.rank));
-  work_on(work, team, may_stop, [&](Range r, Range c) {
+  work_on(team, work, may_stop, [&](Range r, Range c) {
     instance->each_transposed(op.weights, c, [&](Range some, ops::Matrix<const T> wt) {
       ops::dense_backward_input<T>(kernels, {dy.data, n, width, dy.row}, wt, before.saved, before.row,
                                    before.activation, before.alpha, accumulate, {dx.data, n, in, dx.row, true}, r, some,
@@ -117,7 +117,7 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
     if (products())
       return weights_of16(team, i, accumulate, fuse, e, may_stop, work.rows_of(team.rank), work.cols_of(team.rank));
   T* const block = (fuse ? instance->parameters : instance->gradients).data();
-  work_on(work, team, may_stop, [&](Range inputs, Range outputs) {
+  work_on(team, work, may_stop, [&](Range inputs, Range outputs) {
     instance->each_share(p, outputs, [&](Range some, Range share, int64_t origin) {
       if (fuse) e.velocity = instance->velocity_at(origin);
       const int64_t width = s.cols_in(share);

@@ -83,9 +83,9 @@ class alignas(256) Hazards {
   // Before that piece of work: waits for what it needs of the others.
   template <class Members>  // a Team, but for tests
   void settle(Members& team) {
-    if (team.size == 1 || meeting_) {
+    if (meeting_) meet(team);
+    if (meeting_ || team.size == 1) {
       count_ = 0;
-      if (meeting_) meet(team);
       return;
     }
     ++piece_;

@@ -11,10 +11,6 @@ namespace {
 // With more blocks it takes longer to read all of them than others' weights.
 constexpr int64_t kMostCopied = 8;
 
-double product_flop(const Program& program, const Operation& op) {
-  return 2.0 * static_cast<double>(program.widths[op.input()]) * static_cast<double>(program.widths[op.output]);
-}
-
 }  // namespace
 
 template <class T>

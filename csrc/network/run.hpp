@@ -236,7 +236,7 @@ struct Run {
   void offer(const Team& team, const Work& work);
   // Calls f on pieces of this thread's part and, if that was offered, of what others have left of theirs.
   template <class F>
-  void work_on(const Work& work, Team& team, bool may_stop, F&& f);
+  void work_on(Team& team, const Work& work, bool may_stop, F&& f);
   template <class F>
   void slabs(Team& team, Range range, int64_t width, bool may_stop, F&& f);
   void forward_operation(Team& team, int i);

@@ -13,10 +13,14 @@ inline constexpr double kFlopPerElement = 16;
 // Arithmetic per vector lane between two looks at whoever may want a run to stop: some ten milliseconds.
 inline constexpr double kFlopPerPiece = 7.5e7;
 
-// The products of a batch's forward pass.
+// Arithmetic of a dense operation's product for one row, and of all of them for a batch.
+inline double product_flop(const Program& program, const Operation& op) {
+  return 2.0 * static_cast<double>(program.widths[op.input()]) * static_cast<double>(program.widths[op.output]);
+}
 inline double forward_flop(const Program& program, int64_t rows) {
   double each = 0;
-  for (const Parameter& p : program.parameters) each += 2.0 * static_cast<double>(p.rows * p.cols);
+  for (const Operation& op : program.operations)
+    if (op.kind == OperationKind::dense) each += product_flop(program, op);
   return each * static_cast<double>(rows);
 }
 
