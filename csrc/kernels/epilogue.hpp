@@ -23,11 +23,12 @@ inline constexpr int kTileRows = 4, kTileVectors = 2;
 // too. kHalves: half a register may cost less than all of it, so that the last one of a panel is halved where that
 // suffices (Zen 4 multiplies halves one after the other; elsewhere it makes no difference). kScattered: rows of a may
 // lie anywhere, as tiles take so long for an index of the sum that looking up where it lies costs nothing. kSparse:
-// zeros are quickly found. kLoops: tiles of kLoopRows rows and more sum by kernels/gemm_loop.hpp.
+// zeros are quickly found. kLoops: tiles of kLoopRows rows and more sum by kernels/gemm_loop.hpp. kFetching: full tiles
+// fetch what is read as b next, for third-level caches that are as far away as Sapphire Rapids'.
 #if defined(FP_ISA_AVX512)
-inline constexpr bool kCheapParts = true, kHalves = true, kScattered = true;
+inline constexpr bool kCheapParts = true, kHalves = true, kScattered = true, kFetching = true;
 #else
-inline constexpr bool kCheapParts = false, kHalves = false, kScattered = false;
+inline constexpr bool kCheapParts = false, kHalves = false, kScattered = false, kFetching = false;
 #endif
 #if defined(FP_ISA_AVX512) || defined(FP_ISA_AVX2)
 inline constexpr bool kSparse = true;
@@ -85,7 +86,9 @@ struct Tiles {
   int64_t b_row;
   int64_t safe;
   const T* tail;
-  T* packed;  // where the packing tile copies b to: (k, width)
+  T* packed;      // where the packing tile copies b to: (k, width)
+  const T* next;  // when given, k rows, next_row apart, that are read as b after these tiles
+  int64_t next_row;
   int64_t k;
   T* total;            // (rows, width): the sums of finished blocks
   int64_t total_next;  // from one tile's total to the next one's; 0: shared, as it is not needed for long

@@ -26,6 +26,8 @@ inline constexpr int64_t kPackRows = 32, kPackBytes = 32 * 1024, kPackShared = 8
 inline constexpr int64_t kPackRows = 64, kPackBytes = 512 * 1024, kPackShared = kPackRows * kPackBytes;
 #endif
 inline constexpr int64_t kChunk = 4 * kBlock, kGroupRows = 480;
+// Rows of c from which on tiles fetch the next panel of b.
+inline constexpr int64_t kFetchRows = 4 * kTileRows;
 
 // Packing of a transposed a: as many rows of c as fit into kPackedBytes, tile by tile. Each tile would otherwise touch
 // one line, often one page, for every index of the sum, in every panel; up to kPackDepth of them stay in the cache.
@@ -49,6 +51,7 @@ struct TileTable {
   TileFunction<T> turned[kTileVectors] = {};                // the same of kTileRows rows, a_col == 1
   TileFunction<T> scattered[kTileRows][kTileVectors] = {};  // rows of a that lie anywhere
   TileFunction<T> scattered_pack[kTileVectors] = {};
+  TileFunction<T> fetching[2] = {};  // kTileRows rows, kTileVectors wide, what is read next fetched; [scattered]
   TileFunction<T> sparse[2][kSparseVectors] = {};  // [a_row == 1]: a whole panel, where a is mostly zeros
   constexpr TileTable() {
     fill_tiles<kTileRows, kTileVectors>();
@@ -63,6 +66,10 @@ struct TileTable {
     if constexpr (rows == kTileRows) pack[vectors - 1] = gemm_tiles<T, rows, vectors, Reading::packing>;
     if constexpr (kThin<T> && rows >= kThinRows) thin[rows - 1][vectors - 1] = thin_tiles<T, rows, vectors>;
     if constexpr (kThin<T> && rows == kTileRows) turned[vectors - 1] = thin_tiles<T, rows, vectors, true>;
+    if constexpr (kFetching && rows == kTileRows && vectors == kTileVectors) {
+      fetching[0] = gemm_tiles<T, rows, vectors, Reading::fetching>;
+      if constexpr (kScattered) fetching[1] = gemm_tiles<T, rows, vectors, Reading::fetching, true>;
+    }
     if constexpr (kScattered) {
       scattered[rows - 1][vectors - 1] = gemm_tiles<T, rows, vectors, Reading::plain, true>;
       if constexpr (rows == kTileRows)
@@ -92,6 +99,8 @@ TileFunction<T> tiles_for(const Tiles<T>& t, int64_t vectors, bool packing = fal
   const TileTable<T>& table = kTiles<T>;
   const bool scattered = kScattered && t.a_rows && t.a_col == 1;
   if (packing) return (scattered ? table.scattered_pack : table.pack)[vectors - 1];
+  if (kFetching && t.next && t.rows == kTileRows && vectors == kTileVectors && t.cols == t.width)
+    return table.fetching[scattered];
   if (scattered) return table.scattered[t.rows - 1][vectors - 1];
   if (t.g->m == 1) return table.row[vectors - 1];
   if (kThin<T> && t.cols == t.width - Vec<T>::lanes + 1) {
@@ -199,16 +208,18 @@ __attribute__((noinline)) void gemm_rows(Tiles<T>& t, int64_t vectors, int64_t i
 }
 
 // Rows [i0, i1) of one panel. packed: where the first tile copies b to, `chunk` indices at a time, or nullptr; tail:
-// room for the rows of b that are not read where they lie.
+// room for the rows of b that are not read where they lie; behind: the panel after this one, if it is known.
 template <class T>
 FP_INLINE void gemm_panel(Tiles<T>& t, int64_t vectors, int64_t i0, int64_t i1, int64_t chunk, T* packed,
-                          const T* packed_a, T* totals, T* tail) {
+                          const T* packed_a, T* totals, T* tail, const T* behind) {
   const GemmArgs<T>& g = *t.g;
   // Whole registers are read past the end of a row where that stays within b; the last rows are copied.
   const int64_t over = g.b_padded ? 0 : t.width - t.cols, unsafe = g.b_row > 0 ? (over + g.b_row - 1) / g.b_row : 1;
   const int64_t safe = g.k > unsafe ? g.k - unsafe : 0;
   if (g.k > safe) gemm_copy(g.b + safe * g.b_row + t.j, g.b_row, g.k - safe, t.cols, t.width, tail);
   t.tail = tail;
+  // Where tiles have a to fetch, or would have to fetch in bursts, or are soon over, they do not.
+  const bool fetches = kFetching && (g.a_col == 1 || packed_a) && i1 - i0 >= kFetchRows && g.k >= kPrefetch;
   int64_t p = 0;
   do {
     t.k = g.k - p < chunk ? g.k - p : chunk;
@@ -217,6 +228,8 @@ FP_INLINE void gemm_panel(Tiles<T>& t, int64_t vectors, int64_t i0, int64_t i1, 
     t.safe = safe - p < t.k ? safe - p : t.k;
     t.packed = packed;
     t.finish = p + t.k == g.k;
+    t.next = !fetches ? nullptr : t.finish ? behind : t.b + t.k * t.b_row;
+    t.next_row = g.b_row;
     gemm_rows(t, vectors, i0, i1, p, packed_a, totals);
     p += t.k;
   } while (p < g.k);
@@ -371,7 +384,8 @@ void gemm(const GemmArgs<T>& given) {
       // Right before the tiles read this part of b, which then is near.
       if (i == 0) gemm_column_sums(g, t.j, vectors == 0 ? 1 : t.cols);
       if (kColumnsApart && vectors == 0) return gemm_column(t, i, end);
-      gemm_panel(t, vectors, i, end, chunk, pack ? scratch : nullptr, packed_a, totals, tail);
+      const T* behind = t.j + t.width < g.n ? g.b + t.j + t.width : end < g.m ? g.b : g.b_next;
+      gemm_panel(t, vectors, i, end, chunk, pack ? scratch : nullptr, packed_a, totals, tail, behind);
     });
   }
 }

@@ -185,8 +185,9 @@ __attribute__((noinline)) void sparse_words(const Tiles<T>& t, int64_t first, in
 
 // All rows of a panel. columns: of a transposed a.
 template <class T, int vectors, bool columns>
-void sparse_panel(Tiles<T>& t) {
+void sparse_panel(Tiles<T>& panel) {
   constexpr int lanes = Vec<T>::lanes, width = vectors * lanes, rows = sparse_tile_rows(vectors);
+  Tiles<T> t = panel;  // its totals lie here
   const GemmArgs<T>& g = *t.g;
   const Runs<T> runs(g);
   alignas(64) T sums[kSparseGroup * width], totals[kSparseGroup * width], copy[kSparseRun * width];

@@ -23,8 +23,24 @@ __attribute__((noinline)) void gemm_copy(const T* b, int64_t b_row, int64_t rows
   }
 }
 
-// How tiles read b: as it lies, copying it for the tiles to come, or only half of the panel's last register.
-enum class Reading { plain, packing, halved };
+// How tiles read b: as it lies, fetching what is read as b next meanwhile, copying it for the tiles to come, or only
+// half of the panel's last register.
+enum class Reading { plain, fetching, packing, halved };
+
+// What is read as b next, for the second-level cache: while `count` tiles take k steps each, one of its k rows every
+// `count` steps.
+template <class T, int width>
+struct Fetch {
+  const T* at;
+  int64_t row, count, left;
+  explicit Fetch(const Tiles<T>& t) : at(t.next), row(t.next_row), count(t.count), left(t.count) {}
+  FP_INLINE_MEMBER void step() {
+    if (--left > 0) return;
+    left = count;
+    FP_UNROLL for (int v = 0; v < width; v += 64 / int(sizeof(T))) __builtin_prefetch(at + v, 0, 2);
+    at += row;
+  }
+};
 
 // One index of a sum: the elements of a tile's rows, as many apart or anywhere.
 template <class T>
@@ -106,6 +122,7 @@ void gemm_tiles(Tiles<T>& t) {
   const int64_t a_row = t.a_row, a_col = t.a_col, block = t.g->block, ahead = a_row == 1 ? kAhead * a_col : 0;
   constexpr bool has_loop = kLoops && reading == Reading::plain && rows >= kLoopRows && vectors > 1;
   const bool by_loop = has_loop && (a_row == 1 || a_col == 1);
+  [[maybe_unused]] Fetch<T, width> fetch(t);
   if constexpr (has_loop) {
     if (are_short(t)) return short_tiles<T, rows, vectors>(t);
   }
@@ -132,7 +149,9 @@ void gemm_tiles(Tiles<T>& t) {
           p += turns * kLoopStep;
         }
         for (; p < stop; ++p) {
-          if (kScattered && !scattered && t.a_rows)
+          if (reading == Reading::fetching)
+            fetch.step();
+          else if (kScattered && !scattered && t.a_rows)
             a = scattered_row(t, p);
           else if (!scattered)
             __builtin_prefetch(a + ahead);

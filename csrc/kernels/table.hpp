@@ -124,6 +124,8 @@ struct GemmArgs {
   int64_t a_first = 0;
   // When given, as many rows as a_rows has, of which the same elements will be read next: to be fetched meanwhile.
   const T* const* a_next = nullptr;
+  // When given, rows b_row apart that will be read as b next: likewise.
+  const T* b_next = nullptr;
   // When given, (n,), and m > 0: what c would have, with store, for one more row of a, of ones. A bias gradient, beside
   // that of the weights.
   T* column_sums = nullptr;

@@ -149,7 +149,7 @@ struct Suite {
       fp::GemmArgs<T> g{};
       g.m = m, g.n = n, g.k = depth;
       g.a = a.data(), g.a_row = strided ? 1 : a_ld, g.a_col = strided ? a_ld : 1;
-      g.b = b.data(), g.b_row = b_row;
+      g.b = g.b_next = b.data(), g.b_row = b_row;
       g.c = c.data(), g.c_row = c_row;
       g.scratch = scratch;
       g.block = strided ? fp::kRowBlock : fp::kBlock;
