@@ -15,7 +15,7 @@ from footprint import can_measure_memory, import_seconds, memory_while_training,
 from interleave import ContestantError, Worker, disagreement, time_side_by_side
 from machine import Others, commit, describe_machine, disturbance, usable_cpus, versions
 from others import OTHERS
-from standings import ALONG
+from standings import ALONG, cliffs
 from workloads import WORKLOADS, Workload, growth
 
 __all__ = ["STEPS_COMPARED", "TOLERANCES", "Comparison", "is_bfloat16", "say"]
@@ -31,6 +31,9 @@ _ALONG_ON = ("A", "B")
 #: Others whose steps would take more seconds than this sit a workload out, going by one of at least a hundredth of the
 #: arithmetic: bfloat16 on a CPU that has no such arithmetic may take forty times as long as float32.
 _LONGEST_STEP, _SIMILAR = 3.0, 100
+#: Where our time grows by more than this beyond the arithmetic, both sizes are timed again, one after the other, so many
+#: times.
+_STEEP, _LOOKS = 1.2, 4
 
 
 class Task(NamedTuple):
@@ -243,14 +246,25 @@ class Comparison:
             timings = time_side_by_side(workers, 0.15, 3)
             rounds = {name: timing.rounds for name, timing in zip(names, timings, strict=True)}
             points.append({"size": size, **describe(workload), "rounds": rounds})
-        # Cliffs are between our times of neighbours: a slow second of the machine must not make one.
-        ours = self._workers.get("native")
-        for point, (_, workload) in zip(reversed(points), reversed(growth(what)), strict=True):
-            if ours is None:
-                break
-            ours.open(workload)
-            point["rounds"]["native"] += time_side_by_side([ours], 0.15, 3)[0].rounds
+        if "native" in self._workers:
+            self._look_at_cliffs(points, dict(growth(what)))
         self.result.setdefault("sweep", {})[what] = points
+
+    def _look_at_cliffs(self, points: list[dict[str, Any]], workloads: dict[int, Workload]) -> None:
+        """More rounds of ours: a slow second of the machine at one size must not make a cliff between neighbours."""
+        ours = self._workers["native"]
+
+        def once_more(point: dict[str, Any]) -> None:
+            ours.open(workloads[point["size"]])
+            point["rounds"]["native"] += time_side_by_side([ours], 0.15, 3)[0].rounds
+
+        for point in reversed(points):
+            once_more(point)
+        for _ in range(_LOOKS):
+            for i, cliff in enumerate(cliffs(points)):
+                if cliff > _STEEP:
+                    once_more(points[i])
+                    once_more(points[i + 1])
 
     def footprint(self) -> None:
         found: dict[str, Any] = {"import_seconds": import_seconds(), "wheel_bytes": wheel_bytes()}
