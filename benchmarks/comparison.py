@@ -31,8 +31,7 @@ _ALONG_ON = ("A", "B")
 #: Others whose steps would take more seconds than this sit a workload out, going by one of at least a hundredth of the
 #: arithmetic: bfloat16 on a CPU that has no such arithmetic may take forty times as long as float32.
 _LONGEST_STEP, _SIMILAR = 3.0, 100
-#: Where our time grows by more than this beyond the arithmetic, both sizes are timed again, one after the other, so many
-#: times.
+#: Where our time grows by more than this beyond the arithmetic, both sizes are timed again, so many times.
 _STEEP, _LOOKS = 1.2, 4
 
 
