@@ -65,7 +65,7 @@ Element element_of(const py::array& a, const char* what) {
     }
   }
   raise_dtype(std::string(what) + ": expected a real dtype of at most 8 bytes in native byte order, received " +
-              std::string(py::str(d)));
+              std::string(py::str(py::handle(d))));
 }
 
 GivenRows::GivenRows(const Program& program, const py::object& x, const py::object& rows, int64_t begin, int64_t end) {

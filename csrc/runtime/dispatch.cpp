@@ -206,8 +206,8 @@ const Products16& products16() {
   if (p) return *p;
   const char* name = environment();
   const char* why = kEnvironment;
-  const Products16& chosen = name ? take(named(name, kEnvironment), kEnvironment) : best_products(why);
-  if (current16.compare_exchange_strong(p, &chosen, std::memory_order_acq_rel))
+  const Products16* chosen = name ? &take(named(name, kEnvironment), kEnvironment) : &best_products(why);
+  if (current16.compare_exchange_strong(p, chosen, std::memory_order_acq_rel))
     reason16.store(why, std::memory_order_relaxed);
   return *current16.load(std::memory_order_acquire);
 }
