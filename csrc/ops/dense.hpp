@@ -36,10 +36,13 @@ int64_t dense_scratch(const Kernels<T>& k, int64_t n, int64_t in, int64_t out) {
   return std::max({k.gemm_scratch(n, out, in), k.gemm_scratch(n, in, out), k.gemm_scratch(in, out, n)});
 }
 
-// What follows a part of w in memory, if w goes on behind these columns and lies in parts.
+// Makes columns of w, or of a part of it, the right operand. The part behind it, if there is one, follows in memory.
 template <class T>
-const T* part_behind(Matrix<const T> w, Range cols) {
-  return w.row < w.cols && cols.end < w.cols ? w.data + cols.begin + w.rows * w.row : nullptr;
+void multiply_by(GemmArgs<T>& g, Matrix<const T> w, Range cols) {
+  g.b = w.data + cols.begin;
+  g.b_row = w.row;
+  g.b_padded = w.padded;
+  if (w.row < w.cols && cols.end < w.cols) g.b_next = g.b + w.rows * w.row;
 }
 
 // The epilogues of parts that begin at (row, col): of the forward product, and of the input gradient, whose saved may
@@ -85,10 +88,7 @@ void dense_forward(const Kernels<T>& kernels, Rows<T> x, Matrix<const T> w, cons
     g.a = x.data + rows.begin * x.row;
     g.a_row = x.row;
   }
-  g.b = w.data + cols.begin;
-  g.b_row = w.row;
-  g.b_padded = w.padded;
-  g.b_next = part_behind(w, cols);
+  multiply_by(g, w, cols);
   g.c = y.data + rows.begin * y.row + cols.begin;
   g.c_row = y.row;
   g.c_padded = y.padded && cols.end == y.cols;
@@ -112,10 +112,7 @@ void dense_backward_input(const Kernels<T>& kernels, Matrix<const T> dz, Matrix<
   g.a = dz.data + rows.begin * dz.row;
   g.a_row = dz.row;
   g.a_col = 1;
-  g.b = wt.data + cols.begin;
-  g.b_row = wt.row;
-  g.b_padded = wt.padded;
-  g.b_next = part_behind(wt, cols);
+  multiply_by(g, wt, cols);
   g.c = dx.data + rows.begin * dx.row + cols.begin;
   g.c_row = dx.row;
   g.c_padded = dx.padded && cols.end == dx.cols;
