@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import parity
@@ -180,6 +182,20 @@ def test_shapes() -> None:
     assert random.uniform(KEY, 0, 0, ()).shape == ()
     assert random.normal(KEY, 0, 0, (0, 3)).shape == (0, 3)
     assert random.normal(KEY, 0, 0, (2, 3)).ravel().tolist() == random.normal(KEY, 0, 0, 6).tolist()
+
+
+@pytest.mark.parametrize("draw", [random.uniform, random.normal, random.truncated_normal])
+def test_many_begin_as_few_do(draw: Callable[..., np.ndarray]) -> None:
+    few, many = draw(KEY, 2, 0, 8300), draw(KEY, 2, 0, (100, 400))
+    assert many.ravel()[:8300].tobytes() == few.tobytes()
+    assert many.ravel()[8190:8200].tolist() == [draw(KEY, 2, 0, i + 1)[i] for i in range(8190, 8200)]
+
+
+def test_numpy_draws_where_the_instruction_set_cannot_be_had() -> None:
+    code = "import fastperceptron.random as r; print(r.make_key(5), r._source().__name__)"
+    environment = {**os.environ, "FASTPERCEPTRON_ISA": "sse9"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert found.stdout.split() == [str(random.make_key(5)), "fastperceptron.backends.numpy"]
 
 
 def test_import_is_light() -> None:

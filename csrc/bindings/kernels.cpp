@@ -14,7 +14,6 @@
 #include "ops/whole.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/permutation.hpp"
-#include "runtime/philox.hpp"
 
 namespace fp::bindings {
 namespace {
@@ -341,7 +340,7 @@ py::array philox(uint64_t key, uint32_t stream, uint64_t step, int64_t count) {
   uint32_t* data = words.mutable_data();
   {
     const WithoutGil release;
-    philox_words(key, stream, step, count, data);
+    table().random_words(key, stream, step, 0, count, data);
   }
   return words;
 }

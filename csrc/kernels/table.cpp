@@ -8,6 +8,7 @@
 #include "kernels/gemm.hpp"
 #include "kernels/losses.hpp"
 #include "kernels/peak.hpp"
+#include "kernels/philox.hpp"
 #include "kernels/sgd.hpp"
 #include "kernels/softmax.hpp"
 #include "kernels/sums.hpp"
@@ -44,7 +45,8 @@ static constexpr Products16 kWidened = widened_products(FP_ISA_NAME);
 
 }  // namespace FP_ISA_NAMESPACE
 
-extern "C" constexpr Table FP_ISA_SYMBOL(fp_table_) = {
-    FP_ISA_NAME, FP_ISA_NAMESPACE::kernels<float>(), FP_ISA_NAMESPACE::kernels<double>(), &FP_ISA_NAMESPACE::kWidened};
+extern "C" constexpr Table FP_ISA_SYMBOL(fp_table_) = {FP_ISA_NAME, FP_ISA_NAMESPACE::kernels<float>(),
+                                                       FP_ISA_NAMESPACE::kernels<double>(), &FP_ISA_NAMESPACE::kWidened,
+                                                       FP_ISA_NAMESPACE::random_words};
 
 }  // namespace fp

@@ -245,6 +245,10 @@ struct Table {
   Kernels<float> f32;
   Kernels<double> f64;
   const Products16* bf16;  // bfloat16 operands widened to float32
+
+  // out[4 i + w] = word w of Philox4x32-10(counter = (b, b >> 32, step & 0xffffffff, (stream << 16) | (step >> 32 &
+  // 0xffff)), key as in DropoutArgs), b = first + i. first: a multiple of 16, so that no register's b pass 2^32.
+  void (*random_words)(uint64_t key, uint32_t stream, uint64_t step, int64_t first, int64_t count, uint32_t* out);
 };
 
 // Each is defined only in the build's per-instruction-set objects; runtime/dispatch.cpp chooses.

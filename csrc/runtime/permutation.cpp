@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "runtime/dispatch.hpp"
 #include "runtime/memory.hpp"
-#include "runtime/philox.hpp"
 
 namespace fp {
 
@@ -22,7 +22,7 @@ void permutation(uint64_t key, uint32_t stream, uint64_t step, int64_t n, int64_
   uint32_t drawn[2 * together];
   for (int64_t i = 0; i < n; i += together) {
     const int64_t count = std::min(together, n - i);
-    philox_words(key, stream, step, 2 * count, drawn, i / 2);
+    table().random_words(key, stream, step, i / 2, 2 * count, drawn);
     for (int64_t j = 0; j < count; ++j) {
       const uint64_t word = drawn[2 * j] | uint64_t(drawn[2 * j + 1]) << 32;
       words[i + j] = (word & ~low) | static_cast<uint64_t>(i + j);

@@ -40,6 +40,7 @@ STREAM_INIT = 2
 STREAM_DROPOUT = 16
 
 _STREAM_KEY = 0xFFFF
+_CHUNK = 8192  # numbers that stay in the second-level cache on their way
 
 Shape = int | tuple[int, ...]
 Float64 = NDArray[np.float64]
@@ -89,8 +90,7 @@ def uniform(key: int, stream: int, step: int, shape: Shape) -> Float64:
     >>> u.shape, bool((u >= 0).all() and (u < 1).all())
     ((2, 3), True)
     """
-    words = (_words64(key, stream, step, _size(shape)) >> np.uint64(11)).astype(np.float64)
-    return (words * 2.0**-53).reshape(shape)
+    return (_highest_bits(53, key, stream, step, shape) * 2.0**-53).reshape(shape)
 
 
 def normal(key: int, stream: int, step: int, shape: Shape) -> Float64:
@@ -132,8 +132,14 @@ def _size(shape: Shape) -> int:
 
 
 def _words64(key: int, stream: int, step: int, count: int) -> NDArray[np.uint64]:
-    words: NDArray[np.uint64] = _source().philox(key, stream, step, 2 * count).astype(np.uint64)
-    return words[0::2] | words[1::2] << np.uint64(32)
+    words: NDArray[np.uint32] = _source().philox(key, stream, step, 2 * count)
+    return words.astype("<u4", copy=False).view("<u8")  # of two words the first is the low one
+
+
+def _highest_bits(bits: int, key: int, stream: int, step: int, shape: Shape) -> Float64:
+    """So many of each word, as a number."""
+    words = _words64(key, stream, step, _size(shape)) >> np.uint64(64 - bits)
+    return words.view("<i8").astype(np.float64)  # what is signed converts faster
 
 
 def _source() -> Any:
@@ -141,7 +147,9 @@ def _source() -> Any:
     global _fastest
     if _fastest is None:
         try:
-            _fastest = importlib.import_module(".backends.native", __package__)
+            native = importlib.import_module(".backends.native", __package__)
+            native.check_usable()
+            _fastest = native
         except ImportError:
             _fastest = importlib.import_module(".backends.numpy", __package__)
     return _fastest
@@ -152,8 +160,7 @@ _fastest: Any = None
 
 def _open_uniform(key: int, stream: int, step: int, shape: Shape) -> Float64:
     """Uniform over (0, 1), symmetric: odd multiples of 2^-53, of which float64 holds every one and its complement."""
-    words = (_words64(key, stream, step, _size(shape)) >> np.uint64(12)).astype(np.float64)
-    return ((words * 2.0 + 1.0) * 2.0**-53).reshape(shape)
+    return ((_highest_bits(52, key, stream, step, shape) * 2.0 + 1.0) * 2.0**-53).reshape(shape)
 
 
 def _log(x: Float64) -> Float64:
@@ -174,19 +181,30 @@ def _log(x: Float64) -> Float64:
 def _horner(coefficients: tuple[float, ...], r: Float64) -> Float64:
     value = np.full_like(r, coefficients[-1])
     for c in coefficients[-2::-1]:
-        value = value * r + c
+        value *= r
+        value += c
     return value
 
 
 def _normal_quantile(p: Float64) -> Float64:
+    z = np.empty_like(p)
+    for begin in range(0, p.size, _CHUNK):
+        z.reshape(-1)[begin : begin + _CHUNK] = _quantiles(p.reshape(-1)[begin : begin + _CHUNK])
+    return z
+
+
+def _quantiles(p: Float64) -> Float64:
     q = p - 0.5
     center = 0.180625 - q * q
-    middle = q * _horner(_A, center) / _horner(_B, center)
+    z = q * _horner(_A, center) / _horner(_B, center)
+    outside = np.flatnonzero(np.abs(q) > 0.425)
+    p, q = p[outside], q[outside]
     r = np.sqrt(-_log(np.where(q < 0, p, 1.0 - p)))
     near = _horner(_C, r - 1.6) / _horner(_D, r - 1.6)
     far = _horner(_E, r - 5.0) / _horner(_F, r - 5.0)
     tail = np.where(r <= 5.0, near, far)
-    return np.where(np.abs(q) <= 0.425, middle, np.where(q < 0, -tail, tail))
+    z[outside] = np.where(q < 0, -tail, tail)
+    return z
 
 
 # The rational approximations of AS 241: |p - 1/2| <= 0.425; sqrt(-log tail) <= 5; beyond.

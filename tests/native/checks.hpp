@@ -9,7 +9,7 @@
 #include <cstring>
 #include <vector>
 
-#include "runtime/philox.hpp"
+#include "philox.hpp"
 
 namespace checks {
 

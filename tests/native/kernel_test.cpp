@@ -452,6 +452,18 @@ struct Suite {
   }
 };
 
+void test_random_words(const fp::Table& table) {
+  constexpr uint64_t key = 0x0123456789abcdefu, step = 0x1122334455u;
+  for (const int64_t first : {int64_t(0), int64_t(512), (int64_t(1) << 32) - 16, (int64_t(5) << 32) + 32})
+    for (int64_t count = 0; count < 200; ++count) {
+      std::vector<uint32_t> expected(std::size_t(count) + 1, 77), words = expected;
+      fp::philox_words(key, 17, step, count, expected.data(), first);
+      table.random_words(key, 17, step, first, count, words.data());
+      if (words != expected)
+        fail("%s: %lld random words from block %lld", table.name, (long long)count, (long long)first);
+    }
+}
+
 struct Tested {
   const fp::Table* table;
   bool usable;
@@ -505,6 +517,7 @@ int main() {
       std::printf("%s: this processor cannot run it\n", t.table->name);
       continue;
     }
+    test_random_words(*t.table);
     const bool fused = std::strcmp(t.table->name, "generic") != 0;
     const uint64_t f32 = Suite<float>{t.table->f32, fused, t.table->name}.run();
     const uint64_t f64 = Suite<double>{t.table->f64, fused, t.table->name}.run();

@@ -1,4 +1,4 @@
-"""Philox4x32-10 in NumPy: the same words as csrc/runtime/philox.hpp.
+"""Philox4x32-10 in NumPy: the same words as csrc/kernels/philox.hpp.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
