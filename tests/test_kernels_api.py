@@ -503,6 +503,7 @@ ONES = np.ones((2, 3))
         (lambda: kernels.activation_forward("relux", ONES), ValueError, "activation must be one of linear, .*'relux'"),
         (lambda: kernels.activation_forward("relu", ONES, alpha=0.1), ValueError, "relu takes no alpha; received 0.1"),
         (lambda: kernels.activation_forward("elu", ONES, alpha=np.nan), ValueError, "alpha of elu must be finite"),
+        (lambda: kernels.activation_forward("elu", ONES, alpha="1"), TypeError, "alpha of elu must be a number"),
         (
             lambda: kernels.dense_backward_bias(np.ma.masked_equal(ONES, 1)),
             ValueError,
@@ -526,6 +527,21 @@ ONES = np.ones((2, 3))
             "received 18446744073709551615 at row 1",
         ),
         (lambda: kernels.sgd_update(ONES, ONES + 1, learning_rate=1.0, momentum=0.9), ValueError, "momentum needs v"),
+        (
+            lambda: kernels.sgd_update(np.ones(1), np.ones(1), learning_rate=np.nan),
+            ValueError,
+            "learning_rate must be finite in float64; received nan",
+        ),
+        (
+            lambda: kernels.sgd_update(*np.ones((3, 1), "f"), learning_rate=1, momentum=1e39),
+            ValueError,
+            "momentum must be finite in float32; received 1e[+]39",
+        ),
+        (
+            lambda: kernels.loss_backward("hinge", np.ones((1, 1), "f"), np.ones((1, 1), "f"), scale=1e39),
+            ValueError,
+            "scale must be finite in float32",
+        ),
         (
             lambda: kernels.dropout_forward(ONES, rate=1.0, key=0),
             ValueError,

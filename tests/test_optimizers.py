@@ -109,6 +109,28 @@ def test_bad_learning_rates(value: Any) -> None:
         fp.SGD(0.1, momentum=1)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "float64"])
+def test_rates_must_be_finite_in_the_models_dtype(dtype: str) -> None:
+    x, y = classification()
+    model = classifier(dtype=dtype)
+    model.fit(x, y, epochs=1, verbose=0)
+    before, optimizer = model.get_state(), model.optimizer
+    most = np.finfo(np.float64 if dtype == "float64" else np.float32).max
+    model.layers[0].learning_rate_multiplier = 4.0
+    optimizer.learning_rate = float(most) / 2
+    with pytest.raises(ValueError, match=r"learning_rate times learning_rate_multiplier must be finite in float"):
+        model.fit(x, y, epochs=1, verbose=0)
+    with pytest.raises(ValueError, match="must be finite in float"):
+        model.compile(fp.SGD(optimizer.learning_rate), "mse")
+    assert model.optimizer is optimizer
+    after = model.get_state()
+    assert all(after[name].tobytes() == value.tobytes() for name, value in before.items())
+    model.layers[0].learning_rate_multiplier = optimizer.learning_rate = 0.5
+    model.fit(x, y, epochs=1, verbose=0)
+    with pytest.raises(ValueError, match="SGD: learning_rate must be finite in float32"):
+        fp.SGD(1e39).apply([np.ones(1, np.float32)], [np.ones(1)])
+
+
 def test_learning_rate_can_change_in_flight() -> None:
     x, y = classification()
     model = classifier()

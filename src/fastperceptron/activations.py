@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import by_name, kind_of
+from .checks import as_finite, by_name, kind_of
 from .program import ACTIVATIONS, DEFAULT_ALPHA, NEEDS_Z
 from .serialization import Configurable
 
@@ -59,14 +59,8 @@ class ActivationFunction(Configurable):
     """
 
     def __init__(self, name: str, alpha: float | None = None) -> None:
-        if name not in ACTIVATIONS:
-            raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}; received {name!r}")
-        if alpha is not None and name not in DEFAULT_ALPHA:
-            raise ValueError(f"activation: {name} takes no alpha; received {alpha!r}")
+        self.alpha = alpha_of("ActivationFunction", name, alpha)
         self.name = name
-        self.alpha = float(DEFAULT_ALPHA.get(name, 0.0) if alpha is None else alpha)
-        if not np.isfinite(self.alpha):
-            raise ValueError(f"activation: alpha of {name} must be finite; received {alpha!r}")
 
     def with_alpha(self, alpha: float) -> ActivationFunction:
         """The same function with another parameter."""
@@ -107,6 +101,17 @@ class ActivationFunction(Configurable):
 
     def __repr__(self) -> str:
         return f"<activation {self.name}{f' alpha={self.alpha:g}' if self.name in DEFAULT_ALPHA else ''}>"
+
+
+def alpha_of(operation: str, activation: str, alpha: float | None) -> float:
+    """The parameter of an activation that has one, as given or its default; 0 for the others."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{operation}: activation must be one of {', '.join(ACTIVATIONS)}; received {activation!r}")
+    if activation not in DEFAULT_ALPHA:
+        if alpha is not None:
+            raise ValueError(f"{operation}: {activation} takes no alpha; received {alpha!r}")
+        return 0.0
+    return as_finite(operation, f"alpha of {activation}", DEFAULT_ALPHA[activation] if alpha is None else alpha)
 
 
 def _floating(z: Any) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import DTypeError, ShapeError
 
 __all__ = [
+    "as_finite",
     "as_flag",
     "as_float_array",
     "by_name",
@@ -87,6 +88,15 @@ def as_flag(operation: str, name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{operation}: {name} must be True or False; received {value!r}")
     return bool(value)
+
+
+def as_finite(operation: str, name: str, value: Any, dtype: Any = np.float32) -> float:
+    """A number that is finite in the dtype in which it is used."""
+    if not is_number(value):
+        raise TypeError(f"{operation}: {name} must be a number; received {value!r}")
+    if not abs(value) <= float(np.finfo(dtype).max):
+        raise ValueError(f"{operation}: {name} must be finite in {np.dtype(dtype)}; received {value!r}")
+    return float(value)
 
 
 def check_pair(operation: str, value: Any, expected: str) -> tuple[Any, Any]:

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from . import data, losses, optimizers
 from .backends.protocol import Network
 from .callbacks import History
+from .checks import as_finite
 from .errors import NotBuiltError
 from .fitting import Rows
 from .graph import Graph
 from .judging import Compiled, Judge, compiled_for, heads_of, judges_of, log_names, spread
 from .ownership import Ownership
+from .program import PRECISIONS
 from .segments import Segments
 
 __all__ = ["Engine"]
@@ -98,9 +100,12 @@ class Engine:
         compiled = compiled_for(names, optimizer, loss, metrics, loss_weights)
         with self._ownership.writing("compile") as around:
             self._refuse_inside("compile", around)
+            # What may fail, before anything has changed: a metric may be the user's.
+            if self._graph is not None:
+                self._check_rates(compiled, self._graph)
             for judge in judges_of(compiled, self._graph):
                 for metric in judge.metrics:
-                    metric.reset_state()  # one of the user's may fail: before anything has changed
+                    metric.reset_state()
             self._compiled = compiled
             if self._network is not None:
                 self._network.set_optimizer(None, {})  # clears the slots
@@ -159,6 +164,8 @@ class Engine:
         ]
         if self._pushed == (native, settings):
             return
+        if self._compiled is not None:
+            self._check_rates(self._compiled, graph)
         flags, rates = [flag for flag, _ in settings], [rate for _, rate in settings]
         network.set_trainable(flags)
         network.set_rates(rates)
@@ -168,6 +175,15 @@ class Engine:
             self._segments.set_rates(rates)
             self._segments.set_slot_names()
         self._pushed = (native, settings)
+
+    def _check_rates(self, compiled: Compiled, graph: Graph) -> None:
+        """The native optimizer's rates, multiplied, in the dtype in which it multiplies them."""
+        native = compiled.optimizer.native()
+        if native is None:
+            return
+        for _, layer in graph.owners:
+            rate = native[1]["learning_rate"] * layer.learning_rate_multiplier
+            as_finite(layer.name, "learning_rate times learning_rate_multiplier", rate, PRECISIONS[self.dtype])
 
     def _count_updates(self) -> None:
         """Tells the optimizer how many updates the network has had."""

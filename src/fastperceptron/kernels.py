@@ -14,7 +14,6 @@ array([[2., 0.]])
 
 from __future__ import annotations
 
-import math
 import operator
 from typing import Any
 
@@ -22,9 +21,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import backends
-from .checks import as_float_array, check_dimensions, check_one_dtype, check_shape, check_written
+from .activations import alpha_of
+from .checks import as_finite, as_float_array, check_dimensions, check_one_dtype, check_shape, check_written
 from .errors import DTypeError, ShapeError
-from .program import ACTIVATIONS, DEFAULT_ALPHA, LOSSES
+from .program import LOSSES
 
 __all__ = [
     "activation_backward",
@@ -41,20 +41,6 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-
-
-def _activation(operation: str, activation: str, alpha: float | None) -> float:
-    """The parameter of an activation that has one."""
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"{operation}: activation must be one of {', '.join(ACTIVATIONS)}; received {activation!r}")
-    if activation not in DEFAULT_ALPHA:
-        if alpha is not None:
-            raise ValueError(f"{operation}: {activation} takes no alpha; received {alpha!r}")
-        return 0.0
-    value = float(DEFAULT_ALPHA[activation] if alpha is None else alpha)
-    if not math.isfinite(value):
-        raise ValueError(f"{operation}: alpha of {activation} must be finite; received {alpha!r}")
-    return value
 
 
 def _targets(operation: str, kind: str, y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Array, Array]:
@@ -81,10 +67,11 @@ def _targets(operation: str, kind: str, y_true: ArrayLike, y_pred: ArrayLike) ->
     return labels.astype(np.int64), p
 
 
-def _parameter(operation: str, kind: str, parameter: float) -> float:
-    if kind == "huber" and not parameter > 0:
+def _parameter(operation: str, kind: str, parameter: float, dtype: np.dtype[Any]) -> float:
+    value = as_finite(operation, "parameter", parameter, dtype)
+    if kind == "huber" and not value > 0:
         raise ValueError(f"{operation}: the parameter of huber must be positive; received {parameter!r}")
-    return float(parameter)
+    return value
 
 
 # -- the dense layer -------------------------------------------------------------------------------------------------
@@ -131,7 +118,7 @@ def dense_forward(
     operation = "dense_forward"
     x, w = as_float_array(operation, "x", x), as_float_array(operation, "w", w)
     b = None if b is None else as_float_array(operation, "b", b)
-    a = _activation(operation, activation, alpha)
+    a = alpha_of(operation, activation, alpha)
     check_one_dtype(operation, x=x, w=w, b=b)
     check_dimensions(operation, "w", w, "(in, out)")
     check_shape(operation, "x", x, ("n", w.shape[0]), f"to match w {w.shape}")
@@ -336,7 +323,7 @@ def activation_forward(activation: str, z: ArrayLike, *, alpha: float | None = N
     array([-0.1,  0. ,  2. ])
     """
     operation = "activation_forward"
-    a = _activation(operation, activation, alpha)
+    a = alpha_of(operation, activation, alpha)
     z = as_float_array(operation, "z", z)
     if activation == "softmax" and z.ndim == 0:
         raise ShapeError(f"{operation}: z must have at least one dimension for softmax; received ()")
@@ -381,7 +368,7 @@ def activation_backward(
     array([0.5])
     """
     operation = "activation_backward"
-    a = _activation(operation, activation, alpha)
+    a = alpha_of(operation, activation, alpha)
     dy, saved = as_float_array(operation, "dy", dy), as_float_array(operation, "saved", saved)
     check_one_dtype(operation, dy=dy, saved=saved)
     check_shape(operation, "saved", saved, dy.shape, "to match dy")
@@ -437,7 +424,7 @@ def loss_forward(
     t, p = _targets(operation, kind, y_true, y_pred)
     if out is not None:
         check_written(operation, "out", out, (p.shape[0],), np.dtype(np.float64), apart=(t, p))
-    losses = np.asarray(backends.resolve().loss_forward(kind, _parameter(operation, kind, parameter), t, p))
+    losses = np.asarray(backends.resolve().loss_forward(kind, _parameter(operation, kind, parameter, p.dtype), t, p))
     if out is None:
         return losses
     out[...] = losses
@@ -485,14 +472,15 @@ def loss_backward(
     """
     operation = "loss_backward"
     t, p = _targets(operation, kind, y_true, y_pred)
-    delta = _parameter(operation, kind, parameter)
+    delta = _parameter(operation, kind, parameter, p.dtype)
     weights = None if weights is None else as_float_array(operation, "weights", weights)
     if weights is not None:
         check_one_dtype(operation, y_pred=p, weights=weights)
         check_shape(operation, "weights", weights, (len(p),), f"to match y_pred {p.shape}")
     if out is not None:
         check_written(operation, "out", out, p.shape, p.dtype, apart=(t, p, weights))
-    return np.asarray(backends.resolve().loss_backward(kind, delta, t, p, weights, float(scale), out))
+    factor = as_finite(operation, "scale", scale, p.dtype)
+    return np.asarray(backends.resolve().loss_backward(kind, delta, t, p, weights, factor, out))
 
 
 # -- update and dropout ----------------------------------------------------------------------------------------------
@@ -544,7 +532,11 @@ def sgd_update(
     if v is not None:
         check_written(operation, "v", v, g.shape, g.dtype, apart=(g,))
     check_written(operation, "w", w, g.shape, g.dtype, apart=(g, v))
-    backends.resolve().sgd_update(w, g, v, float(learning_rate), float(momentum), bool(nesterov))
+    rate, share = (
+        as_finite(operation, name, value, g.dtype)
+        for name, value in (("learning_rate", learning_rate), ("momentum", momentum))
+    )
+    backends.resolve().sgd_update(w, g, v, rate, share, bool(nesterov))
 
 
 def dropout_forward(

@@ -28,7 +28,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import is_number, kind_of
+from .checks import as_finite, is_number, kind_of
 from .errors import DTypeError, ShapeError
 from .serialization import Configurable
 
@@ -177,7 +177,8 @@ class SGD(Optimizer):
         direct = param.flags.c_contiguous and param.flags.aligned
         w = param if direct else np.ascontiguousarray(param)
         g = np.asarray(grad, param.dtype, order="C")
-        backends.resolve(None).sgd_update(w, g, velocity, self._learning_rate, self._momentum, self.nesterov)
+        rate = as_finite("SGD", "learning_rate", self._learning_rate, w.dtype)
+        backends.resolve(None).sgd_update(w, g, velocity, rate, self._momentum, self.nesterov)
         return None if direct else w
 
 
