@@ -103,6 +103,15 @@ def test_as_real_keeps_the_values(value: Any) -> None:
         assert np.shares_memory(array, value)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_float16_keeps_its_value(backend: str, dtype: str) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    model = fp.Sequential([fp.Dense(1, use_bias=False)], dtype=dtype)
+    model.build((1,))
+    model.set_weights([np.ones((1, 1))])
+    np.testing.assert_array_equal(model.predict(every[:, None])[:, 0], every.astype(dtype))
+
+
 def test_nothing_is_copied_on_the_way() -> None:
     x = np.ones((10, 4, 2), np.float32)
     assert np.shares_memory(data.flatten(data.as_rows(x, (4, 2), "test")), x)

@@ -1,10 +1,9 @@
 #include "network/row_source.hpp"
 
 #include <algorithm>
-#include <cmath>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <type_traits>
 
 #include "runtime/memory.hpp"
@@ -17,16 +16,13 @@ constexpr int64_t kFetchedAhead = 16384;  // bytes
 
 struct Half {
   uint16_t bits;
+  // Without branches, so that compilers make vectors of it, and without subnormal floats, which may count as zero here.
   float value() const {
-    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-    float v;
-    if (exponent == 31)
-      v = fraction ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
-    else if (exponent == 0)
-      v = std::ldexp(static_cast<float>(fraction), -24);
-    else
-      v = std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
-    return bits & 0x8000 ? -v : v;
+    const uint32_t magnitude = bits & 0x7fffu, exponent = magnitude >> 10;
+    const float tiny = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;  // where the exponent is 0
+    const uint32_t rebiased = (magnitude << 13) + (exponent == 31 ? 224u << 23 : 112u << 23);
+    const uint32_t v = exponent == 0 ? std::bit_cast<uint32_t>(tiny) : rebiased;
+    return std::bit_cast<float>(v | (bits & 0x8000u) << 16);
   }
 };
 
