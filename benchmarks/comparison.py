@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import time_to_result
@@ -31,8 +32,8 @@ _ALONG_ON = ("A", "B")
 #: Others whose steps would take more seconds than this sit a workload out, going by one of at least a hundredth of the
 #: arithmetic: bfloat16 on a CPU that has no such arithmetic may take forty times as long as float32.
 _LONGEST_STEP, _SIMILAR = 3.0, 100
-#: Where our time grows by more than this beyond the arithmetic, both sizes are timed again, so many times.
-_STEEP, _LOOKS = 1.2, 4
+#: Where our time seems to grow by more than this beyond the arithmetic, both sizes are timed by turns, so many rounds.
+_STEEP, _TURNS = 1.1, 9
 
 
 class Task(NamedTuple):
@@ -250,20 +251,19 @@ class Comparison:
         self.result.setdefault("sweep", {})[what] = points
 
     def _look_at_cliffs(self, points: list[dict[str, Any]], workloads: dict[int, Workload]) -> None:
-        """More rounds of ours: a slow second of the machine at one size must not make a cliff between neighbours."""
+        """A slow second of the machine at one size must not make a cliff between neighbours, nor hide one."""
         ours = self._workers["native"]
-
-        def once_more(point: dict[str, Any]) -> None:
+        for point in reversed(points):
             ours.open(workloads[point["size"]])
             point["rounds"]["native"] += time_side_by_side([ours], 0.15, 3)[0].rounds
-
-        for point in reversed(points):
-            once_more(point)
-        for _ in range(_LOOKS):
-            for i, cliff in enumerate(cliffs(points)):
+        with Worker("native", self.options.threads, self.options.clock) as beside:
+            pair = [ours, beside]
+            for both, cliff in zip(pairwise(points), cliffs(points), strict=True):
                 if cliff > _STEEP:
-                    once_more(points[i])
-                    once_more(points[i + 1])
+                    for worker, point in zip(pair, both, strict=True):
+                        worker.open(workloads[point["size"]])
+                    timings = time_side_by_side(pair, 0.05 * _TURNS, _TURNS)
+                    both[1]["by_turns"] = [timing.rounds for timing in timings]
 
     def footprint(self) -> None:
         found: dict[str, Any] = {"import_seconds": import_seconds(), "wheel_bytes": wheel_bytes()}

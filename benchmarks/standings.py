@@ -94,13 +94,20 @@ def best_other(contestants: dict[str, Any], bfloat16: bool | None) -> str | None
     return min(others)[1] if others else None
 
 
-def cliffs(points: Sequence[dict[str, Any]], name: str = "native") -> list[float]:
-    """Between neighbouring sizes: by how much the time grows beyond the growth of the arithmetic (below 1: less).
+def cliffs(points: Sequence[dict[str, Any]]) -> list[float]:
+    """Between neighbouring sizes: by how much our time grows beyond the growth of the arithmetic (below 1: less).
 
-    Of the fastest rounds: a slow moment of the machine at one size is no cliff.
+    The median of what it is within a round where both sizes were timed by turns, else that of the fastest rounds.
     """
-    cost = [min(point["rounds"][name]) / point["flop"] for point in points]
-    return [b / a for a, b in pairwise(cost)]
+    found = []
+    for before, point in pairwise(points):
+        if turns := point.get("by_turns"):
+            grown = median(b / a for a, b in zip(*turns, strict=True))
+        else:
+            a, b = (min(p["rounds"]["native"]) for p in (before, point))
+            grown = b / a
+        found.append(grown * before["flop"] / point["flop"])
+    return found
 
 
 def peak_of(result: Result, entry: dict[str, Any]) -> float | None:

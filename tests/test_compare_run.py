@@ -4,7 +4,7 @@ answer. Nothing is timed."""
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -162,6 +162,36 @@ def test_growth_in_both_forms(pretender: type[Pretender], form: list[str], names
     assert [point["size"] for point in points] == [size for size, _ in module("workloads").growth("depth")]
     assert all(list(point["rounds"]) == names for point in points)
     assert all(len(point["rounds"]["native"]) == 6 for point in points)  # up and down again
+
+
+def test_what_looks_like_a_cliff_is_timed_by_turns(pretender: type[Pretender], monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 6 to 8 layers there is one. From 2 to 3 there is none, but 3 is slow until both are timed by turns."""
+
+    class Growing(pretender):  # type: ignore[misc, valid-type]
+        def open(self, workload: Any) -> None:
+            super().open(workload)
+            depth = len(workload.layers)
+            self.seconds = workload.flop_step * 1e-8 * (1.25 if depth >= 8 else 1.0)
+            self.opened.append(depth)
+            if depth == 3 and self.opened.count(3) <= 2:
+                self.seconds *= 1.15
+
+        opened: ClassVar[list[int]] = []
+
+        def seconds_per_step(self, steps: int, command: str = "run") -> float:
+            return float(self.seconds)
+
+    comparison = compare("native")
+    monkeypatch.setattr(module("comparison"), "Worker", Growing)
+    comparison.start()
+    comparison.sweep("depth")
+    points = comparison.result["sweep"]["depth"]
+    by_turns = {point["size"]: point["by_turns"] for point in points if "by_turns" in point}
+    assert list(by_turns) == [3, 8]
+    assert [len(rounds) for rounds in by_turns[8]] == [9, 9]
+    found = dict(zip([point["size"] for point in points[1:]], module("standings").cliffs(points), strict=True))
+    assert found[8] == pytest.approx(1.25)
+    assert found[3] == pytest.approx(1.0)
 
 
 def test_growth_without_extras() -> None:
