@@ -1,4 +1,4 @@
-# `make demo` and `make test` set up all they need below .venv and build/, and nothing elsewhere.
+# `make demo` and `make test` set up all they need below .venv, .venv-pure and build/, and nothing elsewhere.
 
 PYTHON ?= python3
 # make's built-in default (g++) is not a choice; CMake finds the compiler unless the user names one.

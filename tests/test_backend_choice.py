@@ -113,7 +113,7 @@ def test_an_impossible_instruction_set_is_an_error_not_a_fallback() -> None:
     code = "import fastperceptron as fp; fp.show_config(); fp.backends.resolve()"
     result = run(code, FASTPERCEPTRON_ISA="sse9")
     assert result.returncode == 1
-    assert "BackendUnavailableError: FASTPERCEPTRON_ISA: expected 'auto' or one of the instruction sets built" in (
+    assert "BackendUnavailableError: FASTPERCEPTRON_ISA: expected 'auto', or an instruction set or a path" in (
         result.stderr
     )
     assert "received 'sse9'" in result.stdout  # show_config explains instead of failing

@@ -133,8 +133,10 @@ def test_class_weights_need_classes() -> None:
 def test_objects_that_are_numbers() -> None:
     mixed = np.array([[1, 2.5], [True, np.float32(3)]], object)
     assert data.as_real(mixed, "test", "v").tolist() == [[1, 2.5], [1, 3]]
-    with pytest.raises(fp.DTypeError, match=r"dtype object; convert it with astype\(float\)"):
+    with pytest.raises(fp.DTypeError, match=r"dtype object; convert numbers with astype\(float\)$"):
         data.as_real(np.array([1, None]), "test", "v")
+    with pytest.raises(fp.DTypeError, match=r"y must hold .* number class names with np.unique"):
+        data.as_real(np.array(["a", "b"]), "test", "y")
 
 
 def test_labels_for_one_output() -> None:

@@ -242,6 +242,23 @@ def test_frozen_layers_stay() -> None:
     assert changed == [False, False, True, True]
 
 
+def test_a_frozen_model_stays() -> None:
+    x, y = classification()
+    model = trained()
+    model.trainable = False
+    assert not any(layer.trainable for layer in model.layers)
+    before = model.get_weights()
+    model.fit(x, y, epochs=1, verbose=0)
+    assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+    model.layers[-1].trainable = True
+    assert model.trainable
+    with pytest.raises(TypeError, match="trainable must be True or False; received 'no'"):
+        model.trainable = "no"  # type: ignore[assignment]
+    unbuilt = fp.Sequential([fp.Dense(2), fp.Dense(1)])
+    unbuilt.trainable = False
+    assert [layer.trainable for layer in unbuilt.layers] == [False, False]
+
+
 # -- files, copies, moves ----------------------------------------------------------------------------------------
 
 

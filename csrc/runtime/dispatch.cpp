@@ -151,8 +151,10 @@ Choice named(const std::string& name, const char* asked_by) {
     }
   std::vector<std::string> known = bfloat16_paths_built();
   if (!choice.table)
-    throw std::runtime_error(std::string(asked_by) + ": expected 'auto' or one of the instruction sets built (" +
-                             joined(known) + "); received '" + name + "'");
+    throw std::runtime_error(
+        std::string(asked_by) +
+        ": expected 'auto', or an instruction set or a path of bfloat16 products that was built (" + joined(known) +
+        "); received '" + name + "'");
   if (usable) return choice;
   throw std::runtime_error(std::string(asked_by) + ": this CPU or operating system lacks instruction set '" + name +
                            "'; usable here: " + joined(bfloat16_paths_usable()));

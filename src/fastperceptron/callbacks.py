@@ -179,7 +179,8 @@ class EarlyStopping(Callback):
         ValueError before the first step where nobody will
     min_delta : the least change that counts as an improvement
     patience : epochs without improvement that are borne
-    mode : "min", "max", or "auto" ("max" for accuracies and r2)
+    verbose : 1 tells when it has stopped, and which epoch was best
+    mode : "min", "max", or "auto" ("max" for accuracies, r2 and auc)
     baseline : value that must be beaten from the start
     restore_best_weights : go back to the weights of the best epoch at the end
     start_from_epoch : epochs to wait before watching
@@ -268,5 +269,7 @@ class EarlyStopping(Callback):
         return logs[self.monitor]
 
     def _missing(self, names: Iterable[str]) -> str:
-        hint = "; val_ names need validation data" if self.monitor.startswith("val_") else ""
+        names = list(names)
+        alone = self.monitor.startswith("val_") and not any(name.startswith("val_") for name in names)
+        hint = "; val_ names need validation data" if alone else ""
         return f"EarlyStopping: monitor must be one of {', '.join(names)}; received {self.monitor!r}{hint}"

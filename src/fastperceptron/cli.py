@@ -41,7 +41,8 @@ examples:
   fastperceptron predict iris.fp.safetensors new.csv
   fastperceptron predict iris.fp.safetensors new.csv --probabilities --output predicted.csv
 
-The file needs the columns the model was trained on, by name and in any order; others are ignored.
+A model that `train` saved finds its columns by name, in any order; others are ignored. One saved in Python takes all
+columns, in their order. Models with layers of one's own can only be loaded in Python.
 """
 
 

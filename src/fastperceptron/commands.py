@@ -159,7 +159,7 @@ def _training_data(arguments: argparse.Namespace) -> tuple[NDArray[Any], NDArray
 
 
 def _with_scaling(preparation: Preparation, x: NDArray[Any], y: NDArray[Any], standardize: bool) -> Preparation:
-    """Scaling learned from the rows that are trained on, and only from those."""
+    """Scaling learned from the rows that are not held out, and only from those."""
     from .preparation import fit_scaling
 
     if standardize:

@@ -40,7 +40,9 @@ def as_real(value: Any, operation: str, name: str) -> Array:
             raise ValueError(f"{operation}: {name} must hold numbers within float64's range; {error}") from error
     kind = value.dtype.kind
     if kind not in "biuf":
-        hint = "; convert it with astype(float)" if kind in "OSU" else ""
+        hint = "; convert numbers with astype(float)" if kind in "OSU" else ""
+        if hint and name.startswith("y"):
+            hint += ", number class names with np.unique(y, return_inverse=True)"
         raise DTypeError(f"{operation}: {name} must hold real numbers; received {describe(value)}{hint}")
     refuse_masked(operation, name, value)
     array = np.asarray(value)

@@ -261,7 +261,7 @@ def dense_backward(
 
     Raises
     ------
-    ShapeError, DTypeError
+    ShapeError, DTypeError, ValueError
 
     Examples
     --------

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backends, random
-from .checks import kind_of
+from .checks import as_flag, kind_of
 from .errors import NotBuiltError
 from .graph import Graph, build_graph, name_layers, structure_of
 from .layers import Layer, Shape
@@ -108,6 +108,17 @@ class Model(Trainer):
     def built(self) -> bool:
         """Whether the model has weights."""
         return self._network is not None
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes any layer; setting it sets ``trainable`` of every layer that the model has."""
+        return any(layer.trainable for layer in self.layers)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        value = as_flag(self.name, "trainable", value)
+        for layer in self.layers:
+            layer.trainable = value
 
     @property
     def input_shape(self) -> Any:
@@ -399,7 +410,8 @@ class Model(Trainer):
         """Writes the model with its whole state to a file, atomically. Code of one's own is named in it, not stored.
 
         Raises ValueError where two classes have one name, be one of them this package's: the file could not tell; and
-        TypeError where ``metadata`` holds what JSON does not: arrays, keys that are not text.
+        TypeError where ``metadata`` holds what JSON does not: arrays, keys that are not text; ModelFormatError where it
+        holds NaN or infinity.
         """
         from .modelfile import write_model_file
         from .saving import without_given_values

@@ -33,7 +33,8 @@ class Trace(Mapping[str, dict[str, Array]]):
     name    shape        is
     ======= ============ ===================================================================
     x       (n, in)      the layer's input
-    w, b    (in, out)    the weights (of a layer written in Python: under their own names)
+    w, b    (in, out),   the weights (of a layer written in Python: under their own names)
+            (out,)
     z       (n, out)     x w + b
     y       (n, out)     f(z), the layer's output
     dy      (n, out)     d cost / d y, the sum over all paths from y to the cost

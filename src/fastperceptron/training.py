@@ -62,9 +62,12 @@ class Trainer(Engine):
             in their order, or a dict by name
         y : targets (n, out), or class labels (n,) for sparse losses; for several outputs a list, or a dict by name
         batch_size : rows per step
+        epochs, initial_epoch : the number of the last epoch, and how many are taken as done
+        callbacks : one or several
         verbose : 0 silent; 1 or "auto" a progress bar, or lines where the output is no terminal; 2 a line per epoch
         validation_split : share of the rows, chosen by the model's key, that is held out; the same at every call
         validation_data : (x, y) or (x, y, sample_weight)
+        validation_batch_size : rows at a time when validating; some thousand unless given
         shuffle : a new order every epoch, a function of the model's key and epoch number
         class_weight : {class: weight}; classes not named have weight 1
         sample_weight : (n,); the cost is sum_i weight_i loss_i / rows. For several outputs one, a list or a dict
@@ -78,8 +81,9 @@ class Trainer(Engine):
         ------
         ShapeError, DTypeError, ValueError
             Before anything of the model has changed.
-        ModelBusyError
-            Another thread is using the model, or this is a callback of its own training.
+        RuntimeError
+            The model is not compiled; as ModelBusyError, another thread is using it, or this is a callback of its own
+            training.
         """
         if self._compiled is None:
             raise RuntimeError("fit: expected a compiled model; call compile(optimizer, loss) first")

@@ -21,7 +21,7 @@ public face with checks and documentation)::
                                                                  scale * weights[i] * d losses[i] / d y_pred
     sgd_update(w, g, v, learning_rate, momentum, nesterov)       in place; v may be None
     dropout_forward(x, rate, key, stream, step, out) -> y
-    philox(key, stream, step, count) -> uint32 (count,)          word order of csrc/runtime/philox.hpp
+    philox(key, stream, step, count) -> uint32 (count,)          word order of csrc/kernels/philox.hpp
     permutation(key, stream, step, n) -> int64 (n,)              see fastperceptron.random.permutation
 
 ``y_true`` is an integer vector of labels for the two sparse losses, else a matrix. ``out`` may be None.

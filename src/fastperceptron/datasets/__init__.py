@@ -45,8 +45,8 @@ def load_digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 def load_bmi() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Four people's height and weight, and a body-mass index to predict.
 
-    The table on which the documentation works back-propagation by hand with a 2-2-1 network. Its numbers are made up
-    for arithmetic; they are not weight / height^2.
+    Small enough to work back-propagation by hand, with a 2-2-1 network. Its numbers are made up for arithmetic; they
+    are not weight / height^2.
 
     Returns
     -------
@@ -68,8 +68,8 @@ def load_bmi() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 def load_heights() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Three people's height and weight, and a body-mass index to predict.
 
-    The table on which the documentation tells the *loss* of one sample from the *cost* of all. Columns and units are
-    those of :func:`load_bmi`.
+    Small enough to tell the *loss* of one sample from the *cost* of all by hand. Columns and units are those of
+    :func:`load_bmi`.
 
     Returns
     -------
