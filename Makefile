@@ -100,6 +100,7 @@ $(VENV)/.test-tools: $(VENV)/.build-tools
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.build-tools pyproject.toml README.md LICENSE $(PACKAGE_SOURCES) $(NATIVE_SOURCES)
+	@echo "compiling the extension: some minutes the first time"
 	$(BUILD) PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) $(INSTALL) .
 	touch $@
 
