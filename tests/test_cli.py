@@ -499,3 +499,20 @@ def test_scaling_that_overflows_names_the_column() -> None:
 def test_confusion_matrix() -> None:
     counts = confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 2, 1, 1]), 3)
     assert counts.tolist() == [[1, 0, 1], [0, 1, 0], [0, 1, 0]]
+
+
+def test_a_target_far_from_zero_keeps_its_digits(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    a = rng.random(200)
+    data = write_csv(tmp_path / "far.csv", ["a", "t"], [[x, repr(1.7e9 + 10 * x)] for x in a.tolist()])
+    model, out = tmp_path / "m", tmp_path / "out.csv"
+    assert cli.main(f"train {data} --target t --epochs 100 --quiet --save {model}".split()) == 0
+    assert cli.main(f"predict {model} {data} --output {out}".split()) == 0
+    found = np.array(out.read_text().split()[1:], float)
+    assert np.abs(found - (1.7e9 + 10 * a)).max() < 0.5
+
+
+def test_a_tiny_column_is_scaled_too() -> None:
+    x = np.array([[0.0], [2e-165], [4e-165]])
+    offset, scale = fit_scaling(x, ["a"])
+    np.testing.assert_allclose((x - offset) / scale, [[-(1.5**0.5)], [0], [1.5**0.5]], atol=1e-15)

@@ -185,6 +185,13 @@ def test_repeated_whole_numbers_are_classes_and_other_numbers_values() -> None:
     assert read_target(table_of(["0.5", "-1", "0.5"]), "classification").classes == ("-1", "0.5")
 
 
+def test_long_identifiers_stay_apart() -> None:
+    numbers = [str(2**60 + k) for k in range(3)]
+    found = read_target(table_of(numbers), "classification")
+    assert found.classes == tuple(numbers)
+    assert found.y.tolist() == [0, 1, 2]
+
+
 def test_targets_that_do_not_fit() -> None:
     with pytest.raises(CSVError, match=r"data.csv, line 3, column 'kind': expected a number; found 'cat'"):
         read_target(table_of(["1", "cat"]), "regression")

@@ -635,3 +635,19 @@ def test_data_errors_change_nothing(backend: str) -> None:
     refused("class_weight needs a model of one output", x, y, class_weight={0: 2.0})
     with pytest.raises(TypeError, match="x must be a list of 2"):
         model.predict(x[0])
+
+
+@pytest.mark.parametrize("join", [fp.Add, fp.Multiply, fp.Concatenate])
+def test_a_list_of_one_value(backend: str, tmp_path: Path, join: Any) -> None:
+    """Such a model is no chain, although each call is on the one before it."""
+    x = fp.Input((4,))
+    model = fp.Model(x, fp.Dense(2)(join()([fp.Dense(3)(x)])), seed=0, backend=backend)
+    model.compile("sgd", "mse")
+    rows = np.ones((5, 4), np.float32)
+    model.fit(rows, np.ones((5, 2)), verbose=0)
+    model.save(tmp_path / "m")
+    for again in (fp.load_model(tmp_path / "m", backend=backend), model.copy()):
+        np.testing.assert_array_equal(again.predict(rows), model.predict(rows))
+    np.testing.assert_allclose(model.predictor()(rows), model.predict(rows), rtol=1e-6)
+    assert fp.Model.from_config(model.get_config()).get_config() == model.get_config()
+    model.profile(rows, np.ones((5, 2)), seconds=0.01)

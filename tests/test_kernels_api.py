@@ -528,6 +528,23 @@ ONES = np.ones((2, 3))
         ),
         (lambda: kernels.sgd_update(ONES, ONES + 1, learning_rate=1.0, momentum=0.9), ValueError, "momentum needs v"),
         (
+            lambda: kernels.loss_forward("sparse_categorical_cross_entropy", np.ma.masked_equal([0, 1], 1), ONES),
+            ValueError,
+            "y_true must have no masked",
+        ),
+        (lambda: kernels.loss_forward("hinge", ONES[:, :0], ONES[:, :0]), ShapeError, "at least one column"),
+        (
+            lambda: kernels.loss_forward("huber", ONES.astype("f"), ONES.astype("f"), parameter=1e-60),
+            ValueError,
+            "huber must be positive in float32; received 1e-60",
+        ),
+        (
+            lambda: kernels.dense_backward(ONES, ONES.T, ONES @ ONES.T, out=[None, None]),
+            TypeError,
+            "out must be .dx, dw",
+        ),
+        (lambda: kernels.dropout_forward(ONES, rate="0.1", key=0), ValueError, "rate must lie in"),
+        (
             lambda: kernels.sgd_update(np.ones(1), np.ones(1), learning_rate=np.nan),
             ValueError,
             "learning_rate must be finite in float64; received nan",

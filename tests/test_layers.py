@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from typing import Any
 
@@ -32,8 +34,8 @@ def test_passes_of_built_in_layers_match_central_differences(backend: str, activ
     step = 1e-6
     for row, column in ((0, 0), (2, 3)):
         moved = [x.copy(), x.copy()]
-        for copy, sign in zip(moved, (1, -1), strict=True):
-            copy[row, column] += sign * step
+        for one, sign in zip(moved, (1, -1), strict=True):
+            one[row, column] += sign * step
         numeric = sum(
             sign * (layer.forward(c, True)[0] * direction).sum() for c, sign in zip(moved, (1, -1), strict=True)
         )
@@ -171,11 +173,41 @@ def test_names() -> None:
         (lambda: fp.Dropout(1.0), "at least 0 and below 1; received 1.0"),
         (lambda: fp.Input(()), "at least one axis"),
         (lambda: fp.Input((3, 0)), "positive integers"),
+        (lambda: fp.Input(3, name=5), "name must be text without '/'; received 5"),
+        (lambda: fp.Concatenate(axis=True), "axis must be -1 or 1; received True"),
     ],
 )
 def test_bad_arguments(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_flags_are_true_or_false() -> None:
+    for make in (
+        lambda: fp.Dense(1, use_bias="False"),
+        lambda: fp.Dense(1, trainable="no"),
+        lambda: setattr(fp.Dense(1), "trainable", None),
+    ):
+        with pytest.raises(TypeError, match="must be True or False; received"):
+            make()
+
+
+@pytest.mark.parametrize("how", ["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize("owned", [False, True])
+def test_copies_have_weights_of_their_own(how: str, owned: bool) -> None:
+    layer = fp.Dense(3, activation="relu", name="first")
+    x = np.ones((2, 4), np.float32)
+    y = layer(x)
+    model = fp.Sequential([fp.Input((4,)), layer], seed=0) if owned else None
+    again = pickle.loads(pickle.dumps(layer)) if how == "pickle" else getattr(copy, how)(layer)
+    np.testing.assert_array_equal(again(x), y)
+    assert repr(again.get_config()) == repr(layer.get_config())
+    again.set_weights([np.zeros((4, 3)), np.zeros(3)])
+    np.testing.assert_array_equal(layer(x), y)
+    second = fp.Sequential([fp.Input((4,)), again], seed=1)
+    np.testing.assert_array_equal(second.predict(x), np.zeros((2, 3)))
+    if model is not None:
+        np.testing.assert_array_equal(model.predict(x), y)
 
 
 def test_a_layer_that_fails_when_it_is_first_called_is_not_built() -> None:

@@ -209,3 +209,54 @@ def test_arguments_nobody_knows_and_flags_that_are_none() -> None:
         fp.losses.MeanSquaredError(3, reduction="sum")
     with pytest.raises(TypeError, match="BinaryCrossentropy: from_logits must be True or False; received 'no'"):
         fp.losses.BinaryCrossentropy(from_logits="no")
+    metric = fp.metrics.BinaryAccuracy(0.25)
+    with pytest.raises(AttributeError, match="BinaryAccuracy: threshold cannot change; make it anew"):
+        metric.threshold = 0.5
+    for value in (np.nan, "0.5"):
+        with pytest.raises((TypeError, ValueError), match="BinaryAccuracy: threshold must be"):
+            fp.metrics.BinaryAccuracy(value)  # type: ignore[arg-type]
+
+
+class Greedy(fp.Metric):
+    """Works in place."""
+
+    def reset_state(self) -> None:
+        pass
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        y_true -= y_pred
+
+    def result(self) -> float:
+        return 0.0
+
+
+def test_targets_are_not_written_to(backend: str) -> None:
+    x, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    model = fp.Sequential([fp.Input((2,)), fp.Dense(1)], seed=0, backend=backend)
+    model.compile("sgd", "mse", metrics=[Greedy()])
+    before = model.get_state()
+    for call in (model.evaluate, model.train_on_batch, lambda x, y: model.fit(x, y, shuffle=False, verbose=0)):
+        with pytest.raises(ValueError, match="read-only"):
+            call(x, y)
+        assert (y == 1).all()
+        assert all(before[name].tobytes() == value.tobytes() for name, value in model.get_state().items())
+
+
+def test_numbers_must_be_finite_in_the_models_dtype(backend: str) -> None:
+    x, y = np.ones((4, 2), np.float32), np.array([0, 1, 0, 1])
+    model = fp.Sequential([fp.Input((2,)), fp.Dense(2)], seed=0, backend=backend)
+    model.compile("sgd", fp.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before, tall = model.get_state(), [1.0, 1e30, 1.0, 1.0]
+    weighted: tuple[dict[str, Any], ...] = (
+        {"sample_weight": [1.0, 1e39, 1.0, 1.0]},
+        {"class_weight": {1: 1e300}},
+        {"sample_weight": tall, "class_weight": {1: 1e30}},
+    )
+    for weights in weighted:
+        with pytest.raises(ValueError, match=r"_weight must be finite in float32; received 1.*e[+].* in row 1"):
+            model.fit(x, y, verbose=0, **weights)
+    with pytest.raises(ValueError, match="loss_weights must be finite in float32"):
+        model.compile("sgd", model.loss, loss_weights=[1e300])
+    with pytest.raises(ValueError, match="Huber: delta must be positive in float32; received 1e-60"):
+        model.compile("sgd", fp.losses.Huber(1e-60))
+    assert all(before[name].tobytes() == value.tobytes() for name, value in model.get_state().items())

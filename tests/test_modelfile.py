@@ -471,3 +471,15 @@ def test_what_is_not_a_regular_file_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="the directory does not exist"):
         write_model_file(tmp_path / "none" / "m", {}, {})
     assert os.listdir(tmp_path) == ["directory"]
+
+
+@pytest.mark.parametrize(("rank", "count"), [(2, 31_250), (3, 30_000)])
+def test_what_is_written_can_be_read(tmp_path: Path, rank: int, count: int) -> None:
+    """A header has so many numbers and brackets at most, by the reader's count."""
+    tensors = {f"t{i}": np.zeros((1,) * rank, np.float32) for i in range(count)}
+    with pytest.raises(ModelFormatError, match=f"must fit in .* 250000 JSON items; received .* of {count} tensors"):
+        write_model_file(tmp_path / "m", CONFIG, tensors)
+    for name in list(tensors)[25_000:]:
+        del tensors[name]
+    write_model_file(tmp_path / "m", CONFIG, tensors)
+    assert read_model_file(tmp_path / "m")[1].keys() == tensors.keys()

@@ -86,7 +86,7 @@ def test_apply_checks_before_it_changes() -> None:
     with pytest.raises(fp.ShapeError, match=r"gradient 1 must have shape \(2,\); received \(3,\)"):
         optimizer.apply([param, np.ones(2)], [np.ones(3), np.ones(3)])
     assert (param == 1).all()
-    with pytest.raises(fp.DTypeError, match="parameter 0 must be a float32 or float64 array; received int64"):
+    with pytest.raises(fp.DTypeError, match="parameter 0 must be a float32 or float64 array in native"):
         optimizer.apply([np.ones(3, np.int64)], [np.ones(3)])
     with pytest.raises(ValueError, match="as many gradients as parameters, 1; received 0"):
         optimizer.apply([param], [])
@@ -101,12 +101,33 @@ def test_apply_checks_before_it_changes() -> None:
         optimizer.apply([np.ones(3, np.float32)], [np.ones(3)])
 
 
+def test_gradients_of_any_kind() -> None:
+    a, p = np.array([1.0, 2.0]), np.array([4.0])
+    fp.SGD(0.5).apply([a, p], [a, p])  # the gradient of half the square
+    np.testing.assert_array_equal(np.concatenate([a, p]), [0.5, 1.0, 2.0])
+    whole = np.array([1.0, 2.0, 3.0])
+    fp.SGD(1.0).apply([whole[:2]], [whole[1:]])
+    np.testing.assert_array_equal(whole, [-1.0, -1.0, 3.0])
+    for bad, error in (
+        (np.array([1j, 0]), fp.DTypeError),
+        (["1", "2"], fp.DTypeError),
+        (np.ma.masked_equal([1.0, 2.0], 2.0), ValueError),
+    ):
+        with pytest.raises(error, match="apply: gradient 0 must"):
+            fp.SGD(0.5).apply([a], [bad])
+    with pytest.raises(ValueError, match="apply: parameter 0 must have no masked"):
+        fp.SGD(0.5).apply([np.ma.masked_equal([1.0, 2.0], 2.0)], [np.ones(2)])
+    np.testing.assert_array_equal(a, [0.5, 1.0])
+
+
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "fast", True])
 def test_bad_learning_rates(value: Any) -> None:
     with pytest.raises(ValueError, match="learning_rate must be finite and not negative"):
         fp.SGD(value)
     with pytest.raises(ValueError, match="momentum must be at least 0 and below 1; received 1"):
         fp.SGD(0.1, momentum=1)
+    with pytest.raises(TypeError, match="SGD: nesterov must be True or False; received 'no'"):
+        fp.SGD(0.1, nesterov="no")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "float64"])

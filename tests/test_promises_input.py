@@ -418,6 +418,23 @@ def test_other_arguments_of_fit(backend: str, name: str, value: Any) -> None:
     call(model, "fit", x, y, **{"verbose": 0, name: value})
 
 
+@each_backend
+def test_sizes_beyond_any_data(backend: str) -> None:
+    x, y = np.zeros((5, WIDTH)), np.zeros(5, np.int64)
+    fit, alike = model_for(backend, True), model_for(backend, True)
+    fit.fit(x, y, batch_size=2**63, validation_batch_size=2**70, validation_data=(x, y), verbose=0)
+    alike.fit(x, y, batch_size=5, verbose=0)
+    assert all((a == b).all() for a, b in zip(fit.get_weights(), alike.get_weights(), strict=True))
+    assert fit.evaluate(x, y, batch_size=2**70, verbose=0) == alike.evaluate(x, y, verbose=0)
+    assert (fit.predict(x, batch_size=2**70) == alike.predict(x)).all()
+    for make in (lambda: fp.Input((2**70,)), lambda: fp.Input((2**20, 2**20)), lambda: fp.Input(2**40)):
+        with pytest.raises(ValueError, match="Input: shape must have fewer than 2\\*\\*40 elements"):
+            make()
+    wide = [fp.Input(2**39), fp.Input(2**39)]
+    with pytest.raises(ValueError, match="concatenate: rows must have fewer than 2\\*\\*40 elements"):
+        fp.Model(wide, fp.Concatenate()(wide), backend=backend)
+
+
 NUMBERS: dict[str, tuple[Callable[[Any], object], float]] = {
     "learning_rate": (lambda value: fp.SGD(value).learning_rate, 1),
     "momentum": (lambda value: fp.SGD(momentum=value).momentum, 0),
@@ -435,6 +452,6 @@ def test_numbers_of_python_and_numpy_are_taken_alike(name: str) -> None:
     make, good = NUMBERS[name]
     for kind in (int, float, np.int8, np.uint64, np.float16, np.float32, np.float64):
         assert make(kind(good)) == good, kind
-    for wrong in (True, np.True_, "1", None, 1j):
+    for wrong in (True, np.True_, "1", None, 1j, 10**400, np.nan):
         with pytest.raises((TypeError, ValueError), match=r"received"):
             make(wrong)

@@ -237,7 +237,12 @@ def test_labels_and_targets_in_their_forms() -> None:
         (np.ones((2, 6)), np.array([0, 2**64 - 1], np.uint64), ValueError, "received 18446744073709551615 in row 1"),
         (np.ones((2, 6)), [[0, 1], [1, 0]], fp.ShapeError, r"class labels, shape \(n,\); received \(2, 2\)"),
         (np.ones((2, 6)), None, ValueError, "y must be given"),
-        (np.full((2, 6), None), [0, 1], fp.DTypeError, "real numbers; received shape .2, 6., dtype object; convert it"),
+        (
+            np.full((2, 6), None),
+            [0, 1],
+            fp.DTypeError,
+            "real numbers; received shape .2, 6., dtype object; convert n",
+        ),
         (np.ones((2, 6), complex), [0, 1], fp.DTypeError, "dtype complex128"),
         (np.ones((2, 6), "M8[s]"), [0, 1], fp.DTypeError, r"dtype datetime64\[s\]"),
         (np.ones((2, 6), "U3"), [0, 1], fp.DTypeError, "dtype <U3"),

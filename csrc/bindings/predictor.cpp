@@ -292,8 +292,10 @@ PyObject* one(PyObject* me, PyObject* const* args, py::ssize_t count) {
     PyErr_SetString(PyExc_TypeError, "_one: expected x and out");
     return nullptr;
   }
-  const bool current = std::visit([](const auto& p) { return p->current(); }, self->predictor);
-  return current ? self->predict(self, args[0], args[1], true) : shared(Py_None);
+  return guarded([&] {
+    const bool current = std::visit([](const auto& p) { return p->current(); }, self->predictor);
+    return current ? self->predict(self, args[0], args[1], true) : shared(Py_None);
+  });
 }
 
 void dealloc(PyObject* me) {
@@ -335,8 +337,10 @@ PyObject* repr(PyObject* me) {
   });
 }
 PyObject* get_current(PyObject* me, void*) {
-  return PyBool_FromLong(
-      std::visit([](const auto& p) { return p->current(); }, reinterpret_cast<Object*>(me)->predictor));
+  return guarded([&] {
+    return PyBool_FromLong(
+        std::visit([](const auto& p) { return p->current(); }, reinterpret_cast<Object*>(me)->predictor));
+  });
 }
 
 // (program, parameters, signature): what predictors.restored makes a predictor from.

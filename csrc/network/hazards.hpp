@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bitset>
+#include <cassert>
 #include <cstdint>
 #include <utility>
 
@@ -20,7 +21,9 @@ class Cut {
   constexpr Cut(int parts, int stride, int64_t grain)
       : word_(parts == 1 ? kWhole
                          : static_cast<uint32_t>(parts) | static_cast<uint32_t>(stride) << 11 |
-                               static_cast<uint32_t>(grain) << 22) {}
+                               static_cast<uint32_t>(grain) << 22) {
+    assert(0 <= parts && parts < 1 << 11 && 0 <= stride && stride < 1 << 11 && 0 < grain && grain < 1 << 10);
+  }
   bool operator==(const Cut&) const = default;
   int parts() const { return static_cast<int>(word_ & 0x7ff); }
   Range of(int rank, int64_t n) const {

@@ -21,7 +21,7 @@ void Program::validate() const {
   if (widths.empty()) throw std::invalid_argument("program: expected at least one value, the input");
   for (int64_t w : widths)
     if (w < 1 || w >= most)
-      throw std::invalid_argument("program: expected widths from 1, received " + std::to_string(w));
+      throw std::invalid_argument("program: expected widths from 1 and below 2**40, received " + std::to_string(w));
   for (const auto* arrays : {&parameters, &states})
     for (const Parameter& p : *arrays)
       if (p.rows < 0 || p.cols < 0 || p.rows >= most || p.cols >= most || (p.rows > 0 && p.cols > most / p.rows))

@@ -1,6 +1,7 @@
 // Many steps in one call, of training or of evaluation.
 #include <algorithm>
 #include <memory>
+#include <string>
 
 #include "network/network.hpp"
 #include "network/worth.hpp"
@@ -276,7 +277,9 @@ int64_t Network<T>::steps(const Sources& sources, int64_t batch_size, int64_t be
   if (begin >= end) return begin;
   batch_size = std::min(batch_size, end - begin);
   if (training && !optimizer_) throw std::logic_error("train_steps: no optimizer is set");
-  if (!program.is_native()) throw std::logic_error("train_steps: the program has operations written in Python");
+  if (!program.is_native())
+    throw std::logic_error(std::string(training ? "train_steps" : "evaluate_steps") +
+                           ": the program has operations written in Python");
   batch_rows_ = 0;  // the pieces' batch, if any, is overwritten, and training needs the gradients' memory
   if (training) std::fill(parameter_begun_.begin(), parameter_begun_.end(), 0);
   Steps steps(*this, sources, batch_size, begin, end, limits, training);

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import is_integer, is_number, kind_of
+from .checks import as_finite, as_flag, is_integer, is_number, kind_of
 
 if TYPE_CHECKING:
     from .training import Trainer
@@ -201,8 +201,6 @@ class EarlyStopping(Callback):
             raise TypeError(f"EarlyStopping: monitor must be the name of a log; received {monitor!r}")
         if not is_integer(patience) or patience < 0:
             raise ValueError(f"EarlyStopping: patience must be an integer of at least 0; received {patience!r}")
-        if not is_number(min_delta):
-            raise TypeError(f"EarlyStopping: min_delta must be a number; received {min_delta!r}")
         if baseline is not None and not is_number(baseline):
             raise TypeError(f"EarlyStopping: baseline must be a number or None; received {baseline!r}")
         if not is_integer(start_from_epoch) or start_from_epoch < 0:
@@ -212,13 +210,13 @@ class EarlyStopping(Callback):
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"EarlyStopping: mode must be 'auto', 'min' or 'max'; received {mode!r}")
         self.monitor = monitor
-        self.min_delta = abs(float(min_delta))
+        self.min_delta = abs(as_finite("EarlyStopping", "min_delta", min_delta, float))
         self.patience = patience
         self.verbose = verbose
         larger = monitor.endswith(("accuracy", "acc", "r2", "r2_score", "auc"))
         self.larger_is_better = mode == "max" or (mode == "auto" and larger)
         self.baseline = baseline
-        self.restore_best_weights = restore_best_weights
+        self.restore_best_weights = as_flag("EarlyStopping", "restore_best_weights", restore_best_weights)
         self.start_from_epoch = start_from_epoch
         self._begin()
 

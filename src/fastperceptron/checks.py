@@ -60,8 +60,8 @@ def is_integer(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """An integer, or a float of Python's or NumPy's."""
-    return is_integer(value) or isinstance(value, (float, np.floating))
+    """An integer that a float can be near to, or a float of Python's or NumPy's."""
+    return isinstance(value, (float, np.floating)) or (is_integer(value) and abs(int(value)) < 1 << 1023)
 
 
 def kind_of(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -260,9 +261,9 @@ def _diverged(what: str) -> UserError:
 def _write_predictions(out: TextIO, z: NDArray[Any], preparation: Preparation | None, probabilities: bool) -> None:
     from .preparation import softmax
 
-    def shown(values: NDArray[Any]) -> list[list[str]]:
-        digits = ".9g" if z.dtype.itemsize == 4 else ".17g"  # what the model's dtype holds
-        return [[format(value, digits) for value in row] for row in values.tolist()]
+    def shown(values: NDArray[Any], more: int = 0) -> list[list[str]]:
+        digits = 9 if z.dtype.itemsize == 4 else 17  # what the model's dtype holds
+        return [[format(value, f".{min(digits + more, 17)}g") for value in row] for row in values.tolist()]
 
     writer = csv.writer(out, lineterminator="\n")
     if preparation is None:
@@ -270,7 +271,9 @@ def _write_predictions(out: TextIO, z: NDArray[Any], preparation: Preparation | 
         writer.writerows(shown(z))
     elif preparation.task == "regression":
         writer.writerow([preparation.target])
-        writer.writerows(shown(z.astype("float64") * preparation.target_scale + preparation.target_offset))
+        offset, scale = preparation.target_offset, preparation.target_scale
+        before = math.ceil(math.log10(max(abs(offset) / scale, 1)))  # digits that the offset has before z's first
+        writer.writerows(shown(z.astype("float64") * scale + offset, before))
     else:
         names = [preparation.classes[label] for label in z.argmax(axis=1)]
         writer.writerow([preparation.target, *(preparation.classes if probabilities else ())])

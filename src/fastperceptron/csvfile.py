@@ -94,6 +94,10 @@ def _undecodable_line(data: BinaryIO) -> int | None:
     return None
 
 
+#: Larger whole numbers, as long identifiers are, may be equal as float64.
+_MOST_EXACT = 2.0**53
+
+
 def read_target(table: Table, task: str = "auto") -> Target:
     """Turn the target column into labels or numbers.
 
@@ -119,7 +123,7 @@ def read_target(table: Table, task: str = "auto") -> Target:
     if task == "regression":
         assert values is not None
         return Target(task, values, ())
-    if values is None:
+    if values is None or np.abs(values).max() > _MOST_EXACT:
         names = [cell.strip() for cell in table.cells]
         classes = tuple(sorted(set(names)))
         number = {name: label for label, name in enumerate(classes)}

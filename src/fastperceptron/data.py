@@ -160,11 +160,17 @@ def as_weights(value: Any, n: int, operation: str, name: str = "sample_weight") 
         raise ShapeError(f"{operation}: {name} must have shape ({n},); received {array.shape}")
     same_rows(n, array, operation, name)
     private = np.array(array, np.float64)
-    bad = ~np.isfinite(private)
+    check_finite(private, np.float64, operation, name)
+    return private
+
+
+def check_finite(numbers: Array, dtype: Any, operation: str, name: str) -> None:
+    """An error where one of these float64 numbers is not finite in a dtype."""
+    bad = ~(np.abs(numbers) <= np.finfo(dtype).max)
     if bad.any():
         row = int(np.argmax(bad))
-        raise ValueError(f"{operation}: {name} must be finite; received {private[row]} in row {row}")
-    return private
+        kind = "" if dtype is np.float64 else f" in {np.dtype(dtype)}"
+        raise ValueError(f"{operation}: {name} must be finite{kind}; received {numbers[row]} in row {row}")
 
 
 def class_weights(weights: Mapping[int, float], y: Array, classes: int, operation: str) -> NDArray[np.float64]:

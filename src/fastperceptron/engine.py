@@ -23,6 +23,7 @@ from .judging import Compiled, Judge, compiled_for, heads_of, judges_of, log_nam
 from .ownership import Ownership
 from .program import PRECISIONS
 from .segments import Segments
+from .undo import as_before_on_failure
 
 __all__ = ["Engine"]
 
@@ -102,14 +103,22 @@ class Engine:
             self._refuse_inside("compile", around)
             # What may fail, before anything has changed: a metric may be the user's.
             if self._graph is not None:
-                self._check_rates(compiled, self._graph)
+                self._check_numbers(compiled, self._graph)
             for judge in judges_of(compiled, self._graph):
                 for metric in judge.metrics:
                     metric.reset_state()
-            self._compiled = compiled
-            if self._network is not None:
-                self._network.set_optimizer(None, {})  # clears the slots
-                self._configure()
+            try:
+                with as_before_on_failure(self):
+                    self._compiled = compiled
+                    if self._network is not None:
+                        self._configure()
+                        self._network.set_optimizer(None, {})  # clears the slots
+                        self._pushed = None
+                        self._push()
+            except BaseException:
+                if self._network is not None:
+                    self._tell_network()
+                raise
 
     @property
     def optimizer(self) -> optimizers.Optimizer | None:
@@ -137,9 +146,6 @@ class Engine:
         self._judges = []
         if self._compiled is not None:
             self._judges = judges_of(self._compiled, graph)
-            heads, known = heads_of(self._judges)
-            network.set_heads(heads)
-            network.set_metrics(known)
             optimizer = self._compiled.optimizer if self._compiled.optimizer.native() is None else None
         in_python = any(
             (judge.loss is not None and judge.loss.native() is None) or any(m.native() is None for m in judge.metrics)
@@ -149,6 +155,15 @@ class Engine:
         if not graph.program.is_native or in_python or optimizer is not None:
             self._segments = Segments(network, graph.shapes, self._judges, optimizer)
         self._runner = self._segments or network
+        self._tell_network()
+
+    def _tell_network(self) -> None:
+        """What is compiled."""
+        assert self._network is not None
+        if self._compiled is not None:
+            heads, known = heads_of(self._judges)
+            self._network.set_heads(heads)
+            self._network.set_metrics(known)
         self._pushed = None
         self._push()
 
@@ -165,7 +180,7 @@ class Engine:
         if self._pushed == (native, settings):
             return
         if self._compiled is not None:
-            self._check_rates(self._compiled, graph)
+            self._check_numbers(self._compiled, graph)
         flags, rates = [flag for flag, _ in settings], [rate for _, rate in settings]
         network.set_trainable(flags)
         network.set_rates(rates)
@@ -176,14 +191,19 @@ class Engine:
             self._segments.set_slot_names()
         self._pushed = (native, settings)
 
-    def _check_rates(self, compiled: Compiled, graph: Graph) -> None:
-        """The native optimizer's rates, multiplied, in the dtype in which it multiplies them."""
+    def _check_numbers(self, compiled: Compiled, graph: Graph) -> None:
+        """What the network computes with, in the dtype in which it does."""
+        dtype = PRECISIONS[self.dtype]
+        for weight, loss in zip(compiled.weights, compiled.losses, strict=True):
+            as_finite("compile", "loss_weights", weight, dtype)
+            if isinstance(loss, losses.Huber) and not np.dtype(dtype).type(loss.delta) > 0:
+                raise ValueError(f"Huber: delta must be positive in {dtype}; received {loss.delta!r}")
         native = compiled.optimizer.native()
         if native is None:
             return
         for _, layer in graph.owners:
             rate = native[1]["learning_rate"] * layer.learning_rate_multiplier
-            as_finite(layer.name, "learning_rate times learning_rate_multiplier", rate, PRECISIONS[self.dtype])
+            as_finite(layer.name, "learning_rate times learning_rate_multiplier", rate, dtype)
 
     def _count_updates(self) -> None:
         """Tells the optimizer how many updates the network has had."""
@@ -308,7 +328,11 @@ class Engine:
             checked = None if weight is None else data.as_weights(weight, n, operation, name)
             if class_weight is not None and target is not None:
                 by_class = data.class_weights(class_weight, target, judge.width, operation)
-                checked = by_class if checked is None else checked * by_class
+                name = "class_weight" if checked is None else f"{name} times class_weight"
+                with np.errstate(over="ignore"):
+                    checked = by_class if checked is None else checked * by_class
+            if checked is not None:
+                data.check_finite(checked, PRECISIONS[self.dtype], operation, name)
             found.append(checked)
         return tuple(found)
 

@@ -13,7 +13,7 @@ from .layers import Input, Layer, Shape, Shapes, Value
 from .program import Operation, Parameter, Program, Signature
 from .random import STREAM_DROPOUT
 from .serialization import snake_case
-from .weights import Weight
+from .weights import TOO_MANY, Weight
 
 __all__ = ["Call", "Graph", "ProgramBuilder", "Structure", "build_graph", "chain", "name_layers", "structure_of"]
 
@@ -43,10 +43,10 @@ class Structure(NamedTuple):
 
     @property
     def is_chain(self) -> bool:
-        """One input, and each call on the node before it."""
+        """One input, and each call on the node before it; none takes a list, be it of one value."""
         return (
             len(self.input_shapes) == 1
-            and all(call.inputs == (number,) for number, call in enumerate(self.calls))
+            and all(call.inputs == (number,) and not call.layer.takes_list for number, call in enumerate(self.calls))
             and self.outputs == (len(self.calls),)
             and self.output_keys is None
         )
@@ -228,7 +228,11 @@ class ProgramBuilder:
         **fields: Any,
     ) -> int:
         """Adds one operation and the value it computes; returns that value."""
-        self.widths.append(math.prod(shape))
+        width = math.prod(shape)
+        if width >= TOO_MANY:
+            name = owner if isinstance(owner, str) else owner.name
+            raise ValueError(f"{name}: rows must have fewer than 2**40 elements; received the shape {shape}")
+        self.widths.append(width)
         output = len(self.widths) - 1
         name = owner if isinstance(owner, str) else owner.name
         self.operations.append(Operation(kind, sources, output, name, parameters, **fields))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import by_name, is_number, kind_of
+from .checks import as_finite, by_name, is_number, kind_of
 from .errors import ShapeError
 from .serialization import Configurable
 
@@ -83,7 +83,7 @@ class Constant(Initializer):
     """Every element `value`."""
 
     def __init__(self, value: float = 0.0) -> None:
-        self.value = float(value)
+        self.value = as_finite("Constant", "value", value, np.float64)
 
     def sample(self, shape: tuple[int, ...], key: int, step: int) -> NDArray[Any]:
         return np.full(shape, self.value)

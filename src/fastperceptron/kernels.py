@@ -22,7 +22,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import backends
 from .activations import alpha_of
-from .checks import as_finite, as_float_array, check_dimensions, check_one_dtype, check_shape, check_written
+from .checks import (
+    as_finite,
+    as_float_array,
+    check_dimensions,
+    check_one_dtype,
+    check_shape,
+    check_written,
+    is_number,
+    refuse_masked,
+)
 from .errors import DTypeError, ShapeError
 from .program import LOSSES
 
@@ -48,11 +57,14 @@ def _targets(operation: str, kind: str, y_true: ArrayLike, y_pred: ArrayLike) ->
         raise ValueError(f"{operation}: kind must be one of {', '.join(LOSSES)}; received {kind!r}")
     p = as_float_array(operation, "y_pred", y_pred)
     check_dimensions(operation, "y_pred", p, "(n, out)")
+    if p.shape[1] == 0:
+        raise ShapeError(f"{operation}: y_pred must have at least one column; received {p.shape}")
     if not kind.startswith("sparse_"):
         t = as_float_array(operation, "y_true", y_true)
         check_shape(operation, "y_true", t, p.shape, "to match y_pred")
         check_one_dtype(operation, y_true=t, y_pred=p)
         return t, p
+    refuse_masked(operation, "y_true", y_true)
     labels: Array = np.asarray(y_true)
     if labels.dtype.kind not in "iu":
         raise DTypeError(f"{operation}: y_true must be integer labels; received {labels.dtype}")
@@ -69,8 +81,8 @@ def _targets(operation: str, kind: str, y_true: ArrayLike, y_pred: ArrayLike) ->
 
 def _parameter(operation: str, kind: str, parameter: float, dtype: np.dtype[Any]) -> float:
     value = as_finite(operation, "parameter", parameter, dtype)
-    if kind == "huber" and not value > 0:
-        raise ValueError(f"{operation}: the parameter of huber must be positive; received {parameter!r}")
+    if kind == "huber" and not dtype.type(value) > 0:
+        raise ValueError(f"{operation}: the parameter of huber must be positive in {dtype}; received {parameter!r}")
     return value
 
 
@@ -277,7 +289,10 @@ def dense_backward(
     check_dimensions(operation, "w", w, "(in, out)")
     check_shape(operation, "x", x, ("n", w.shape[0]), f"to match w {w.shape}")
     check_shape(operation, "dz", dz, (x.shape[0], w.shape[1]), f"to match x {x.shape} and w {w.shape}")
-    dx, dw, db = (None, None, None) if out is None else out
+    results: Any = (None, None, None) if out is None else out
+    if not isinstance(results, (tuple, list)) or len(results) != 3:
+        raise TypeError(f"{operation}: out must be (dx, dw, db), each an array or None; received {out!r:.80}")
+    dx, dw, db = results
     shapes = {"dx": (dx, x.shape), "dw": (dw, w.shape), "db": (db, w.shape[1:])}
     for name, (array, shape) in shapes.items():
         if array is not None:
@@ -581,7 +596,7 @@ def dropout_forward(
     operation = "dropout_forward"
     x = as_float_array(operation, "x", x)
     check_dimensions(operation, "x", x, "(n, width)")
-    if not 0 <= rate < 1:
+    if not is_number(rate) or not 0 <= rate < 1:
         raise ValueError(f"{operation}: rate must lie in [0, 1); received {rate!r}")
     numbers = []
     for name, value, bits in (("key", key, 64), ("stream", stream, 16), ("step", step, 48)):

@@ -16,6 +16,7 @@ Built-in layers become operations of the network and run in the backend. A layer
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -25,11 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import activations, initializers
-from .checks import check_pair, is_integer, is_number
+from .checks import as_flag, check_pair, is_integer, is_number, kind_of
 from .errors import NotBuiltError, ShapeError
 from .program import NEEDS_Z
 from .serialization import Configurable, snake_case
-from .weights import Weight
+from .weights import TOO_MANY, Weight
 
 if TYPE_CHECKING:
     from .graph import ProgramBuilder
@@ -69,9 +70,9 @@ class Input(Value):
     2410
     """
 
-    def __init__(self, shape: int | Sequence[int], name: str | None = None) -> None:
+    def __init__(self, shape: int | Sequence[int], name: Any = None) -> None:
         super().__init__(checked_shape(shape, "Input"))
-        if name is not None and (not name or "/" in str(name)):
+        if name is not None and (not isinstance(name, str) or not name or "/" in name):
             raise ValueError(f"Input: name must be text without '/'; received {name!r}")
         self.name = name
 
@@ -88,6 +89,8 @@ def checked_shape(shape: Any, operation: str) -> Shape:
             )
     if not sizes:
         raise ValueError(f"{operation}: shape must have at least one axis; received {shape!r}")
+    if math.prod(map(int, sizes)) >= TOO_MANY:
+        raise ValueError(f"{operation}: shape must have fewer than 2**40 elements; received {shape!r}")
     return tuple(int(size) for size in sizes)
 
 
@@ -105,7 +108,7 @@ class Layer(Configurable):
     #: and ``backward`` returns a list of gradients for dx.
     takes_list: bool = False
     _name: str | None
-    trainable: bool
+    _trainable: bool
     _learning_rate_multiplier: float
     built: bool
     input_shape: Shapes
@@ -115,7 +118,7 @@ class Layer(Configurable):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Set here, so that a subclass works without calling super().__init__().
         self = super().__new__(cls, *args, **kwargs)
-        self._name, self._name_is_given, self.trainable, self.built = None, False, True, False
+        self._name, self._name_is_given, self._trainable, self.built = None, False, True, False
         self._learning_rate_multiplier = 1.0
         self.input_shape, self.weights, self._model = None, [], None
         return self
@@ -124,8 +127,16 @@ class Layer(Configurable):
         if name is not None and (not isinstance(name, str) or not name or "/" in name):
             raise ValueError(f"{type(self).__name__}: name must be text without '/'; received {name!r}")
         self._name, self._name_is_given = name, name is not None
-        self.trainable = bool(trainable)
+        self.trainable = trainable
         self.learning_rate_multiplier = learning_rate_multiplier
+
+    @property
+    def trainable(self) -> bool:
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = as_flag(self.name, "trainable", value)
 
     @property
     def learning_rate_multiplier(self) -> float:
@@ -138,6 +149,13 @@ class Layer(Configurable):
         if not 0 <= value < math.inf:
             raise ValueError(f"{self.name}: learning_rate_multiplier must be at least 0 and finite; received {value!r}")
         self._learning_rate_multiplier = float(value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy belongs to no model."""
+        return vars(self) | {"_model": None}
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)  # with weights of its own
 
     # -- for subclasses ------------------------------------------------------------------------------------------
 
@@ -260,6 +278,9 @@ class Layer(Configurable):
         """Replaces all weights; none is changed when one does not fit."""
         if not self.built:
             raise NotBuiltError(f"{self.name}.set_weights: expected a built layer; build the model first")
+        if not isinstance(weights, Iterable):
+            raise TypeError(f"{self.name}.set_weights: expected a list of arrays; received {kind_of(weights)}")
+        weights = list(weights)
         if len(weights) != len(self.weights):
             raise ValueError(f"{self.name}.set_weights: expected {len(self.weights)} arrays; received {len(weights)}")
         checked = [weight.check(value) for weight, value in zip(self.weights, weights, strict=True)]
@@ -342,7 +363,7 @@ class Dense(_BuiltIn):
             raise ValueError(f"Dense: units must be a positive integer; received {units!r}")
         self.units = int(units)
         self.activation = activations.get(activation)
-        self.use_bias = bool(use_bias)
+        self.use_bias = as_flag("Dense", "use_bias", use_bias)
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
 
@@ -595,7 +616,7 @@ class Concatenate(_Join):
 
     def __init__(self, axis: int = -1, *, name: str | None = None, trainable: bool = True) -> None:
         super().__init__(name=name, trainable=trainable)
-        if axis not in (-1, 1):
+        if not is_integer(axis) or axis not in (-1, 1):
             raise ValueError(f"Concatenate: axis must be -1 or 1; received {axis!r}")
         self.axis = axis
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from .checks import as_flag, by_name, check_pair, is_number, kind_of
 from .errors import ShapeError
-from .serialization import Configurable, snake_case
+from .serialization import Configurable, Fixed, snake_case
 
 __all__ = [
     "BinaryCrossentropy",
@@ -104,18 +104,11 @@ class Loss(Configurable):
         return np.ascontiguousarray(y_true, dtype), y_pred
 
 
-class _Native(Loss):
+class _Native(Fixed, Loss):
     """A loss that backends compute."""
 
     kind: str
     parameter: float
-    #: What backends were told: changing them would change nothing but the configuration.
-    _fixed: tuple[str, ...] = ()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._fixed and name in vars(self):
-            raise AttributeError(f"{type(self).__name__}: {name} cannot change; make the loss anew")
-        super().__setattr__(name, value)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls, *args, **kwargs)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends.numpy_metrics import metric_add, metric_zeros
-from .checks import by_name, kind_of
+from .checks import as_finite, by_name, kind_of
 from .losses import (
     BinaryCrossentropy,
     CategoricalCrossentropy,
@@ -30,7 +30,7 @@ from .losses import (
     Loss,
     Perceptron,
 )
-from .serialization import Configurable, snake_case
+from .serialization import Configurable, Fixed, snake_case
 
 __all__ = [
     "BinaryAccuracy",
@@ -86,7 +86,7 @@ class Metric(Configurable):
         raise NotImplementedError
 
 
-class _Mean(Metric):
+class _Mean(Fixed, Metric):
     """The weighted mean of one number per row."""
 
     kind: str
@@ -125,10 +125,11 @@ class BinaryAccuracy(_Mean):
     """Share of outputs on the right side: (prediction > threshold) == (target > 0.5)."""
 
     kind = "binary_accuracy"
+    _fixed = ("threshold",)
 
     def __init__(self, threshold: float = 0.5, name: str | None = None) -> None:
         super().__init__(name)
-        self.threshold = float(threshold)
+        self.threshold = as_finite("BinaryAccuracy", "threshold", threshold, np.float64)
 
 
 class CategoricalAccuracy(_Mean):

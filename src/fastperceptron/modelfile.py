@@ -114,10 +114,10 @@ def write_model_file(path: str | os.PathLike[str], config: Config, tensors: dict
         header[e.name] = {"dtype": e.code, "shape": list(e.shape), "data_offsets": [e.begin, e.end]}
     head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     head += b" " * (-len(head) % 8)
-    if len(head) > _MAX_HEADER or len(entries) * 8 > _MAX_JSON_ITEMS:
+    if len(head) > _MAX_HEADER or _json_items(head) > _MAX_JSON_ITEMS:
         raise ModelFormatError(
-            f"write_model_file: configuration and names must fit in {_MAX_HEADER} bytes and {_MAX_JSON_ITEMS // 8} "
-            f"tensors; received {len(head)} bytes and {len(entries)} tensors"
+            f"write_model_file: configuration and names must fit in {_MAX_HEADER} bytes and {_MAX_JSON_ITEMS} JSON "
+            f"items; received {len(head)} bytes and {_json_items(head)} items of {len(entries)} tensors"
         )
     write_atomically(path, [len(head).to_bytes(8, "little"), head, *(_bytes_of(arrays[e.name]) for e in entries)])
 
@@ -205,7 +205,9 @@ def _storable(name: str, value: NDArray[Any]) -> NDArray[Any]:
             f"{', '.join(np.dtype(s).name for s in _CODES)}; received {array.dtype}"
         )
     if array.ndim > _MAX_RANK:
-        raise ModelFormatError(f"write_model_file: tensor {name!r} must have at most {_MAX_RANK} axes")
+        raise ModelFormatError(
+            f"write_model_file: tensor {name!r} must have at most {_MAX_RANK} axes; received {array.ndim}"
+        )
     return array.astype(stored, order="C", copy=False)
 
 
@@ -277,15 +279,20 @@ def _read_header(file: IO[bytes], place: str) -> tuple[dict[str, str], list[_Ent
     return metadata, entries, data_size
 
 
+def _json_items(raw: bytes) -> int:
+    """What stands outside strings, which decides how many Python objects come out of a byte."""
+    import re
+
+    structure = re.sub(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', b"", raw, flags=re.DOTALL)
+    return structure.count(b",") + structure.count(b"[") + structure.count(b"{")
+
+
 def _json_object(raw: bytes, place: str) -> dict[str, Any]:
     """Strict JSON: an object, no repeated keys, no NaN or infinity, bounded in depth and number of items."""
     import json
     import math
-    import re
 
-    # What stands outside strings decides how many Python objects come out of a byte.
-    structure = re.sub(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', b"", raw, flags=re.DOTALL)
-    if structure.count(b",") + structure.count(b"[") + structure.count(b"{") > _MAX_JSON_ITEMS:
+    if _json_items(raw) > _MAX_JSON_ITEMS:
         raise ModelFormatError(f"{place} must hold at most {_MAX_JSON_ITEMS} items; received more")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

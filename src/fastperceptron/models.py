@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +25,7 @@ from .program import PRECISIONS
 from .serialization import KINDS, Configurable, as_json, public_classes, serialize
 from .state import get_state, set_state
 from .training import Trainer
+from .undo import as_before_on_failure, wholly
 from .weights import Weight
 
 if TYPE_CHECKING:
@@ -173,6 +174,11 @@ class Model(Trainer):
                     f" which belongs to {owner.name} (copy the model, or make the layer anew from its get_config())"
                 )
 
+    def _as_before_on_failure(self, *more: Any) -> AbstractContextManager[None]:
+        """The model, its layers and their weights, and what else may be one of its layers."""
+        layers = [*self.layers, *(layer for layer in more if isinstance(layer, Layer))]
+        return as_before_on_failure(self, *layers, *(weight for layer in layers for weight in layer.weights))
+
     def _adopt(self, graph: Graph, key: int, initialize: bool = True) -> None:
         """Makes the network of this structure; the layers' weights live in it from now on."""
         if initialize:
@@ -201,14 +207,11 @@ class Model(Trainer):
         with self._ownership.writing("to_backend") as around:
             self._refuse_inside("to_backend", around)
             if module is not self._backend and self._graph is not None:
-                state, old = get_state(self), self._backend
-                self._backend = module
-                try:
+                state = get_state(self)
+                with self._as_before_on_failure():
+                    self._backend = module
                     self._adopt(self._graph, self._network_key)
-                except BaseException:
-                    self._backend = old
-                    raise
-                set_state(self, state)
+                    set_state(self, state)
             self._backend = module
         return self
 
@@ -228,12 +231,20 @@ class Model(Trainer):
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Replaces all weights; none is changed when one does not fit."""
         self._built_graph("set_weights")
-        if len(weights) != len(self.weights):
-            raise ValueError(f"set_weights: expected {len(self.weights)} arrays; received {len(weights)}")
-        checked = [weight.check(value) for weight, value in zip(self.weights, weights, strict=True)]
-        with self._ownership.writing("set_weights"):
-            for weight, value in zip(self.weights, checked, strict=True):
+        given = self.weights
+        if not isinstance(weights, Iterable):
+            raise TypeError(f"set_weights: expected a list of arrays; received {kind_of(weights)}")
+        values = list(weights)
+        if len(values) != len(given):
+            raise ValueError(f"set_weights: expected {len(given)} arrays; received {len(values)}")
+        checked = [weight.check(value) for weight, value in zip(given, values, strict=True)]
+
+        def write() -> None:
+            for weight, value in zip(given, checked, strict=True):
                 weight.assign(value)
+
+        with self._ownership.writing("set_weights"):
+            wholly(write)
 
     def count_params(self) -> int:
         """Numbers in all weights; a shared layer counts once."""

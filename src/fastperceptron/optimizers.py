@@ -28,7 +28,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import as_finite, is_number, kind_of
+from .checks import as_finite, as_flag, is_number, kind_of, refuse_masked
 from .errors import DTypeError, ShapeError
 from .serialization import Configurable
 
@@ -81,16 +81,24 @@ class Optimizer(Configurable):
 
     def apply(self, params: Sequence[Any], grads: Sequence[Any]) -> None:
         """One step on a list of float32 or float64 arrays, in place. Slots belong to positions in the list."""
+        from .data import as_real
+
+        params, grads = list(params), list(grads)
         if len(params) != len(grads):
             raise ValueError(f"apply: expected as many gradients as parameters, {len(params)}; received {len(grads)}")
         checked = []
         for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
             if not isinstance(param, np.ndarray) or param.dtype not in (np.float32, np.float64):
                 kind = param.dtype if isinstance(param, np.ndarray) else type(param).__name__
-                raise DTypeError(f"apply: parameter {i} must be a float32 or float64 array; received {kind}")
+                raise DTypeError(
+                    f"apply: parameter {i} must be a float32 or float64 array in native byte order; received {kind}"
+                )
+            refuse_masked("apply", f"parameter {i}", param)
             if not param.flags.writeable:
                 raise ValueError(f"apply: parameter {i} must be writeable; received a read-only array")
-            gradient = np.asarray(grad, param.dtype)
+            gradient = as_real(grad, "apply", f"gradient {i}").astype(param.dtype, copy=False)
+            if any(np.may_share_memory(gradient, other) for other in params if isinstance(other, np.ndarray)):
+                gradient = gradient.copy()
             if gradient.shape != param.shape:
                 raise ShapeError(f"apply: gradient {i} must have shape {param.shape}; received {gradient.shape}")
             checked.append(gradient)
@@ -148,7 +156,7 @@ class SGD(Optimizer):
     def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(learning_rate)
         self.momentum = momentum
-        self.nesterov = bool(nesterov)
+        self.nesterov = as_flag("SGD", "nesterov", nesterov)
 
     @property
     def momentum(self) -> float:

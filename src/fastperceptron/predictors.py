@@ -14,6 +14,7 @@ from .data import as_real
 from .errors import ShapeError
 from .judging import spread
 from .layers import checked_shape
+from .program import PRECISIONS
 
 if TYPE_CHECKING:
     from .models import Model
@@ -225,7 +226,7 @@ def _inputs(signature: Signature, x: Any, dtype: np.dtype[Any], one: bool) -> li
 
 
 def _dtype(model: Model) -> np.dtype[Any]:
-    return np.dtype(np.float64 if model.dtype == "float64" else np.float32)
+    return np.dtype(PRECISIONS[model.dtype])
 
 
 def _checked_input(name: str, x: Any, shape: Shape, dtype: np.dtype[Any], one: bool) -> Array:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any, TextIO
 
+from .checks import is_integer
+
 __all__ = ["SILENT", "Bar", "Lines", "Notebook", "Silent", "progress_for"]
 
 _REDRAW_SECONDS = 0.1
@@ -127,13 +129,13 @@ class Notebook(Bar):
         bundle = {"text/plain": "\n".join(lines[-self._KEPT :])}
         if self._handle is None:
             self._handle = self._display(bundle, raw=True, display_id=True)
-        elif self._handle is not None:
+        else:
             self._handle.update(bundle, raw=True)
 
 
 def progress_for(verbose: Any, operation: str, stream: TextIO | None = None) -> Silent:
     """The display for `verbose`: 0 nothing, 1 or "auto" what suits the output, 2 a line per epoch."""
-    if verbose not in (0, 1, 2, "auto"):
+    if not (is_integer(verbose) or isinstance(verbose, (bool, str))) or verbose not in (0, 1, 2, "auto"):
         raise ValueError(f"{operation}: verbose must be 0, 1, 2 or 'auto'; received {verbose!r}")
     if verbose == 0:
         return SILENT

@@ -7,6 +7,7 @@ same bits come out on every machine and in both backends, and nothing has to be 
 from __future__ import annotations
 
 import importlib
+import math
 import operator
 import os
 import sys
@@ -125,10 +126,7 @@ def permutation(key: int, stream: int, step: int, n: int) -> NDArray[np.int64]:
 
 
 def _size(shape: Shape) -> int:
-    size = 1
-    for extent in (shape,) if isinstance(shape, int) else shape:
-        size *= extent
-    return size
+    return shape if isinstance(shape, int) else math.prod(shape)
 
 
 def _words64(key: int, stream: int, step: int, count: int) -> NDArray[np.uint64]:

@@ -21,7 +21,7 @@ from .layers import Layer, Shape, checked_shape
 from .models import Model
 from .sequential import Sequential
 from .serialization import deserialize, public_classes
-from .state import check_state, expected_state, set_state
+from .state import check_counters, check_state, expected_state, set_state
 
 __all__ = ["from_config", "load_model", "rebuild", "without_given_values"]
 
@@ -63,8 +63,10 @@ def load_model(
 
     _, tensors = read_model_file(path, check)
     model, graph, compiled = made[0]
-    if min(int(tensors["counters/step"]), int(tensors["counters/epoch"])) < 0:
-        raise ModelFormatError(f"load_model: {os.fspath(path)}: counters must not be negative")
+    try:
+        check_counters(tensors, "load_model")
+    except ValueError as error:
+        raise ModelFormatError(f"{error} in {os.fspath(path)}") from error
     _finish(model, graph, compiled, tensors)
     return model
 

@@ -232,7 +232,9 @@ class Segments:
             output = self._outputs[place]
             prediction = self.network.get_value(output)
             y, weight = ys[place], weights[place]
-            target = y if y.ndim == 1 else np.asarray(y, prediction.dtype)
+            target = (y if y.ndim == 1 else np.asarray(y, prediction.dtype)).view()
+            # The caller's memory, and what loss and metrics see one after the other.
+            target.flags.writeable = prediction.flags.writeable = False
             if loss is not None:
                 given = np.ones(len(y), prediction.dtype) if weight is None else np.asarray(weight, prediction.dtype)
                 losses, dy = value_and_grad(loss, target, prediction, given, training)

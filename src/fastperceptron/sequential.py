@@ -95,17 +95,10 @@ class Sequential(Model):
         """The structure for these samples. What is new is undone when the block raises, and built when it does not."""
         if not self._chain:
             raise ValueError("Sequential: expected at least one layer; received none")
-        new = [layer for layer in self.layers if not layer.built]
-        try:
+        with self._as_before_on_failure():
             graph = self._chain_graph(shape)
             yield graph
             self._adopt(graph, self._key)
-        except BaseException:
-            self._graph = self._network = None
-            for layer in new:
-                layer.built, layer.input_shape = False, None
-                layer.weights.clear()
-            raise
 
     def _chain_graph(self, shape: Shape, output_shapes: Mapping[int, Shape] | None = None) -> Graph:
         self._own(self.layers)
@@ -117,13 +110,9 @@ class Sequential(Model):
         """Appends a layer. In a built model the weights stay and the optimizer's memory begins anew."""
         with self._ownership.writing("add") as around:
             self._refuse_inside("add", around)
-            self._append(layer)
-            try:
+            with self._as_before_on_failure(layer):
+                self._append(layer)
                 self._rechain()
-            except BaseException:
-                if isinstance(layer, Layer):
-                    self._chain.pop()
-                raise
 
     def pop(self) -> Layer:
         """Removes the last layer, which keeps its weights, and returns it."""
@@ -131,12 +120,13 @@ class Sequential(Model):
             self._refuse_inside("pop", around)
             if not self._chain:
                 raise ValueError("pop: expected a model with layers; received one without")
-            layer = self._chain.pop()
-            self._rechain()
-            if layer not in self._chain:
-                layer._model = None
-                for weight in layer.weights:
-                    weight.release()
+            with self._as_before_on_failure():
+                layer = self._chain.pop()
+                self._rechain()
+                if layer not in self._chain:
+                    layer._model = None
+                    for weight in layer.weights:
+                        weight.release()
         return layer
 
     def __getstate__(self) -> dict[str, Any]:

@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import kind_of, refuse_masked
 from .errors import DTypeError, NotBuiltError, ShapeError
 from .graph import Graph
+from .undo import wholly
 
 if TYPE_CHECKING:
     from .optimizers import Optimizer
     from .training import Trainer
 
-__all__ = ["check_state", "expected_state", "get_state", "set_state"]
+__all__ = ["check_counters", "check_state", "expected_state", "get_state", "set_state"]
 
 Array = NDArray[Any]
 Described = dict[str, tuple[str, tuple[int, ...]]]
@@ -59,6 +61,13 @@ def check_state(described: Mapping[str, tuple[str, tuple[int, ...]]], expected: 
             raise ShapeError(f"{operation}: {name} must have shape {shape}; received {tuple(described[name][1])}")
         if described[name][0] != dtype:
             raise DTypeError(f"{operation}: {name} must have dtype {dtype}; received {described[name][0]}")
+
+
+def check_counters(arrays: Mapping[str, Array], operation: str) -> None:
+    """An error for counts that no training reaches: random numbers are functions of 48 bits of them."""
+    for name in ("counters/step", "counters/epoch"):
+        if not 0 <= int(arrays[name]) < 1 << 48:
+            raise ValueError(f"{operation}: {name} must lie in [0, 2**48); received {int(arrays[name])}")
 
 
 def get_state(model: Trainer) -> dict[str, Array]:
@@ -97,16 +106,18 @@ def set_state(model: Trainer, state: Mapping[str, Any]) -> None:
     network, graph = model._network, model._graph
     if network is None or graph is None:
         raise NotBuiltError("set_state: expected a model with weights; call fit or build first")
+    if not isinstance(state, Mapping):
+        raise TypeError(f"set_state: expected a mapping of names to arrays; received {kind_of(state)}")
     optimizer = model._compiled.optimizer if model._compiled is not None else None
+    for name, value in state.items():
+        refuse_masked("set_state", str(name), value)
     arrays = {name: np.asarray(value) for name, value in state.items()}
     described = {name: (array.dtype.newbyteorder("=").name, array.shape) for name, array in arrays.items()}
     check_state(described, expected_state(graph, optimizer), "set_state")
-    for name in ("counters/step", "counters/epoch"):
-        if int(arrays[name]) < 0:
-            raise ValueError(f"set_state: {name} must not be negative; received {int(arrays[name])}")
+    check_counters(arrays, "set_state")
     native = {name: np.array(array, array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
-    with model._ownership.writing("set_state"):
-        model._push()
+
+    def write() -> None:
         for index, (name, _) in enumerate(graph.program.parameters):
             network.set_parameter(index, native[f"params/{name}"])
         for index, (name, _) in enumerate(graph.program.states):
@@ -122,6 +133,10 @@ def set_state(model: Trainer, state: Mapping[str, Any]) -> None:
         network.key = int(native["random/key"])
         model._epoch = int(native["counters/epoch"])
         model._count_updates()
+
+    with model._ownership.writing("set_state"):
+        model._push()
+        wholly(write)
 
 
 def _little(array: Array) -> Array:

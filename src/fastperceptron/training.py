@@ -7,6 +7,7 @@ callbacks and Ctrl-C get their turn between whole steps.
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -87,9 +88,9 @@ class Trainer(Engine):
         """
         if self._compiled is None:
             raise RuntimeError("fit: expected a compiled model; call compile(optimizer, loss) first")
-        batch_size = _positive(32 if batch_size is None else batch_size, "fit", "batch_size")
+        batch_size = _rows(32 if batch_size is None else batch_size, "fit", "batch_size")
         if validation_batch_size is not None:
-            validation_batch_size = _positive(validation_batch_size, "fit", "validation_batch_size")
+            validation_batch_size = _rows(validation_batch_size, "fit", "validation_batch_size")
         shuffle = as_flag("fit", "shuffle", shuffle)
         epochs, initial_epoch = (
             _positive(epochs, "fit", "epochs", 0),
@@ -193,7 +194,7 @@ class Trainer(Engine):
         self._ready("evaluate")
         assert self._graph is not None
         display = progress_for(verbose, "evaluate")
-        size = _positive(EVALUATION_ROWS if batch_size is None else batch_size, "evaluate", "batch_size")
+        size = _rows(EVALUATION_ROWS if batch_size is None else batch_size, "evaluate", "batch_size")
         # The logs are the network's: evaluations exclude each other and training, predictions too.
         with self._ownership.writing("evaluate") as around, _NOTHING if around is None else self._logs_kept():
             rows = self._check_data(self._graph, "evaluate", x, y, sample_weight)
@@ -253,14 +254,14 @@ class Trainer(Engine):
         verbose: int | str = 0,
         callbacks: Callback | Sequence[Callback] | None = None,
     ) -> Any:
-        """The outputs (n, out). A row's output does not depend on the rows around it.
+        """The outputs (n, out). With the native backend a row's output does not depend on the rows around it.
 
         With several outputs a list of arrays, or a dict for a model whose outputs are one. `batch_size` matters only to
         callbacks and progress. Threads may predict at the same time.
         """
         display = SILENT if verbose == 0 else progress_for(verbose, "predict")
         if batch_size is not None:
-            _positive(batch_size, "predict", "batch_size")
+            _rows(batch_size, "predict", "batch_size")
         network, graph = self._network, self._graph
         if network is None or graph is None or self._runner is None:
             raise NotBuiltError("predict: expected a model with weights; call fit or build first")
@@ -350,6 +351,11 @@ def _positive(value: Any, operation: str, name: str, least: int = 1) -> int:
     if not is_integer(value) or value < least:
         raise ValueError(f"{operation}: {name} must be an integer of at least {least}; received {value!r}")
     return int(value)
+
+
+def _rows(value: Any, operation: str, name: str) -> int:
+    """A batch's size; no data have more rows than 64 bits count."""
+    return min(_positive(value, operation, name), sys.maxsize)
 
 
 def _result(logs: dict[str, float], return_dict: bool) -> Any:

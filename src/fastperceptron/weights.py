@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from .backends.protocol import Network
     from .ownership import Ownership
 
-__all__ = ["Weight"]
+__all__ = ["TOO_MANY", "Weight"]
 
-_TOO_MANY = 1 << 40  # beyond any machine's memory; sizes and offsets below it fit in 64 bits
+TOO_MANY = 1 << 40  # elements: beyond any machine's memory; sizes and offsets below it fit in 64 bits
 
 
 class Weight(NDArrayOperatorsMixin):
@@ -30,7 +30,7 @@ class Weight(NDArrayOperatorsMixin):
     def __init__(
         self, layer: str, name: str, shape: tuple[int, ...], initializer: Initializer, trainable: bool
     ) -> None:
-        if math.prod(shape) >= _TOO_MANY:
+        if math.prod(shape) >= TOO_MANY:
             raise ValueError(f"{layer}: {name} must have fewer than 2**40 elements; received the shape {shape}")
         self.layer = layer
         self.name = name
@@ -105,6 +105,13 @@ class Weight(NDArrayOperatorsMixin):
             return
         with self._ownership.writing(f"{self.layer}.{self.name}"):
             self._write(array)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has values of its own, wherever these live."""
+        state = vars(self) | {"_network": None, "_ownership": None, "_index": -1}
+        if self._network is not None:
+            state["_array"] = self.value
+        return state
 
     @property
     def size(self) -> int:

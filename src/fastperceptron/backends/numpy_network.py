@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any
@@ -61,7 +62,7 @@ def _parts(x: Arrays, width: int) -> list[Array]:
 
 
 def _vector(program: Program) -> Array:
-    return np.zeros(sum(_size(p.shape) for p in program.parameters), program.array_dtype)
+    return np.zeros(sum(math.prod(p.shape) for p in program.parameters), program.array_dtype)
 
 
 def _check(program: Program) -> None:
@@ -85,17 +86,10 @@ def _check(program: Program) -> None:
         raise ValueError("program: expected at least one output; received none")
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size
-
-
 def _views(program: Program, flat: Array) -> list[Array]:
     views, at = [], 0
     for p in program.parameters:
-        size = _size(p.shape)
+        size = math.prod(p.shape)
         views.append(flat[at : at + size].reshape(p.shape))
         at += size
     return views
@@ -106,7 +100,7 @@ def _spans(program: Program, trainable: Sequence[bool], rates: Sequence[float]) 
     spans: list[tuple[slice, float | None]] = []
     at = 0
     for p, flag, rate in zip(program.parameters, trainable, rates, strict=True):
-        begin, at = at, at + _size(p.shape)
+        begin, at = at, at + math.prod(p.shape)
         factor = rate if flag else None
         if spans and spans[-1][1] == factor:
             spans[-1] = (slice(spans[-1][0].start, at), factor)
@@ -327,7 +321,8 @@ class Network:
         budget: float,
     ) -> int:
         if batch_size < 1:
-            raise ValueError(f"train_steps: expected a batch size of at least 1; received {batch_size}")
+            operation = "train_steps" if training else "evaluate_steps"
+            raise ValueError(f"{operation}: expected a batch size of at least 1; received {batch_size}")
         deadline = monotonic() + budget
         while begin < end:
             stop = min(begin + batch_size, end)
