@@ -251,7 +251,7 @@ class Layer(Configurable):
             for step, weight in enumerate(self.weights):
                 weight.initialize(key, step)
         dtype = self.weights[0].dtype if self.weights else np.result_type(*arrays, np.float32)
-        arrays = [np.ascontiguousarray(a, dtype) for a in arrays]
+        arrays = [np.array(a, dtype, order="C") for a in arrays]  # a user's forward may work in place
         return self._output_of(arrays if self.takes_list else arrays[0])
 
     def prepare(self, input_shape: Shapes, output_shape: Shape | None = None) -> Shape:

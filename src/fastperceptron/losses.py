@@ -60,7 +60,8 @@ class Loss(Configurable):
     def value_and_grad(self, y_true: Array, y_pred: Array, weights: Array) -> tuple[Array, Array]:
         """(losses, dy): the loss of each sample (n,), and the gradient (n, out) of sum_i weights_i losses_i / n.
 
-        y_true (n, out), or labels (n,); y_pred (n, out); weights (n,), all 1 when none were given.
+        y_true (n, out), or labels (n,); y_pred (n, out); weights (n,), all 1 when none were given. A model gives the
+        first two read-only: they may be the caller's memory, and metrics see them too.
         """
         raise NotImplementedError(f"{type(self).__name__} must define value_and_grad(y_true, y_pred, weights)")
 

@@ -70,7 +70,10 @@ class Metric(Configurable):
         raise NotImplementedError(f"{type(self).__name__} must define reset_state()")
 
     def update_state(self, y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> None:
-        """Takes a batch in. y_true (n, out), or labels (n,); y_pred (n, out); sample_weight (n,) or None."""
+        """Takes a batch in. y_true (n, out), or labels (n,); y_pred (n, out); sample_weight (n,) or None.
+
+        A model gives the first two read-only.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define update_state(y_true, y_pred, sample_weight)")
 
     def result(self) -> float:
