@@ -210,6 +210,28 @@ def test_copies_have_weights_of_their_own(how: str, owned: bool) -> None:
         np.testing.assert_array_equal(model.predict(x), y)
 
 
+class Slotted(fp.Dense):
+    """With what cannot be copied deeply, and a copy that its own __deepcopy__ begins with."""
+
+    __slots__ = ("extra",)
+
+    def __init__(self, units: int) -> None:
+        super().__init__(units)
+        self.trainable, self.extra, self.lock = False, 5, threading.Lock()
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return copy.copy(self)
+
+
+def test_copies_of_layers_that_are_made_otherwise() -> None:
+    layer = Slotted(2)
+    layer(np.ones((1, 3)))
+    for again in (copy.copy(layer), copy.deepcopy(layer)):
+        assert (again.extra, again.lock, again.trainable) == (5, layer.lock, False)
+        assert again.weights[0] is not layer.weights[0]
+        np.testing.assert_array_equal(again.get_weights()[0], layer.get_weights()[0])
+
+
 def test_a_layer_that_fails_when_it_is_first_called_is_not_built() -> None:
     class Picky(fp.Layer):
         def forward(self, x: Any, training: bool) -> tuple[Any, Any]:

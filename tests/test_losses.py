@@ -209,37 +209,65 @@ def test_arguments_nobody_knows_and_flags_that_are_none() -> None:
         fp.losses.MeanSquaredError(3, reduction="sum")
     with pytest.raises(TypeError, match="BinaryCrossentropy: from_logits must be True or False; received 'no'"):
         fp.losses.BinaryCrossentropy(from_logits="no")
-    metric = fp.metrics.BinaryAccuracy(0.25)
-    with pytest.raises(AttributeError, match="BinaryAccuracy: threshold cannot change; make it anew"):
+
+
+def test_the_threshold_of_an_accuracy() -> None:
+    metric = fp.metrics.BinaryAccuracy(np.float32(0.5))
+    metric.threshold = 0.25  # as long as no model has it
+    metric.update_state([1.0, 1.0], [0.3, 0.2])
+    assert metric.result() == 0.5
+    model = fp.Sequential([fp.Input((1,)), fp.Dense(1)])
+    model.compile("sgd", "mse", metrics=[metric])
+    with pytest.raises(AttributeError, match="BinaryAccuracy: threshold cannot change once a model has it"):
         metric.threshold = 0.5
-    for value in (np.nan, "0.5"):
+    for value in (np.nan, np.float32(np.inf), "0.5"):
         with pytest.raises((TypeError, ValueError), match="BinaryAccuracy: threshold must be"):
             fp.metrics.BinaryAccuracy(value)  # type: ignore[arg-type]
 
 
-class Greedy(fp.Metric):
-    """Works in place."""
+class InPlace(fp.Metric):
+    """Writes to what it is given."""
 
     def reset_state(self) -> None:
-        pass
+        self.total = 0.0
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         y_true -= y_pred
+        y_pred[...] = 7
+        sample_weight *= 2
+        self.total += float((y_true**2).sum())
 
     def result(self) -> float:
-        return 0.0
+        return self.total
 
 
-def test_targets_are_not_written_to(backend: str) -> None:
-    x, y = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+class MSEInPlace(MyMSE):
+    def value_and_grad(self, y_true: Any, y_pred: Any, weights: Any) -> tuple[Any, Any]:
+        found = super().value_and_grad(y_true.copy(), y_pred.copy(), weights.copy())
+        y_true[...] = y_pred[...] = 5
+        weights[...] = 0
+        return found
+
+
+@pytest.mark.parametrize("loss", ["mse", "python"])
+def test_what_losses_and_metrics_are_given_is_theirs(backend: str, loss: str) -> None:
+    x, y, weights = np.ones((4, 2), np.float32), np.full((4, 1), 2.0, np.float32), np.ones(4)
     model = fp.Sequential([fp.Input((2,)), fp.Dense(1)], seed=0, backend=backend)
-    model.compile("sgd", "mse", metrics=[Greedy()])
-    before = model.get_state()
-    for call in (model.evaluate, model.train_on_batch, lambda x, y: model.fit(x, y, shuffle=False, verbose=0)):
-        with pytest.raises(ValueError, match="read-only"):
-            call(x, y)
-        assert (y == 1).all()
-        assert all(before[name].tobytes() == value.tobytes() for name, value in model.get_state().items())
+    model.compile(
+        "sgd", MSEInPlace() if loss == "python" else "mse", metrics=[InPlace("first"), InPlace("second"), "mse"]
+    )
+    found = model.evaluate(x, y, sample_weight=weights)
+    assert found[1] == found[2] == pytest.approx(4 * found[3])
+    assert found[0] == pytest.approx(found[3])
+    assert model.evaluate(x, y, sample_weight=weights) == found
+    alike = fp.Sequential([fp.Input((2,)), fp.Dense(1)], seed=0, backend=backend)
+    alike.compile("sgd", MyMSE())
+    for one in (model, alike):
+        one.fit(x, y, sample_weight=weights, shuffle=False, verbose=0)
+    for a, b in zip(model.get_weights(), alike.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert (y == 2).all()
+    assert (weights == 1).all()
 
 
 def test_numbers_must_be_finite_in_the_models_dtype(backend: str) -> None:

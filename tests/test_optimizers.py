@@ -108,6 +108,9 @@ def test_gradients_of_any_kind() -> None:
     whole = np.array([1.0, 2.0, 3.0])
     fp.SGD(1.0).apply([whole[:2]], [whole[1:]])
     np.testing.assert_array_equal(whole, [-1.0, -1.0, 3.0])
+    first, second = np.array([1.0]), np.array([2.0])
+    fp.SGD(1.0).apply([first, second], [second, first])
+    assert (first, second) == (-1.0, 1.0)
     for bad, error in (
         (np.array([1j, 0]), fp.DTypeError),
         (["1", "2"], fp.DTypeError),

@@ -75,8 +75,9 @@ py::dict loss_numbers() {
 // Bounds that keep a slip from occupying the machine.
 void check_measurement(const char* operation, int threads, double seconds) {
   const std::string name = operation;
-  if (threads < 1 || threads > 1024)
-    raise_value(name + ": threads must lie in [1, 1024]; received " + std::to_string(threads));
+  if (threads < 1 || threads > kMostThreads)
+    raise_value(name + ": threads must lie in [1, " + std::to_string(kMostThreads) + "]; received " +
+                std::to_string(threads));
   if (!(seconds > 0 && seconds <= 60))
     raise_value(name + ": seconds must lie in (0, 60]; received " + std::to_string(seconds));
 }

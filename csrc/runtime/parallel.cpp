@@ -27,7 +27,6 @@
 namespace fp {
 namespace {
 
-constexpr int kMostThreads = 1024;
 // What threads that run side by side hardly ever wait for each other, a few microseconds.
 constexpr int kFirstSpins = 200;
 

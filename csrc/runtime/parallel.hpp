@@ -28,6 +28,8 @@ class Team {
   bool moved = false;
 };
 
+inline constexpr int kMostThreads = 1024;  // of a team
+
 // Runs fn(team, context) on up to `threads` threads (the caller is rank 0) and returns when all have finished.
 // The team may be smaller than asked; fn must split its work by team.size. fn must not throw. Each
 // thread runs with flush-to-zero set and has its floating-point state restored afterwards. Without OpenMP, or

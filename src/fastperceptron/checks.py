@@ -15,8 +15,10 @@ __all__ = [
     "as_finite",
     "as_flag",
     "as_float_array",
+    "as_list",
     "by_name",
     "check_dimensions",
+    "check_finite",
     "check_one_dtype",
     "check_pair",
     "check_shape",
@@ -30,6 +32,7 @@ __all__ = [
 Array = NDArray[Any]
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+_LARGEST = {dtype: float(np.finfo(dtype).max) for dtype in (_FLOAT32, _FLOAT64)}
 
 
 def as_float_array(operation: str, name: str, value: ArrayLike) -> Array:
@@ -90,13 +93,31 @@ def as_flag(operation: str, name: str, value: Any) -> bool:
     return bool(value)
 
 
-def as_finite(operation: str, name: str, value: Any, dtype: Any = np.float32) -> float:
+def as_finite(operation: str, name: str, value: Any, dtype: Any = np.float64) -> float:
     """A number that is finite in the dtype in which it is used."""
     if not is_number(value):
         raise TypeError(f"{operation}: {name} must be a number; received {value!r}")
-    if not abs(value) <= float(np.finfo(dtype).max):
+    number = float(value)
+    if not abs(number) <= _LARGEST[np.dtype(dtype)]:
         raise ValueError(f"{operation}: {name} must be finite in {np.dtype(dtype)}; received {value!r}")
-    return float(value)
+    return number
+
+
+def as_list(operation: str, what: str, value: Any) -> list[Any]:
+    """The items of what can be gone through."""
+    try:
+        return list(value)
+    except TypeError:
+        raise TypeError(f"{operation}: expected a list of {what}; received {kind_of(value)}") from None
+
+
+def check_finite(numbers: NDArray[np.float64], dtype: Any, operation: str, name: str) -> None:
+    """An error where one of these is not finite in a dtype."""
+    largest = _LARGEST[np.dtype(dtype)]
+    if numbers.size and not np.abs(numbers).max() <= largest:
+        row = int(np.argmin(np.abs(numbers) <= largest))
+        kind = "" if np.dtype(dtype) is _FLOAT64 else f" in {np.dtype(dtype)}"
+        raise ValueError(f"{operation}: {name} must be finite{kind}; received {numbers[row]} in row {row}")
 
 
 def check_pair(operation: str, value: Any, expected: str) -> tuple[Any, Any]:

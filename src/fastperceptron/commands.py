@@ -272,7 +272,9 @@ def _write_predictions(out: TextIO, z: NDArray[Any], preparation: Preparation | 
     elif preparation.task == "regression":
         writer.writerow([preparation.target])
         offset, scale = preparation.target_offset, preparation.target_scale
-        before = math.ceil(math.log10(max(abs(offset) / scale, 1)))  # digits that the offset has before z's first
+        before = math.ceil(
+            math.log10(min(max(abs(offset) / scale, 1), 1e17))
+        )  # digits that the offset has before z's first
         writer.writerows(shown(z.astype("float64") * scale + offset, before))
     else:
         names = [preparation.classes[label] for label in z.argmax(axis=1)]

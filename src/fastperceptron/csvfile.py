@@ -103,7 +103,7 @@ def read_target(table: Table, task: str = "auto") -> Target:
 
     ``task`` is "classification", "regression" or "auto": text and whole numbers that repeat (at most 20 different
     ones, 5 rows or more of each on average) are classes, other numbers are values. Labels are in the order of the
-    sorted names, or of the numbers when all names are numbers.
+    sorted names, or of the numbers when all names are numbers; beyond 2**53 these count as text.
     """
     if task not in ("auto", "classification", "regression"):
         raise ValueError(f"read_target: task must be auto, classification or regression; received {task!r}")

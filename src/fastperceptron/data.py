@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import is_integer, is_number, kind_of, refuse_masked
+from .checks import check_finite, is_integer, is_number, kind_of, refuse_masked
 from .errors import DTypeError, ShapeError
 
 __all__ = ["as_labels", "as_real", "as_rows", "as_targets", "as_weights", "check_range", "class_weights", "describe"]
@@ -162,15 +162,6 @@ def as_weights(value: Any, n: int, operation: str, name: str = "sample_weight") 
     private = np.array(array, np.float64)
     check_finite(private, np.float64, operation, name)
     return private
-
-
-def check_finite(numbers: Array, dtype: Any, operation: str, name: str) -> None:
-    """An error where one of these float64 numbers is not finite in a dtype."""
-    bad = ~(np.abs(numbers) <= np.finfo(dtype).max)
-    if bad.any():
-        row = int(np.argmax(bad))
-        kind = "" if dtype is np.float64 else f" in {np.dtype(dtype)}"
-        raise ValueError(f"{operation}: {name} must be finite{kind}; received {numbers[row]} in row {row}")
 
 
 def class_weights(weights: Mapping[int, float], y: Array, classes: int, operation: str) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from . import data, losses, optimizers
 from .backends.protocol import Network
 from .callbacks import History
-from .checks import as_finite
+from .checks import as_finite, check_finite
 from .errors import NotBuiltError
 from .fitting import Rows
 from .graph import Graph
@@ -102,8 +102,6 @@ class Engine:
         with self._ownership.writing("compile") as around:
             self._refuse_inside("compile", around)
             # What may fail, before anything has changed: a metric may be the user's.
-            if self._graph is not None:
-                self._check_numbers(compiled, self._graph)
             for judge in judges_of(compiled, self._graph):
                 for metric in judge.metrics:
                     metric.reset_state()
@@ -111,10 +109,7 @@ class Engine:
                 with as_before_on_failure(self):
                     self._compiled = compiled
                     if self._network is not None:
-                        self._configure()
-                        self._network.set_optimizer(None, {})  # clears the slots
-                        self._pushed = None
-                        self._push()
+                        self._configure(anew=True)
             except BaseException:
                 if self._network is not None:
                     self._tell_network()
@@ -137,8 +132,9 @@ class Engine:
             return log_names(judges_of(self._compiled, None))
         return log_names(self._judges)
 
-    def _configure(self) -> None:
-        """Tells the network about optimizer, loss and metrics, and finds out what must run in Python."""
+    def _configure(self, anew: bool = False) -> None:
+        """Tells the network about optimizer, loss and metrics, and finds out what must run in Python. anew: the
+        optimizer remembers nothing."""
         network, graph = self._network, self._graph
         assert network is not None
         assert graph is not None
@@ -155,9 +151,9 @@ class Engine:
         if not graph.program.is_native or in_python or optimizer is not None:
             self._segments = Segments(network, graph.shapes, self._judges, optimizer)
         self._runner = self._segments or network
-        self._tell_network()
+        self._tell_network(anew)
 
-    def _tell_network(self) -> None:
+    def _tell_network(self, anew: bool = False) -> None:
         """What is compiled."""
         assert self._network is not None
         if self._compiled is not None:
@@ -165,9 +161,9 @@ class Engine:
             self._network.set_heads(heads)
             self._network.set_metrics(known)
         self._pushed = None
-        self._push()
+        self._push(anew)
 
-    def _push(self) -> None:
+    def _push(self, anew: bool = False) -> None:
         """Brings the network up to date with hyperparameters, trainable flags and rates that may have changed."""
         network, graph = self._network, self._graph
         assert network is not None
@@ -184,6 +180,8 @@ class Engine:
         flags, rates = [flag for flag, _ in settings], [rate for _, rate in settings]
         network.set_trainable(flags)
         network.set_rates(rates)
+        if anew:
+            network.set_optimizer(None, {})  # clears the slots
         network.set_optimizer(*(native or (None, {})))
         if self._segments is not None:
             self._segments.set_trainable(flags)
@@ -201,9 +199,9 @@ class Engine:
         native = compiled.optimizer.native()
         if native is None:
             return
-        for _, layer in graph.owners:
-            rate = native[1]["learning_rate"] * layer.learning_rate_multiplier
-            as_finite(layer.name, "learning_rate times learning_rate_multiplier", rate, dtype)
+        layer = max(graph.layers, key=lambda layer: layer.learning_rate_multiplier)
+        rate = native[1]["learning_rate"] * layer.learning_rate_multiplier
+        as_finite(layer.name, "learning_rate times learning_rate_multiplier", rate, dtype)
 
     def _count_updates(self) -> None:
         """Tells the optimizer how many updates the network has had."""
@@ -332,7 +330,7 @@ class Engine:
                 with np.errstate(over="ignore"):
                     checked = by_class if checked is None else checked * by_class
             if checked is not None:
-                data.check_finite(checked, PRECISIONS[self.dtype], operation, name)
+                check_finite(checked, PRECISIONS[self.dtype], operation, name)
             found.append(checked)
         return tuple(found)
 

@@ -156,5 +156,6 @@ def heads_of(judges: Sequence[Judge]) -> tuple[list[Head], list[tuple[str, float
         for metric in judge.metrics:
             native = metric.native()
             if native is not None:
+                metric._in_use = True
                 known.append((*native, place))
     return heads, known

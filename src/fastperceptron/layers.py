@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import activations, initializers
-from .checks import as_flag, check_pair, is_integer, is_number, kind_of
+from .checks import as_flag, as_list, check_pair, is_integer, is_number
 from .errors import NotBuiltError, ShapeError
 from .program import NEEDS_Z
 from .serialization import Configurable, snake_case
@@ -108,7 +108,7 @@ class Layer(Configurable):
     #: and ``backward`` returns a list of gradients for dx.
     takes_list: bool = False
     _name: str | None
-    _trainable: bool
+    trainable: bool
     _learning_rate_multiplier: float
     built: bool
     input_shape: Shapes
@@ -118,7 +118,7 @@ class Layer(Configurable):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Set here, so that a subclass works without calling super().__init__().
         self = super().__new__(cls, *args, **kwargs)
-        self._name, self._name_is_given, self._trainable, self.built = None, False, True, False
+        self._name, self._name_is_given, self.trainable, self.built = None, False, True, False
         self._learning_rate_multiplier = 1.0
         self.input_shape, self.weights, self._model = None, [], None
         return self
@@ -130,13 +130,10 @@ class Layer(Configurable):
         self.trainable = trainable
         self.learning_rate_multiplier = learning_rate_multiplier
 
-    @property
-    def trainable(self) -> bool:
-        return self._trainable
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        self._trainable = as_flag(self.name, "trainable", value)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "trainable":
+            value = as_flag(type(self).__name__, name, value)
+        super().__setattr__(name, value)
 
     @property
     def learning_rate_multiplier(self) -> float:
@@ -150,12 +147,23 @@ class Layer(Configurable):
             raise ValueError(f"{self.name}: learning_rate_multiplier must be at least 0 and finite; received {value!r}")
         self._learning_rate_multiplier = float(value)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Any:
         """A copy belongs to no model."""
-        return vars(self) | {"_model": None}
+        state = super().__getstate__()
+        attributes, *slots = state if isinstance(state, tuple) else (state,)
+        attributes = attributes | {"_model": None}
+        return (attributes, *slots) if slots else attributes
 
     def __copy__(self) -> Self:
-        return copy.deepcopy(self)  # with weights of its own
+        """A shallow copy, but with weights of its own."""
+        twin = type(self).__new__(type(self))
+        own = {id(weight): copy.copy(weight) for weight in self.weights}
+        state = self.__getstate__()
+        for attributes in state if isinstance(state, tuple) else (state,):
+            for name, value in (attributes or {}).items():
+                object.__setattr__(twin, name, own.get(id(value), value))
+        twin.weights = list(own.values())
+        return twin
 
     # -- for subclasses ------------------------------------------------------------------------------------------
 
@@ -278,9 +286,7 @@ class Layer(Configurable):
         """Replaces all weights; none is changed when one does not fit."""
         if not self.built:
             raise NotBuiltError(f"{self.name}.set_weights: expected a built layer; build the model first")
-        if not isinstance(weights, Iterable):
-            raise TypeError(f"{self.name}.set_weights: expected a list of arrays; received {kind_of(weights)}")
-        weights = list(weights)
+        weights = as_list(f"{self.name}.set_weights", "arrays", weights)
         if len(weights) != len(self.weights):
             raise ValueError(f"{self.name}.set_weights: expected {len(self.weights)} arrays; received {len(weights)}")
         checked = [weight.check(value) for weight, value in zip(self.weights, weights, strict=True)]

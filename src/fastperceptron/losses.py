@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from .checks import as_flag, by_name, check_pair, is_number, kind_of
 from .errors import ShapeError
-from .serialization import Configurable, Fixed, snake_case
+from .serialization import Configurable, snake_case
 
 __all__ = [
     "BinaryCrossentropy",
@@ -60,8 +60,8 @@ class Loss(Configurable):
     def value_and_grad(self, y_true: Array, y_pred: Array, weights: Array) -> tuple[Array, Array]:
         """(losses, dy): the loss of each sample (n,), and the gradient (n, out) of sum_i weights_i losses_i / n.
 
-        y_true (n, out), or labels (n,); y_pred (n, out); weights (n,), all 1 when none were given. A model gives the
-        first two read-only: they may be the caller's memory, and metrics see them too.
+        y_true (n, out), or labels (n,); y_pred (n, out); weights (n,), all 1 when none were given: copies, which may
+        be written to.
         """
         raise NotImplementedError(f"{type(self).__name__} must define value_and_grad(y_true, y_pred, weights)")
 
@@ -105,11 +105,18 @@ class Loss(Configurable):
         return np.ascontiguousarray(y_true, dtype), y_pred
 
 
-class _Native(Fixed, Loss):
+class _Native(Loss):
     """A loss that backends compute."""
 
     kind: str
     parameter: float
+    #: What backends were told: changing them would change nothing but the configuration.
+    _fixed: tuple[str, ...] = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._fixed and name in vars(self):
+            raise AttributeError(f"{type(self).__name__}: {name} cannot change; make the loss anew")
+        super().__setattr__(name, value)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls, *args, **kwargs)

@@ -30,7 +30,7 @@ from .losses import (
     Loss,
     Perceptron,
 )
-from .serialization import Configurable, Fixed, snake_case
+from .serialization import Configurable, snake_case
 
 __all__ = [
     "BinaryAccuracy",
@@ -50,6 +50,7 @@ class Metric(Configurable):
     """Base class; a subclass defines the three methods below."""
 
     takes_labels: bool | None = None  # None: whatever the loss takes
+    _in_use = False  # a backend was told what ``native`` says
     _name: str | None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -70,10 +71,8 @@ class Metric(Configurable):
         raise NotImplementedError(f"{type(self).__name__} must define reset_state()")
 
     def update_state(self, y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> None:
-        """Takes a batch in. y_true (n, out), or labels (n,); y_pred (n, out); sample_weight (n,) or None.
-
-        A model gives the first two read-only.
-        """
+        """Takes a batch in. y_true (n, out), or labels (n,); y_pred (n, out); sample_weight (n,) or None: copies, which
+        may be written to."""
         raise NotImplementedError(f"{type(self).__name__} must define update_state(y_true, y_pred, sample_weight)")
 
     def result(self) -> float:
@@ -89,7 +88,7 @@ class Metric(Configurable):
         raise NotImplementedError
 
 
-class _Mean(Fixed, Metric):
+class _Mean(Metric):
     """The weighted mean of one number per row."""
 
     kind: str
@@ -128,7 +127,11 @@ class BinaryAccuracy(_Mean):
     """Share of outputs on the right side: (prediction > threshold) == (target > 0.5)."""
 
     kind = "binary_accuracy"
-    _fixed = ("threshold",)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "threshold" and self._in_use:
+            raise AttributeError("BinaryAccuracy: threshold cannot change once a model has it; make it anew")
+        super().__setattr__(name, value)
 
     def __init__(self, threshold: float = 0.5, name: str | None = None) -> None:
         super().__init__(name)

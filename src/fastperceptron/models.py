@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backends, random
-from .checks import as_flag, kind_of
+from .checks import as_flag, as_list, kind_of
 from .errors import NotBuiltError
 from .graph import Graph, build_graph, name_layers, structure_of
 from .layers import Layer, Shape
@@ -113,11 +113,11 @@ class Model(Trainer):
     @property
     def trainable(self) -> bool:
         """Whether training changes any layer; setting it sets ``trainable`` of every layer that the model has."""
-        return any(layer.trainable for layer in self.layers)
+        return not self.layers or any(layer.trainable for layer in self.layers)
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        value = as_flag(self.name, "trainable", value)
+        value = as_flag(type(self).__name__, "trainable", value)
         for layer in self.layers:
             layer.trainable = value
 
@@ -232,9 +232,7 @@ class Model(Trainer):
         """Replaces all weights; none is changed when one does not fit."""
         self._built_graph("set_weights")
         given = self.weights
-        if not isinstance(weights, Iterable):
-            raise TypeError(f"set_weights: expected a list of arrays; received {kind_of(weights)}")
-        values = list(weights)
+        values = as_list("set_weights", "arrays", weights)
         if len(values) != len(given):
             raise ValueError(f"set_weights: expected {len(given)} arrays; received {len(values)}")
         checked = [weight.check(value) for weight, value in zip(given, values, strict=True)]

@@ -86,7 +86,7 @@ class Optimizer(Configurable):
         params, grads = list(params), list(grads)
         if len(params) != len(grads):
             raise ValueError(f"apply: expected as many gradients as parameters, {len(params)}; received {len(grads)}")
-        checked = []
+        checked, memory = [], {_memory_of(param) for param in params}
         for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
             if not isinstance(param, np.ndarray) or param.dtype not in (np.float32, np.float64):
                 kind = param.dtype if isinstance(param, np.ndarray) else type(param).__name__
@@ -97,7 +97,7 @@ class Optimizer(Configurable):
             if not param.flags.writeable:
                 raise ValueError(f"apply: parameter {i} must be writeable; received a read-only array")
             gradient = as_real(grad, "apply", f"gradient {i}").astype(param.dtype, copy=False)
-            if any(np.may_share_memory(gradient, other) for other in params if isinstance(other, np.ndarray)):
+            if _memory_of(gradient) in memory:  # it is read after some of that has changed
                 gradient = gradient.copy()
             if gradient.shape != param.shape:
                 raise ShapeError(f"apply: gradient {i} must have shape {param.shape}; received {gradient.shape}")
@@ -188,6 +188,13 @@ class SGD(Optimizer):
         rate = as_finite("SGD", "learning_rate", self._learning_rate, w.dtype)
         backends.resolve(None).sgd_update(w, g, velocity, rate, self._momentum, self.nesterov)
         return None if direct else w
+
+
+def _memory_of(array: Any) -> int:
+    """What an array is a view of."""
+    while getattr(array, "base", None) is not None:
+        array = array.base
+    return id(array)
 
 
 def get(identifier: Any) -> Optimizer:

@@ -89,14 +89,18 @@ class Preparation(NamedTuple):
         )
 
 
+_SMALLEST_STD = 1e-150
+
+
 def fit_scaling(x: NDArray[Any], names: Sequence[str]) -> tuple[Float64, Float64]:
     """Mean and standard deviation of each column; 1 instead of 0, so that constant columns become 0."""
     with np.errstate(over="ignore", invalid="ignore"):
         offset = np.asarray(np.mean(x, axis=0, dtype=np.float64))
-        apart = x - offset
-        largest = np.abs(apart).max(axis=0)
-        unit = np.where(largest > 0, largest, 1.0)  # squares of tiny numbers would be 0
-        scale = unit * np.asarray(np.sqrt(np.mean((apart / unit) ** 2, axis=0, dtype=np.float64)))
+        scale = np.asarray(np.std(x, axis=0, dtype=np.float64))
+        for j in np.flatnonzero(scale < _SMALLEST_STD).tolist():  # squares of tiny numbers may be 0
+            apart = x[:, j] - offset[j]
+            largest = float(np.abs(apart).max())
+            scale[j] = largest * np.std(apart / largest) if largest else 0.0
     for j, name in enumerate(names):
         if not (_is_finite(float(offset[j])) and _is_finite(float(scale[j]))):
             largest = float(np.abs(x[:, j]).max())

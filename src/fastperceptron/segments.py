@@ -230,20 +230,19 @@ class Segments:
             if loss is None and not metrics:
                 continue
             output = self._outputs[place]
-            prediction = self.network.get_value(output)
+            values = self.network.get_value(output)
             y, weight = ys[place], weights[place]
-            target = (y if y.ndim == 1 else np.asarray(y, prediction.dtype)).view()
-            # The caller's memory, and what loss and metrics see one after the other.
-            target.flags.writeable = prediction.flags.writeable = False
+            dtype = values.dtype
             if loss is not None:
-                given = np.ones(len(y), prediction.dtype) if weight is None else np.asarray(weight, prediction.dtype)
-                losses, dy = value_and_grad(loss, target, prediction, given, training)
+                given = np.ones(len(y), dtype) if weight is None else np.asarray(weight, dtype)
+                # Copies, as for each metric: user's code may work in place.
+                losses, dy = value_and_grad(loss, _copied(y, dtype), values.copy(), given.copy(), training)
                 self._sums[place] += [float(losses @ given.astype(np.float64)), float(len(y))]
                 if dy is not None:
-                    gradient = dy if judge.weight == 1 else dy * prediction.dtype.type(judge.weight)
+                    gradient = dy if judge.weight == 1 else dy * dtype.type(judge.weight)
                     self.network.set_value_gradient(output, gradient)
             for metric in metrics:
-                metric.update_state(target, prediction, weight)
+                metric.update_state(_copied(y, dtype), values.copy(), None if weight is None else weight.copy())
 
     def _backward(self, saved: dict[int, Any]) -> None:
         network = self.network
@@ -349,3 +348,8 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
         if received and previous != signal.SIG_IGN:  # SIG_DFL cannot be called
             signal.raise_signal(signal.SIGINT)
+
+
+def _copied(y: Array, dtype: np.dtype[Any]) -> Array:
+    """Labels, or targets in the network's dtype."""
+    return y.copy() if y.ndim == 1 else np.array(y, dtype)

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-__all__ = ["KINDS", "Configurable", "Fixed", "as_json", "deserialize", "public_classes", "serialize", "snake_case"]
+__all__ = ["KINDS", "Configurable", "as_json", "deserialize", "public_classes", "serialize", "snake_case"]
 
 #: Of objects that a model's configuration describes.
 KINDS = ("layer", "loss", "metric", "optimizer")
@@ -82,17 +82,6 @@ class Configurable:
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The inverse of ``get_config``."""
         return cls(**config)
-
-
-class Fixed:
-    """Objects with attributes that backends are told once: changing them would change nothing but the configuration."""
-
-    _fixed: tuple[str, ...] = ()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._fixed and name in vars(self):
-            raise AttributeError(f"{type(self).__name__}: {name} cannot change; make it anew")
-        super().__setattr__(name, value)
 
 
 def serialize(value: Any) -> Any:

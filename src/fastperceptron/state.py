@@ -115,7 +115,7 @@ def set_state(model: Trainer, state: Mapping[str, Any]) -> None:
     described = {name: (array.dtype.newbyteorder("=").name, array.shape) for name, array in arrays.items()}
     check_state(described, expected_state(graph, optimizer), "set_state")
     check_counters(arrays, "set_state")
-    native = {name: np.array(array, array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
+    native = {name: np.asarray(array, array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
 
     def write() -> None:
         for index, (name, _) in enumerate(graph.program.parameters):
@@ -126,7 +126,7 @@ def set_state(model: Trainer, state: Mapping[str, Any]) -> None:
         for slot in optimizer.slot_names if optimizer is not None else ():
             for index, (name, _) in enumerate(graph.program.parameters):
                 if slot in python:
-                    python[slot][index] = native[f"slots/{slot}/{name}"]
+                    python[slot][index] = native[f"slots/{slot}/{name}"].copy()
                 else:
                     network.set_slot(slot, index, native[f"slots/{slot}/{name}"])
         network.step = int(native["counters/step"])

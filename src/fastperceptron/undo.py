@@ -22,8 +22,9 @@ def as_before_on_failure(*objects: Any) -> Iterator[None]:
         for value, items in lists:
             value[:] = items
         for thing, attributes in before:
-            vars(thing).clear()
-            vars(thing).update(attributes)
+            vars(thing).update(attributes)  # first: other threads may be reading them
+            for name in vars(thing).keys() - attributes.keys():
+                del vars(thing)[name]
         raise
 
 
