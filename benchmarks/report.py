@@ -200,7 +200,7 @@ def _sweep_table(what: str, points: Sequence[dict[str, Any]]) -> str:
         for point, cliff in zip(points, steps, strict=True)
     ]
     note = (
-        "the last column is the growth of our time (fastest rounds) beyond that of the arithmetic, from the size before"
+        "the last column is the growth of our time beyond that of the arithmetic, from the size before"
     )
     return f"Against {what}: microseconds a step; {note}\n\n" + _table(
         (what, *(LABELS[n] for n in names), "cliff"), rows
