@@ -199,9 +199,7 @@ def _sweep_table(what: str, points: Sequence[dict[str, Any]]) -> str:
         [str(point["size"]), *(f"{median(point['rounds'][name]) * 1e6:,.1f}" for name in names), cliff]
         for point, cliff in zip(points, steps, strict=True)
     ]
-    note = (
-        "the last column is the growth of our time beyond that of the arithmetic, from the size before"
-    )
+    note = "the last column is the growth of our time beyond that of the arithmetic, from the size before"
     return f"Against {what}: microseconds a step; {note}\n\n" + _table(
         (what, *(LABELS[n] for n in names), "cliff"), rows
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import needs_fork, no_asan, no_tsan
 from promises import run_script
 from pure import BACKENDS
 
@@ -16,12 +16,6 @@ from fastperceptron.backends import numpy_matmul
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 one_backend = pytest.mark.parametrize("backend", BACKENDS[-1:])  # the native one where there is one
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-# A thread that is in AddressSanitizer's malloc at a fork leaves it locked for the child (GCC 12; once in 30 times).
-no_asan = pytest.mark.skipif(
-    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer's malloc may be locked"
-)
-
 #: Trains on more threads than the arithmetic can ignore; `finish` reports from a child without running exit handlers.
 PRELUDE = """
 import os, sys, threading, time, traceback
@@ -116,6 +110,7 @@ print("done")
 @each_backend
 @needs_fork
 @no_asan
+@no_tsan
 def test_fork_while_another_thread_trains(backend: str, tmp_path: Path) -> None:
     """The child may use the model that was in training, and train others."""
     code = """

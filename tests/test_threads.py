@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from forks import needs_fork, no_tsan
 from pure import PURE
 
 import fastperceptron as fp
 from fastperceptron import backends, config, kernels
 
 pytestmark = pytest.mark.skipif(PURE, reason="the pure wheel starts no threads of its own")
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 PRELUDE = """
 import os, sys, threading, time
@@ -88,6 +88,7 @@ print("done")
 
 
 @needs_fork
+@no_tsan
 def test_fork_while_other_threads_are_inside_regions() -> None:
     code = """
 stop = False
