@@ -405,6 +405,8 @@ def test_configuration_is_checked_against_the_tensors(tmp_path: Path) -> None:
 
     refused(units, r"params/dense/kernel must have shape \(6, 100000000000\); received \(6, 16\)")
     refused(lambda c: c["model"].update(layers=[]), "calls must use")
+    refused(lambda c: c["compile"].update(loss_weights=[1e308]), "loss_weights must be finite in float32")
+    refused(lambda c: c["compile"]["optimizer"]["config"].update(learning_rate=1e39), "must be finite in float32")
     refused(lambda c: c["model"].update(calls=[0, 1]), "calls must use")
     refused(lambda c: c["model"].update(input_shape=None), "without an input shape")
     refused(lambda c: c["model"].update({"class": "os.system"}), "class Model or Sequential")

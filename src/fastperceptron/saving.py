@@ -199,6 +199,8 @@ def _parts(config: Any, custom_objects: Classes, backend: str | None) -> tuple[M
     weights = stored.get("loss_weights")
     model._compiled = compiled_for(names, found["optimizer"], found["loss"], found["metric"], weights)
     judges_of(model._compiled, graph)
+    if graph is not None:
+        model._check_numbers(model._compiled, graph)
     return model, graph, model._compiled
 
 
