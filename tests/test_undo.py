@@ -74,6 +74,7 @@ CHANGES: dict[str, Callable[[fp.Sequential], Any]] = {
     "to_backend": lambda model: model.to_backend(other(model.backend)),
     "compile": lambda model: model.compile(fp.SGD(0.2, momentum=0.5), "mae", metrics=[Fussy(), "mse"]),
     "set_weights": lambda model: model.set_weights([w + 1 for w in model.get_weights()]),
+    "a layer's": lambda model: model.layers[0].set_weights([w + 1 for w in model.layers[0].get_weights()]),
 }
 
 

@@ -19,18 +19,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import activations, initializers
-from .checks import as_flag, as_list, check_pair, is_integer, is_number
+from .checks import as_flag, check_pair, is_integer, is_number
 from .errors import NotBuiltError, ShapeError
 from .program import NEEDS_Z
 from .serialization import Configurable, snake_case
-from .weights import TOO_MANY, Weight
+from .weights import TOO_MANY, Weight, assign_all
 
 if TYPE_CHECKING:
     from .graph import ProgramBuilder
@@ -286,14 +285,7 @@ class Layer(Configurable):
         """Replaces all weights; none is changed when one does not fit."""
         if not self.built:
             raise NotBuiltError(f"{self.name}.set_weights: expected a built layer; build the model first")
-        weights = as_list(f"{self.name}.set_weights", "arrays", weights)
-        if len(weights) != len(self.weights):
-            raise ValueError(f"{self.name}.set_weights: expected {len(self.weights)} arrays; received {len(weights)}")
-        checked = [weight.check(value) for weight, value in zip(self.weights, weights, strict=True)]
-        ownership = self.weights[0]._ownership if self.weights else None
-        with nullcontext() if ownership is None else ownership.writing(f"{self.name}.set_weights"):
-            for weight, value in zip(self.weights, checked, strict=True):
-                weight.assign(value)
+        assign_all(f"{self.name}.set_weights", self.weights, weights)
 
     def count_params(self) -> int:
         """Numbers in the layer's weights."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backends, random
-from .checks import as_flag, as_list, kind_of
+from .checks import as_flag, kind_of
 from .errors import NotBuiltError
 from .graph import Graph, build_graph, name_layers, structure_of
 from .layers import Layer, Shape
@@ -25,8 +25,8 @@ from .program import PRECISIONS
 from .serialization import KINDS, Configurable, as_json, public_classes, serialize
 from .state import get_state, set_state
 from .training import Trainer
-from .undo import as_before_on_failure, wholly
-from .weights import Weight
+from .undo import as_before_on_failure
+from .weights import Weight, assign_all
 
 if TYPE_CHECKING:
     from .predictors import Predictor
@@ -231,18 +231,7 @@ class Model(Trainer):
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Replaces all weights; none is changed when one does not fit."""
         self._built_graph("set_weights")
-        given = self.weights
-        values = as_list("set_weights", "arrays", weights)
-        if len(values) != len(given):
-            raise ValueError(f"set_weights: expected {len(given)} arrays; received {len(values)}")
-        checked = [weight.check(value) for weight, value in zip(given, values, strict=True)]
-
-        def write() -> None:
-            for weight, value in zip(given, checked, strict=True):
-                weight.assign(value)
-
-        with self._ownership.writing("set_weights"):
-            wholly(write)
+        assign_all("set_weights", self.weights, weights)
 
     def count_params(self) -> int:
         """Numbers in all weights; a shared layer counts once."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import DTypeLike, NDArray
 
+from .checks import as_list
 from .errors import NotBuiltError, ShapeError
 from .initializers import Initializer
+from .undo import wholly
 
 if TYPE_CHECKING:
     from .backends.protocol import Network
     from .ownership import Ownership
 
-__all__ = ["TOO_MANY", "Weight"]
+__all__ = ["TOO_MANY", "Weight", "assign_all"]
 
 TOO_MANY = 1 << 40  # elements: beyond any machine's memory; sizes and offsets below it fit in 64 bits
 
@@ -136,3 +140,19 @@ class Weight(NDArrayOperatorsMixin):
     def __repr__(self) -> str:
         kind = "" if self.trainable else ", not trainable"
         return f"<weight {self.layer}/{self.name} {self.shape}{kind}>"
+
+
+def assign_all(operation: str, weights: Sequence[Weight], values: Any) -> None:
+    """Replaces the values of a model's or a layer's weights; of none when one does not fit."""
+    values = as_list(operation, "arrays", values)
+    if len(values) != len(weights):
+        raise ValueError(f"{operation}: expected {len(weights)} arrays; received {len(values)}")
+    checked = [weight.check(value) for weight, value in zip(weights, values, strict=True)]
+
+    def write() -> None:
+        for weight, array in zip(weights, checked, strict=True):
+            weight.assign(array)
+
+    ownership = weights[0]._ownership if weights else None
+    with nullcontext() if ownership is None else ownership.writing(operation):
+        wholly(write)
