@@ -154,7 +154,7 @@ class Engine:
         self._tell_network(anew)
 
     def _tell_network(self, anew: bool = False) -> None:
-        """What is compiled."""
+        """Of what is compiled: heads, metrics, optimizer, and what is trained at which rate."""
         assert self._network is not None
         if self._compiled is not None:
             heads, known = heads_of(self._judges)

@@ -86,7 +86,7 @@ class Optimizer(Configurable):
         params, grads = list(params), list(grads)
         if len(params) != len(grads):
             raise ValueError(f"apply: expected as many gradients as parameters, {len(params)}; received {len(grads)}")
-        checked, memory = [], {_memory_of(param) for param in params}
+        checked, roots = [], {_root_of(param) for param in params}
         for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
             if not isinstance(param, np.ndarray) or param.dtype not in (np.float32, np.float64):
                 kind = param.dtype if isinstance(param, np.ndarray) else type(param).__name__
@@ -97,7 +97,7 @@ class Optimizer(Configurable):
             if not param.flags.writeable:
                 raise ValueError(f"apply: parameter {i} must be writeable; received a read-only array")
             gradient = as_real(grad, "apply", f"gradient {i}").astype(param.dtype, copy=False)
-            if _memory_of(gradient) in memory:  # it is read after some of that has changed
+            if _root_of(gradient) in roots:  # it is read after some of that has changed
                 gradient = gradient.copy()
             if gradient.shape != param.shape:
                 raise ShapeError(f"apply: gradient {i} must have shape {param.shape}; received {gradient.shape}")
@@ -190,8 +190,8 @@ class SGD(Optimizer):
         return None if direct else w
 
 
-def _memory_of(array: Any) -> int:
-    """What an array is a view of."""
+def _root_of(array: Any) -> int:
+    """The object whose memory an array is a view of, by its identity."""
     while getattr(array, "base", None) is not None:
         array = array.base
     return id(array)
