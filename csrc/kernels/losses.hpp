@@ -151,43 +151,28 @@ FP_INLINE void loss_batch_finish(const LossBatch<T>& batch, int64_t n, double* l
 }
 
 template <class T>
-inline constexpr T kLaneNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+inline constexpr T kNumbers[48] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                   16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+                                   32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47};
 
-// 1 in virtual lane `position`, if there is one, else 0.
+// 1 where `numbers` is the label, else 0.
 template <class T>
-FP_INLINE Wide<T> wide_one_hot(int64_t position) {
-  Wide<T> w = wide_load(kLaneNumbers<T>);
-  for (int r = 0; r < Wide<T>::registers; ++r)
-    w.r[r] = select(eq(w.r[r], broadcast(T(position))), broadcast(T(1)), zero<T>());
-  return w;
+FP_INLINE Vec<T> one_hot(const T* numbers, T label) {
+  return select(eq(load(numbers), broadcast(label)), broadcast(T(1)), zero<T>());
 }
 
-// Block j of the row's targets.
-template <bool labels, class T>
-FP_INLINE Wide<T> wide_target(const LossArgs<T>& a, int64_t i, int64_t j) {
-  if constexpr (labels) {
-    return wide_one_hot<T>(a.label[i] - j);
-  } else {
-    return wide_load_row(a.target + i * a.target_row, j, a.width, T(0));
-  }
-}
-
-// Adds the block's e^gap, t and t gap.
+// e^gap, t and t gap, added up.
 template <bool labels, class T>
 struct CrossEntropySums {
   Wide<T> exponentials = wide_broadcast(T(0)), targets = wide_broadcast(T(0)), products = wide_broadcast(T(0));
 
-  FP_INLINE_MEMBER Wide<T> add_block(const Wide<T>& z, Vec<T> highest, const Wide<T>& t) {
-    Wide<T> e;
-    for (int r = 0; r < Wide<T>::registers; ++r) {
-      Vec<T> gap = sub(z.r[r], highest);
-      e.r[r] = exp_nonpositive(gap);
-      exponentials.r[r] = add(exponentials.r[r], e.r[r]);
-      if constexpr (!labels) {
-        targets.r[r] = add(targets.r[r], t.r[r]);
-        Vec<T> product = select(eq(t.r[r], zero<T>()), zero<T>(), mul(t.r[r], gap));
-        products.r[r] = add(products.r[r], product);
-      }
+  // A register, the r-th of the virtual lanes; its e^gap.
+  FP_INLINE_MEMBER Vec<T> take(int r, Vec<T> z, Vec<T> highest, Vec<T> t) {
+    const Vec<T> gap = sub(z, highest), e = exp_nonpositive(gap);
+    exponentials.r[r] = add(exponentials.r[r], e);
+    if constexpr (!labels) {
+      targets.r[r] = add(targets.r[r], t);
+      products.r[r] = add(products.r[r], select(eq(t, zero<T>()), zero<T>(), mul(t, gap)));
     }
     return e;
   }
@@ -195,10 +180,8 @@ struct CrossEntropySums {
 
 // coefficient (e inverse total - t)
 template <class T>
-FP_INLINE Wide<T> cross_entropy_gradient(Wide<T> e, const Wide<T>& t, Vec<T> inverse, Vec<T> total,
-                                         Vec<T> coefficient) {
-  for (int r = 0; r < Wide<T>::registers; ++r) e.r[r] = mul(coefficient, fms(mul(e.r[r], inverse), total, t.r[r]));
-  return e;
+FP_INLINE Vec<T> cross_entropy_gradient(Vec<T> e, Vec<T> t, Vec<T> inverse, Vec<T> total, Vec<T> coefficient) {
+  return mul(coefficient, fms(mul(e, inverse), total, t));
 }
 
 // What a row's loss is made of: total log(sum) - rest.
@@ -216,27 +199,30 @@ FP_INLINE CrossEntropyRow<T> cross_entropy_row(const CrossEntropySums<labels, T>
     return {sum.v[0], total.v[0], wide_sum(sums.products).v[0]};
 }
 
-// Row i of at most 16 blocks columns, which stays in registers where there are enough of them.
-template <int blocks, bool labels, class T>
+// Row i of at most 8 halves columns, which stays in registers where there are enough of them. Register q holds virtual
+// lanes of its own, beginning with the first again after 16 columns.
+template <int halves, bool labels, class T>
 FP_INLINE CrossEntropyRow<T> cross_entropy_short_row(const LossArgs<T>& a, int64_t i) {
-  constexpr T lowest = -T(__builtin_inf());
+  constexpr int lanes = Vec<T>::lanes, wide = Wide<T>::registers, used = halves * 8 / lanes;
   const T* z = a.prediction + i * a.prediction_row;
-  Wide<T> e[blocks], t[blocks];
-  FP_UNROLL for (int b = 0; b < blocks; ++b) {
-    e[b] = wide_load_row(z, 16 * b, a.width, lowest);
-    t[b] = wide_target<labels>(a, i, 16 * b);
+  Vec<T> e[used], t[used];
+  Wide<T> highest_lanes = wide_broadcast(-T(__builtin_inf()));
+  FP_UNROLL for (int q = 0; q < used; ++q) {
+    e[q] = load_row(z, q * lanes, a.width, -T(__builtin_inf()));
+    t[q] = labels ? zero<T>() : load_row(a.target + i * a.target_row, q * lanes, a.width, T(0));
+    highest_lanes.r[q % wide] = q < wide ? e[q] : max(e[q], highest_lanes.r[q % wide]);
   }
-  Wide<T> highest_lanes = e[0];
-  FP_UNROLL for (int b = 1; b < blocks; ++b) highest_lanes = wide_larger(e[b], highest_lanes);
   const Vec<T> highest = wide_max(highest_lanes), one = broadcast(T(1));
   CrossEntropySums<labels, T> sums;
-  FP_UNROLL for (int b = 0; b < blocks; ++b) e[b] = sums.add_block(e[b], highest, t[b]);
+  FP_UNROLL for (int q = 0; q < used; ++q) e[q] = sums.take(q % wide, e[q], highest, t[q]);
   const Vec<T> sum = wide_sum(sums.exponentials), total = labels ? one : wide_sum(sums.targets);
   if (a.gradient) {
     const Vec<T> coefficient = broadcast(loss_row_scale(a, i)), inverse = div(one, sum);
-    FP_UNROLL for (int b = 0; b < blocks; ++b)
-        wide_store_row(a.gradient + i * a.gradient_row, 16 * b, a.width,
-                       cross_entropy_gradient(e[b], t[b], inverse, total, coefficient));
+    FP_UNROLL for (int q = 0; q < used; ++q) {
+      if constexpr (labels) t[q] = one_hot(kNumbers<T> + q * lanes, T(a.label[i]));
+      store_row(a.gradient + i * a.gradient_row, q * lanes, a.width,
+                cross_entropy_gradient(e[q], t[q], inverse, total, coefficient));
+    }
   }
   return cross_entropy_row(sums, a, i, highest, sum, total);
 }
@@ -244,31 +230,58 @@ FP_INLINE CrossEntropyRow<T> cross_entropy_short_row(const LossArgs<T>& a, int64
 // Row i of any width: what the registers do not hold lies in the gradient meanwhile.
 template <bool labels, class T>
 FP_INLINE CrossEntropyRow<T> cross_entropy_long_row(const LossArgs<T>& a, int64_t i) {
-  const T* z = a.prediction + i * a.prediction_row;
+  constexpr int lanes = Vec<T>::lanes, wide = Wide<T>::registers;
+  const T *z = a.prediction + i * a.prediction_row, *target = labels ? nullptr : a.target + i * a.target_row;
   T* gradient = a.gradient ? a.gradient + i * a.gradient_row : nullptr;
   const Vec<T> highest = row_max(z, a.width), one = broadcast(T(1));
   CrossEntropySums<labels, T> sums;
   for (int64_t j = 0; j < a.width; j += 16) {
-    Wide<T> t = labels ? Wide<T>{} : wide_target<labels>(a, i, j);
-    Wide<T> e = sums.add_block(wide_load_row(z, j, a.width, -T(__builtin_inf())), highest, t);
+    const Wide<T> t = labels ? wide_broadcast(T(0)) : wide_load_row(target, j, a.width, T(0));
+    Wide<T> e = wide_load_row(z, j, a.width, -T(__builtin_inf()));
+    for (int r = 0; r < wide; ++r) e.r[r] = sums.take(r, e.r[r], highest, t.r[r]);
     if (gradient) wide_store_row(gradient, j, a.width, e);
   }
   const Vec<T> sum = wide_sum(sums.exponentials), total = labels ? one : wide_sum(sums.targets);
-  const Vec<T> coefficient = broadcast(loss_row_scale(a, i)), inverse = div(one, sum);
-  for (int64_t j = 0; gradient && j < a.width; j += 16) {
-    Wide<T> e = wide_load_row(gradient, j, a.width, T(0)), t = wide_target<labels>(a, i, j);
-    wide_store_row(gradient, j, a.width, cross_entropy_gradient(e, t, inverse, total, coefficient));
+  if (gradient) {
+    const Vec<T> coefficient = broadcast(loss_row_scale(a, i)), inverse = div(one, sum);
+    // With labels t is zero, but in one register, which is stored again.
+    const int64_t label = labels ? a.label[i] : 0, at = label / lanes * lanes;
+    const Vec<T> e_at = load_row(gradient, at, a.width, T(0));
+    for (int64_t j = 0; j < a.width; j += 16) {
+      const Wide<T> t = labels ? wide_broadcast(T(0)) : wide_load_row(target, j, a.width, T(0));
+      Wide<T> e = wide_load_row(gradient, j, a.width, T(0));
+      for (int r = 0; r < wide; ++r) e.r[r] = cross_entropy_gradient(e.r[r], t.r[r], inverse, total, coefficient);
+      wide_store_row(gradient, j, a.width, e);
+    }
+    if constexpr (labels) {
+      const Vec<T> t = one_hot(kNumbers<T>, T(label - at));
+      store_row(gradient, at, a.width, cross_entropy_gradient(e_at, t, inverse, total, coefficient));
+    }
   }
   return cross_entropy_row(sums, a, i, highest, sum, total);
+}
+
+// Labels in float32 are frequent enough for the code of more widths.
+template <bool labels, class T>
+FP_INLINE CrossEntropyRow<T> cross_entropy_any_row(const LossArgs<T>& a, int64_t i) {
+  if constexpr (labels && sizeof(T) == 4) {
+    if constexpr (Wide<T>::registers > 1) {
+      if (a.width <= 8) return cross_entropy_short_row<1, labels>(a, i);
+      if (a.width > 16 && a.width <= 24) return cross_entropy_short_row<3, labels>(a, i);
+      if (a.width > 32 && a.width <= 40) return cross_entropy_short_row<5, labels>(a, i);
+    }
+    if (a.width > 32 && a.width <= 48) return cross_entropy_short_row<6, labels>(a, i);
+  }
+  if (a.width <= 16) return cross_entropy_short_row<2, labels>(a, i);
+  if (a.width <= 32) return cross_entropy_short_row<4, labels>(a, i);
+  return cross_entropy_long_row<labels>(a, i);
 }
 
 template <bool labels, class T>
 FP_INLINE void loss_cross_entropy_logits(const LossArgs<T>& a) {
   LossBatch<T> batch{};
   for (int64_t i = 0; i < a.n; ++i) {
-    const CrossEntropyRow<T> row = a.width <= 16   ? cross_entropy_short_row<1, labels>(a, i)
-                                   : a.width <= 32 ? cross_entropy_short_row<2, labels>(a, i)
-                                                   : cross_entropy_long_row<labels>(a, i);
+    const CrossEntropyRow<T> row = cross_entropy_any_row<labels>(a, i);
     const int64_t k = i % 16;
     batch.log_of[k] = row.sum;
     batch.times[k] = row.total;

@@ -24,6 +24,24 @@ FP_INLINE void wide_store_row(T* row, int64_t j, int64_t width, const Wide<T>& w
   }
 }
 
+// The elements of a row from column j on, as many as a register holds or there are; the others `fill`.
+template <class T>
+FP_INLINE Vec<T> load_row(const T* row, int64_t j, int64_t width, T fill) {
+  const int64_t left = width - j;
+  if (left >= Vec<T>::lanes) return load(row + j);
+  if (left <= 0) return broadcast(fill);
+  return select(mask_first<T>(left), load_part(row + j, left), broadcast(fill));
+}
+template <class T>
+FP_INLINE void store_row(T* row, int64_t j, int64_t width, Vec<T> x) {
+  const int64_t left = width - j;
+  if (left >= Vec<T>::lanes) {
+    store(row + j, x);
+  } else if (left > 0) {
+    store_part(row + j, left, x);
+  }
+}
+
 // The fixed tree (lane j takes lane j + 8, then + 4, + 2, + 1) in registers, the result in every lane. The exchanged
 // operands are added in both orders, which is the same. (Of max this holds but for NaN and the sign of zero, which no
 // use below can tell.)
@@ -77,16 +95,23 @@ FP_INLINE Wide<T> wide_scale(Wide<T> x, Vec<T> factor) {
   return x;
 }
 
+// Of at most 8 halves columns, without leaving the registers.
+template <int halves, class T>
+FP_INLINE void softmax_forward_short_row(int64_t width, const T* z, T* y) {
+  constexpr int lanes = Vec<T>::lanes, used = halves * 8 / lanes;
+  Wide<T> e = wide_broadcast(-T(__builtin_inf())), sum = wide_broadcast(T(0));
+  FP_UNROLL for (int r = 0; r < used; ++r) e.r[r] = load_row(z, r * lanes, width, -T(__builtin_inf()));
+  const Vec<T> highest = wide_max(e);
+  FP_UNROLL for (int r = 0; r < used; ++r) sum.r[r] = e.r[r] = exp_nonpositive(sub(e.r[r], highest));
+  const Vec<T> inverse = div(broadcast(T(1)), wide_sum(sum));
+  FP_UNROLL for (int r = 0; r < used; ++r) store_row(y, r * lanes, width, mul(e.r[r], inverse));
+}
+
 template <class T>
 FP_INLINE void softmax_forward_row(int64_t width, const T* z, T* y) {
   constexpr T lowest = -T(__builtin_inf());
-  if (width <= 16) {
-    // The same operations without leaving the registers.
-    Wide<T> e = wide_load_part(z, width, lowest);
-    e = wide_exp(e, wide_max(e));
-    wide_store_part(y, width, wide_scale(e, div(broadcast(T(1)), wide_sum(e))));
-    return;
-  }
+  if (Wide<T>::registers > 1 && width <= 8) return softmax_forward_short_row<1>(width, z, y);
+  if (width <= 16) return softmax_forward_short_row<2>(width, z, y);
   Vec<T> highest = row_max(z, width);
   Wide<T> sum = wide_broadcast(T(0));
   for (int64_t j = 0; j < width; j += 16) {

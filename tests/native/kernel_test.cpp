@@ -378,14 +378,14 @@ struct Suite {
   }
 
   void losses() {
-    for (int64_t width : {2, 3, 10, 16, 40}) {
-      const int64_t n = 9;
+    for (int64_t width : {1, 2, 3, 7, 8, 9, 10, 16, 17, 20, 24, 25, 31, 32, 33, 40, 41, 48, 49, 100}) {
+      const int64_t n = 19;
       auto z = numbers<T>(std::size_t(n * width), 21);
       for (T& v : z) v *= 30;
       std::vector<T> y(z.size()), gradient(z.size());
       std::vector<int64_t> label(n);
       std::vector<double> lost(n);
-      for (int64_t i = 0; i < n; ++i) label[std::size_t(i)] = i % width;
+      for (int64_t i = 0; i < n; ++i) label[std::size_t(i)] = (width - 1 + 7 * i) % width;
       k.softmax_forward(n, width, z.data(), width, y.data(), width);
       fp::LossArgs<T> args{};
       args.kind = Loss::sparse_categorical_cross_entropy_logits;
