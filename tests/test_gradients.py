@@ -72,7 +72,7 @@ def away_from_kinks(program: Program, kind: str, y: np.ndarray, step: reference.
     for i, z in step.z.items():
         if program.operations[i].activation in KINKED and np.abs(z).min() < ROOM:
             return False
-    p = step.values[program.output]
+    p = step.values[program.outputs[0]]
     match kind:
         case "mean_absolute_error":
             return bool(np.abs(p - y).min() > ROOM)
@@ -93,7 +93,7 @@ def draw(
         rng = np.random.default_rng([seed, attempt])
         parameters = parity.random_parameters(program, rng)
         x = rng.normal(size=(N, program.widths[0]))
-        y = parity.targets_for(kind, rng, N, program.widths[program.output])
+        y = parity.targets_for(kind, rng, N, program.widths[program.outputs[0]])
         weights = rng.uniform(0.2, 2, N) if weighted else None
         step = reference.train_step(program, parameters, parameters, x, y, weights, kind=kind, delta=DELTA, key=5)
         if away_from_kinks(program, kind, y, step):

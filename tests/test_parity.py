@@ -406,7 +406,7 @@ def train(
     backend: Any, program: Program, kind: str, batch: int, weighted: bool, layout: str = "contiguous", steps: int = 6
 ) -> Any:
     rng = np.random.default_rng(9)
-    width = program.widths[program.output]
+    width = program.widths[program.outputs[0]]
     rows = 5 * batch // 2 + 1
     x = parity.strided(rng.normal(size=(rows, program.widths[0])).astype(program.dtype), layout)
     y = parity.targets_for(kind, rng, rows, width, program.dtype)

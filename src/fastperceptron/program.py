@@ -119,11 +119,6 @@ class Program(NamedTuple):
     states: tuple[Parameter, ...] = ()  # arrays that go with the parameters but are not trained
 
     @property
-    def output(self) -> int:
-        """The first output."""
-        return self.outputs[0]
-
-    @property
     def array_dtype(self) -> str:
         """Of values, parameters, gradients and slots."""
         return PRECISIONS[self.dtype]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any
@@ -14,7 +13,8 @@ from ..errors import ShapeError
 from ..program import LOSSES, Head, Program, Signature
 from .numpy_losses import check_labels, gradient_of, losses_of, takes_labels
 from .numpy_metrics import METRICS, metric_add, metric_zeros
-from .numpy_workspace import Gradients, Targets, Workspace
+from .numpy_state import State, spans_of, vector, views
+from .numpy_workspace import Gradients, Workspace, entries_of, gather, parts_of
 from .protocol import Arrays, OptionalArrays
 
 __all__ = ["Network"]
@@ -25,44 +25,6 @@ Rows = NDArray[np.int64] | None
 _SGD_HYPER = {"learning_rate": 0.01, "momentum": 0.0, "nesterov": 0.0}
 _PREDICT_ELEMENTS = 1 << 18  # of the widest value, per piece of a prediction: stays in the cache
 _KEPT_WORKSPACES = 3  # the batch size of training, its last batch, and evaluation
-
-
-class _State:
-    """Parameters, momentum and step. Each kind is one vector; the arrays are views into it."""
-
-    def __init__(self, program: Program) -> None:
-        self.step = 0
-        self.flat = _vector(program)
-        self.parameters = _views(program, self.flat)
-        self.flat_momentum: Array | None = None
-        self.momentum: list[Array] = []
-
-    def set_momentum(self, program: Program, flat: Array | None) -> None:
-        self.flat_momentum = flat
-        self.momentum = [] if flat is None else _views(program, flat)
-
-
-def _entries(given: OptionalArrays, count: int, what: str) -> list[Array | None]:
-    """One array or None per head."""
-    found: list[Array | None] = [None] * count
-    if given is not None:
-        found = [given] if isinstance(given, np.ndarray) else list(given)
-    if len(found) != count:
-        raise ShapeError(f"{what}: expected {count} arrays, one per loss head; received {len(found)}")
-    return found
-
-
-def _parts(x: Arrays, width: int) -> list[Array]:
-    """The matrices that stand side by side in x."""
-    parts: list[Array] = [x] if isinstance(x, np.ndarray) else list(x)
-    if sum(part.shape[1] for part in parts) != width or any(len(part) != len(parts[0]) for part in parts):
-        shapes = ", ".join(str(part.shape) for part in parts)
-        raise ShapeError(f"x: expected {width} columns in all and as many rows in each part; received {shapes}")
-    return parts
-
-
-def _vector(program: Program) -> Array:
-    return np.zeros(sum(math.prod(p.shape) for p in program.parameters), program.array_dtype)
 
 
 def _check(program: Program) -> None:
@@ -86,43 +48,6 @@ def _check(program: Program) -> None:
         raise ValueError("program: expected at least one output; received none")
 
 
-def _views(program: Program, flat: Array) -> list[Array]:
-    views, at = [], 0
-    for p in program.parameters:
-        size = math.prod(p.shape)
-        views.append(flat[at : at + size].reshape(p.shape))
-        at += size
-    return views
-
-
-def _spans(program: Program, trainable: Sequence[bool], rates: Sequence[float]) -> list[tuple[slice, float | None]]:
-    """The longest runs of parameters of one learning-rate factor, or all frozen (None), as slices of a vector."""
-    spans: list[tuple[slice, float | None]] = []
-    at = 0
-    for p, flag, rate in zip(program.parameters, trainable, rates, strict=True):
-        begin, at = at, at + math.prod(p.shape)
-        factor = rate if flag else None
-        if spans and spans[-1][1] == factor:
-            spans[-1] = (slice(spans[-1][0].start, at), factor)
-        else:
-            spans.append((slice(begin, at), factor))
-    return spans
-
-
-def _gather(parts: Sequence[Array], index: Any, to: Array) -> None:
-    begin = 0
-    for part in parts:
-        end = begin + part.shape[1]
-        np.copyto(to[:, begin:end], part[index], casting="unsafe")
-        begin = end
-
-
-def _targets(given: Targets, kind: str) -> Array:
-    targets = given.labels if takes_labels(kind) else given.matrix
-    assert targets is not None
-    return targets
-
-
 def _assign(operation: str, target: Array, value: Array) -> None:
     if np.shape(value) != target.shape:
         raise ShapeError(f"{operation}: expected shape {target.shape}; received {np.shape(value)}")
@@ -143,9 +68,9 @@ class Network:
         _check(program)
         self.program = program
         self.key = 0
-        self._pair = (_State(program), _State(program))  # current, spare
-        self._flat_gradients = _vector(program)
-        self._gradients = Gradients(_views(program, self._flat_gradients))
+        self._pair = (State(program), State(program))  # current, spare
+        self._flat_gradients = vector(program)
+        self._gradients = Gradients(views(program, self._flat_gradients))
         self._needed: list[bool] = []
         self._states = [np.zeros(p.shape, program.array_dtype) for p in program.states]
         self._rates = [1.0] * len(program.parameters)
@@ -212,7 +137,7 @@ class Network:
         if len(flags) != len(self.program.parameters):
             raise ValueError(f"set_trainable: expected {len(self.program.parameters)} flags; received {len(flags)}")
         trainable = self._gradients.trainable = [bool(flag) for flag in flags]
-        self._spans = _spans(self.program, trainable, self._rates)
+        self._spans = spans_of(self.program, trainable, self._rates)
         needed = self._needed = [False] * len(self.program.widths)
         for op in self.program.operations:
             needed[op.output] = any(needed[v] for v in op.inputs) or any(trainable[p] for p in op.parameters)
@@ -221,7 +146,7 @@ class Network:
         if len(rates) != len(self.program.parameters):
             raise ValueError(f"set_rates: expected {len(self.program.parameters)} rates; received {len(rates)}")
         self._rates = [float(rate) for rate in rates]
-        self._spans = _spans(self.program, self._gradients.trainable, self._rates)
+        self._spans = spans_of(self.program, self._gradients.trainable, self._rates)
 
     def set_optimizer(self, name: str | None, hyper: dict[str, float]) -> None:
         if name not in (None, "sgd"):
@@ -234,7 +159,7 @@ class Network:
         wanted = name == "sgd" and settings["momentum"] != 0
         if not wanted or name != self._optimizer or current.flat_momentum is None:
             for state in (current, spare):
-                state.set_momentum(self.program, _vector(self.program) if wanted else None)
+                state.set_momentum(self.program, vector(self.program) if wanted else None)
         self._optimizer, self._hyper = name, settings
 
     def set_heads(self, heads: Sequence[Head]) -> None:
@@ -290,8 +215,7 @@ class Network:
         end: int,
         budget: float,
     ) -> int:
-        operations = len(self.program.operations)
-        return self._run(True, operations, x, y, sample_weight, rows, batch_size, begin, end, budget)
+        return self._run(True, x, y, sample_weight, rows, batch_size, begin, end, budget)
 
     def evaluate_steps(
         self,
@@ -304,13 +228,11 @@ class Network:
         end: int,
         budget: float,
     ) -> int:
-        operations = len(self.program.operations)
-        return self._run(False, operations, x, y, sample_weight, rows, batch_size, begin, end, budget)
+        return self._run(False, x, y, sample_weight, rows, batch_size, begin, end, budget)
 
     def _run(
         self,
         training: bool,
-        operations: int,
         x: Arrays,
         y: OptionalArrays,
         sample_weight: OptionalArrays,
@@ -323,7 +245,7 @@ class Network:
         if batch_size < 1:
             operation = "train_steps" if training else "evaluate_steps"
             raise ValueError(f"{operation}: expected a batch size of at least 1; received {batch_size}")
-        deadline = monotonic() + budget
+        operations, deadline = len(self.program.operations), monotonic() + budget
         while begin < end:
             stop = min(begin + batch_size, end)
             self.load_batch(x, y, sample_weight, rows, begin, stop)
@@ -340,7 +262,7 @@ class Network:
     def predict(self, x: Arrays, out: Arrays, begin: int, end: int, budget: float) -> int:
         deadline = monotonic() + budget
         current = self._pair[0]
-        parts = _parts(x, self.program.widths[0])
+        parts = parts_of(x, self.program.widths[0])
         outputs: list[Array] = [out] if isinstance(out, np.ndarray) else list(out)
         if len(outputs) != len(self.program.outputs):
             raise ShapeError(f"predict: expected {len(self.program.outputs)} outputs; received {len(outputs)}")
@@ -352,7 +274,7 @@ class Network:
             if workspace is None or workspace.n != stop - begin:
                 workspace = Workspace(self.program, stop - begin, keep=False)
             with np.errstate(all="ignore"):
-                _gather(parts, slice(begin, stop), workspace.values[0])
+                gather(parts, slice(begin, stop), workspace.values[0])
                 workspace.forward(current.parameters, 0, len(self.program.operations), False, self.key, current.step)
             for array, value in zip(outputs, self.program.outputs, strict=True):
                 array[begin:stop] = workspace.values[value]
@@ -369,27 +291,16 @@ class Network:
     def load_batch(
         self, x: Arrays, y: OptionalArrays, sample_weight: OptionalArrays, rows: Rows, begin: int, end: int
     ) -> None:
-        parts = _parts(x, self.program.widths[0])
-        targets = _entries(y, len(self._heads), "y")
-        weights = _entries(sample_weight, len(self._heads), "sample_weight")
+        parts = parts_of(x, self.program.widths[0])
+        targets = entries_of(y, len(self._heads), "y")
+        weights = entries_of(sample_weight, len(self._heads), "sample_weight")
         batch = self._workspaces.get(end - begin)
         if batch is None:
             if len(self._workspaces) == _KEPT_WORKSPACES:
                 self._workspaces.clear()
             batch = self._workspaces[end - begin] = Workspace(self.program, end - begin)
-        index: Any = slice(begin, end) if rows is None else rows[begin:end]
-        dtype = batch.values[0].dtype
         with np.errstate(all="ignore"):
-            _gather(parts, index, batch.values[0])
-            batch.heads = [
-                Targets(
-                    np.array(t[index]) if t is not None and t.ndim == 1 else None,
-                    np.array(t[index], dtype) if t is not None and t.ndim > 1 else None,
-                    None if w is None else np.array(w[index], dtype),
-                )
-                for t, w in zip(targets, weights, strict=True)
-            ]
-        batch.rows = np.arange(begin, end) if rows is None else rows[begin:end]
+            batch.load(parts, targets, weights, rows, begin, end)
         self._batch = batch
 
     def _loaded(self, operation: str) -> Workspace:
@@ -424,7 +335,7 @@ class Network:
                 if head.kind is None:
                     continue
                 value = self.program.outputs[head.output]
-                output, targets = batch.values[value], _targets(given, head.kind)
+                output, targets = batch.values[value], given.of(head.kind)
                 losses = losses_of(head.kind, head.parameter, targets, output)
                 total = float(losses.sum() if given.weights is None else given.weights.astype(np.float64) @ losses)
                 sums[0] += total
@@ -439,7 +350,7 @@ class Network:
             for sums, (kind, parameter, number) in zip(self._sums[len(self._heads) :], self._metrics, strict=True):
                 given = batch.heads[number]
                 output = batch.values[self.program.outputs[self._heads[number].output]]
-                metric_add(sums, kind, parameter, _targets(given, kind), output, given.weights)
+                metric_add(sums, kind, parameter, given.of(kind), output, given.weights)
         return cost if any(head.kind is not None for head in self._heads) else float("nan")
 
     def _check_targets(self, batch: Workspace) -> None:
@@ -482,23 +393,8 @@ class Network:
             raise ValueError("update: expected set_optimizer first; no optimizer is in force")
         current, spare = self._pair
         self._gradients.settle()
-        rate, momentum, nesterov = (self._hyper[name] for name in _SGD_HYPER)
         with np.errstate(all="ignore"):
-            for span, factor in self._spans:
-                w, new = current.flat[span], spare.flat[span]
-                if factor is None:
-                    np.copyto(new, w)
-                    if current.flat_momentum is not None and spare.flat_momentum is not None:
-                        np.copyto(spare.flat_momentum[span], current.flat_momentum[span])
-                    continue
-                step = rate * factor * self._flat_gradients[span]
-                if current.flat_momentum is None or spare.flat_momentum is None:
-                    np.subtract(w, step, out=new)
-                    continue
-                v = np.multiply(current.flat_momentum[span], momentum, out=spare.flat_momentum[span])
-                v -= step
-                np.add(w, momentum * v - step if nesterov else v, out=new)
-        spare.step = current.step + 1
+            spare.follow(current, self._flat_gradients, self._spans, self._hyper)
         self._pair = (spare, current)
 
     def is_finite(self) -> bool:

@@ -8,14 +8,45 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ShapeError
 from ..program import NEEDS_Z, Operation, Program
 from .numpy_activations import BACKWARD, FORWARD
 from .numpy_bfloat16 import round_bfloat16
 from .numpy_kernels import dropout_forward, product
+from .numpy_losses import takes_labels
+from .protocol import Arrays, OptionalArrays
 
-__all__ = ["Gradients", "Targets", "Workspace"]
+__all__ = ["Gradients", "Targets", "Workspace", "entries_of", "gather", "parts_of"]
 
 Array = NDArray[Any]
+
+
+def parts_of(x: Arrays, width: int) -> list[Array]:
+    """The matrices that stand side by side in x."""
+    parts: list[Array] = [x] if isinstance(x, np.ndarray) else list(x)
+    if sum(part.shape[1] for part in parts) != width or any(len(part) != len(parts[0]) for part in parts):
+        shapes = ", ".join(str(part.shape) for part in parts)
+        raise ShapeError(f"x: expected {width} columns in all and as many rows in each part; received {shapes}")
+    return parts
+
+
+def entries_of(given: OptionalArrays, count: int, what: str) -> list[Array | None]:
+    """One array or None per head."""
+    found: list[Array | None] = [None] * count
+    if given is not None:
+        found = [given] if isinstance(given, np.ndarray) else list(given)
+    if len(found) != count:
+        raise ShapeError(f"{what}: expected {count} arrays, one per loss head; received {len(found)}")
+    return found
+
+
+def gather(parts: Sequence[Array], index: Any, to: Array) -> None:
+    """Rows of the matrices, side by side."""
+    begin = 0
+    for part in parts:
+        end = begin + part.shape[1]
+        np.copyto(to[:, begin:end], part[index], casting="unsafe")
+        begin = end
 
 
 class Targets(NamedTuple):
@@ -24,6 +55,12 @@ class Targets(NamedTuple):
     labels: Array | None = None  # integers
     matrix: Array | None = None
     weights: Array | None = None
+
+    def of(self, kind: str) -> Array:
+        """What such a loss or metric compares with."""
+        targets = self.labels if takes_labels(kind) else self.matrix
+        assert targets is not None
+        return targets
 
 
 class Gradients:
@@ -49,7 +86,7 @@ class Gradients:
 class Workspace:
     """Values of n rows and, for training, what the backward pass needs: pre-activations and value gradients.
 
-    Callers silence NumPy's floating-point warnings around ``forward`` and ``backward``.
+    Callers silence NumPy's floating-point warnings around ``load``, ``forward`` and ``backward``.
     """
 
     def __init__(self, program: Program, n: int, keep: bool = True) -> None:
@@ -67,6 +104,29 @@ class Workspace:
         self._z: dict[int, Array] = {}
         self._gradients: dict[int, Array] = {}
         self._has_gradient = [False] * len(program.widths)
+
+    def load(
+        self,
+        parts: Sequence[Array],
+        targets: Sequence[Array | None],
+        weights: Sequence[Array | None],
+        rows: NDArray[np.int64] | None,
+        begin: int,
+        end: int,
+    ) -> None:
+        """Take rows begin..end-1 of the data, or of those that `rows` names; targets and weights, one per head."""
+        index: Any = slice(begin, end) if rows is None else rows[begin:end]
+        dtype = self.values[0].dtype
+        gather(parts, index, self.values[0])
+        self.heads = [
+            Targets(
+                np.array(t[index]) if t is not None and t.ndim == 1 else None,
+                np.array(t[index], dtype) if t is not None and t.ndim > 1 else None,
+                None if w is None else np.array(w[index], dtype),
+            )
+            for t, w in zip(targets, weights, strict=True)
+        ]
+        self.rows = np.arange(begin, end) if rows is None else index
 
     # -- forward -----------------------------------------------------------------------------------------------
 
