@@ -14,6 +14,7 @@
     path                 precision and instruction set of its products, such as "bfloat16 amx"; null likewise
     peak DTYPE           flop per second that this package measures with this thread count
     bandwidth            bytes per second, likewise
+    round_trip           seconds that a line takes from one thread to another and back
     fit DATA SEED        see :mod:`time_to_result`
 
 An error is answered as {"error": what}.

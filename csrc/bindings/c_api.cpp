@@ -51,7 +51,7 @@ Matrix<T> matrix(T* data, int64_t rows, int64_t cols, int64_t row) {
 }
 
 Activation activation_of(int number, bool softmax) {
-  require(number >= 0 && number <= static_cast<int>(Activation::softmax));
+  require(number >= 0 && number < kActivations);
   require(softmax || number != static_cast<int>(Activation::softmax));
   return static_cast<Activation>(number);
 }

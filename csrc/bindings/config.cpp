@@ -10,27 +10,12 @@
 #include "ops/peak.hpp"
 #include "runtime/cpu_limits.hpp"
 #include "runtime/dispatch.hpp"
+#include "runtime/fpstate.hpp"
 #include "runtime/parallel.hpp"
-
-#if defined(__SSE2__) || defined(_M_X64)
-#include <xmmintrin.h>
-#endif
 
 namespace fp::bindings {
 namespace py = pybind11;
 namespace {
-
-uint64_t floating_point_state() {
-#if defined(__SSE2__) || defined(_M_X64)
-  return _mm_getcsr();
-#elif defined(__aarch64__)
-  uint64_t control;
-  asm volatile("mrs %0, fpcr" : "=r"(control));
-  return control;
-#else
-  return 0;
-#endif
-}
 
 py::dict activation_numbers() {
   using A = Activation;
@@ -150,7 +135,7 @@ void register_config(py::module_& m) {
   m.def("openmp_runtime", &openmp_runtime);
   m.def("affinity_cpus", &affinity_cpus);
   m.def("cgroup_cpus", &cgroup_cpus, py::arg("root") = "");
-  m.def("floating_point_state", &floating_point_state);
+  m.def("floating_point_state", &FpState::bits);
 
   m.def("measure_peak", &peak_of, py::arg("dtype"), py::arg("threads"), py::arg("seconds"));
   m.def("measure_bandwidth", &bandwidth_of, py::arg("threads"), py::arg("bytes"), py::arg("seconds"));

@@ -21,14 +21,16 @@ namespace {
 std::string number(int64_t value) { return std::to_string(value); }
 
 Activation activation_of(const char* operation, int value) {
-  if (value < 0 || value > static_cast<int>(Activation::softmax))
-    raise_value(std::string(operation) + ": activation must be a number from 0 to 14; received " + number(value));
+  if (value < 0 || value >= kActivations)
+    raise_value(std::string(operation) + ": activation must be a number from 0 to " + number(kActivations - 1) +
+                "; received " + number(value));
   return static_cast<Activation>(value);
 }
 
 Loss loss_of(const char* operation, int value) {
-  if (value < 0 || value > static_cast<int>(Loss::perceptron))
-    raise_value(std::string(operation) + ": kind must be a number from 0 to 10; received " + number(value));
+  if (value < 0 || value >= kLosses)
+    raise_value(std::string(operation) + ": kind must be a number from 0 to " + number(kLosses - 1) + "; received " +
+                number(value));
   return static_cast<Loss>(value);
 }
 

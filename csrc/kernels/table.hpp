@@ -29,6 +29,7 @@ enum class Activation : int32_t {
   step = 13,     // 1 for z >= 0, else 0; the derivative is 0 by definition
   softmax = 14,  // over a row: an operation, never an epilogue
 };
+inline constexpr int kActivations = 15;
 
 // Whether the derivative is computed from the pre-activation z (true) or from the output y (false).
 constexpr bool derivative_needs_z(Activation a) {
@@ -49,6 +50,7 @@ enum class Loss : int32_t {
   hinge = 9,        // target > 0 counts as +1, anything else as -1
   perceptron = 10,  // max(0, -t z), same targets as hinge
 };
+inline constexpr int kLosses = 11;
 
 constexpr bool loss_takes_labels(Loss l) {
   return l == Loss::sparse_categorical_cross_entropy || l == Loss::sparse_categorical_cross_entropy_logits;

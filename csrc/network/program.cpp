@@ -40,7 +40,8 @@ void Program::validate() const {
     if (op.output <= 0 || op.output >= values || defined[op.output]) fail(i, "its output is not a new value");
     defined[op.output] = 1;
     const int64_t in = widths[op.input()], out = widths[op.output];
-    if (op.activation < Activation::linear || op.activation > Activation::softmax) fail(i, "unknown activation");
+    const int activation = static_cast<int>(op.activation);
+    if (activation < 0 || activation >= kActivations) fail(i, "unknown activation");
     switch (op.kind) {
       case OperationKind::dense: {
         if (op.activation == Activation::softmax) fail(i, "softmax is an operation of its own");

@@ -45,6 +45,17 @@ class FpState {
     return {};
 #endif
   }
+  // The same as a number: control, and above it, where that is a register of its own, status.
+  static uint64_t bits() {
+    [[maybe_unused]] const Word word = now();
+#if defined(FP_STATE_MXCSR)
+    return word;
+#elif defined(FP_STATE_FPCR)
+    return word.status << 32 | word.control;
+#else
+    return 0;
+#endif
+  }
 
  private:
   static void set([[maybe_unused]] Word word) {
