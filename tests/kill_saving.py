@@ -11,7 +11,6 @@ fault injection.)
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import random
 import signal
@@ -21,6 +20,7 @@ import tempfile
 import time
 
 import numpy as np
+from promises import digest
 
 import fastperceptron as fp
 
@@ -36,11 +36,6 @@ def new_model() -> fp.Sequential:
     model = fp.Sequential([fp.Dense(200, activation="relu"), fp.Dropout(0.2), fp.Dense(5)], seed=7)
     model.compile(fp.SGD(0.05, momentum=0.9), fp.losses.SparseCategoricalCrossentropy(from_logits=True))
     return model
-
-
-def digest(model: fp.Model) -> str:
-    state = sorted(model.get_state().items())
-    return hashlib.sha256(b"".join(name.encode() + array.tobytes() for name, array in state)).hexdigest()
 
 
 def child(path: str) -> None:

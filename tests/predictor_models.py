@@ -3,6 +3,8 @@ outputs, and rows for them."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,31 @@ def chain(
 def predicted(model: fp.Model, x: Any) -> Any:
     """Of one sample. (NumPy's products give a row other bits in another batch.)"""
     return model.predict(np.asarray(x)[None])[0]
+
+
+def at_once(threads: int, work: Callable[[int], None]) -> None:
+    """Calls work(0), work(1), ... in a thread each."""
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def assert_threads_predict(model: fp.Model, p: Any, x: Any, singly: Any, from_row: Any) -> None:
+    """Eight threads at once: singly[i] of sample i, from_row[i] of the rows from i on."""
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        for k in range(40):
+            i = (seed * 7 + k) % len(x)
+            if not np.array_equal(p(x[i]), singly[i]) or not np.array_equal(model.predict_one(x[i]), singly[i]):
+                wrong.append(i)
+            if not np.array_equal(p(x[i:]), from_row[i]):
+                wrong.append(-i)
+
+    at_once(8, work)
+    assert not wrong
 
 
 def two_by_two(as_dict: bool = False, dtype: str = "float32", units: int = 9, backend: str | None = None) -> fp.Model:

@@ -6,12 +6,14 @@ import ctypes
 import hashlib
 import mmap
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from parity import ALPHA
 from pure import BACKENDS
 
@@ -75,6 +77,18 @@ def labelled(n: int, width: int, classes: int, seed: int = 0) -> tuple[np.ndarra
     """Random rows (n, width) float32 and labels (n,)."""
     rng = np.random.default_rng(seed)
     return rng.standard_normal((n, width), dtype=np.float32), rng.integers(0, classes, n)
+
+
+def compiled(folder: Path, code: str, *options: str) -> Path:
+    """A shared library of this C code; skips where there is no compiler."""
+    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    if compiler is None:
+        pytest.skip("no C compiler")
+    source, library = folder / "code.c", folder / "code.so"
+    source.write_text(code)
+    command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(source), *options]
+    subprocess.run(command, check=True, capture_output=True)
+    return library
 
 
 def run_script(path: Path, code: str, *arguments: str, timeout: float = 60, **environment: str) -> str:

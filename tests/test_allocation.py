@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from promises import run_script
+from promises import compiled, run_script
 from pure import PURE
 
 pytestmark = [
@@ -145,13 +143,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
-    assert compiler is not None, "a C compiler is needed: the extension was built with one"
-    folder = tmp_path_factory.mktemp("counter")
-    (folder / "counter.c").write_text(COUNTER)
-    command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(folder / "counter.so"), str(folder / "counter.c"), "-ldl"]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder / "counter.so"
+    return compiled(tmp_path_factory.mktemp("counter"), COUNTER, "-ldl")
 
 
 @pytest.mark.parametrize("threads", [1, 2])

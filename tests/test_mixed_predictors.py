@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pickle
-import threading
 from typing import Any
 
 import numpy as np
 import pytest
 from parity import PATHS, forced
-from predictor_models import GRAPH_OUTPUTS, assert_graph_predicts, chain, rows, same
+from predictor_models import GRAPH_OUTPUTS, assert_graph_predicts, assert_threads_predict, chain, rows, same
 from pure import native_only
 
 import fastperceptron as fp
@@ -148,23 +147,8 @@ def test_a_snapshot_keeps_its_weights() -> None:
 @pytest.mark.parametrize("widths", [(32, 64, 10), (300, 900, 10)])
 def test_many_threads_at_once(widths: tuple[int, ...]) -> None:
     model, x = mixed(widths, "tanh"), rows(64, widths[0])
-    p, expected = model.predictor(), model.predict(x)
-    wrong: list[int] = []
-
-    def work(seed: int) -> None:
-        for k in range(60):
-            i = (seed * 7 + k) % 64
-            if not np.array_equal(p(x[i]), expected[i]) or not np.array_equal(model.predict_one(x[i]), expected[i]):
-                wrong.append(i)
-            if not np.array_equal(p(x[i:]), expected[i:]):
-                wrong.append(-i)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    expected = model.predict(x)
+    assert_threads_predict(model, model.predictor(), x, expected, [expected[i:] for i in range(64)])
 
 
 def test_the_numpy_backend_names_its_path_too() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from predictor_models import chain, predicted, rows, same, two_by_two, two_rows
+from predictor_models import assert_threads_predict, at_once, chain, predicted, rows, same, two_by_two, two_rows
 from pure import native_only
 
 import fastperceptron as fp
@@ -134,23 +134,7 @@ def test_layers_written_in_python(backend: str) -> None:
 def test_many_threads_at_once(backend: str, widths: tuple[int, ...]) -> None:
     model = chain(widths, "tanh")
     p, x = model.predictor(), rows(64, widths[0])
-    expected, singly = [p(x[i:]) for i in range(64)], [p(row) for row in x]
-    wrong: list[int] = []
-
-    def work(seed: int) -> None:
-        for k in range(40):
-            i = (seed * 7 + k) % 64
-            if not np.array_equal(p(x[i]), singly[i]) or not np.array_equal(model.predict_one(x[i]), singly[i]):
-                wrong.append(i)
-            if not np.array_equal(p(x[i:]), expected[i]):
-                wrong.append(-i)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    assert_threads_predict(model, p, x, [p(row) for row in x], [p(x[i:]) for i in range(64)])
 
 
 @pytest.mark.parametrize("units", [9, 2000])
@@ -168,11 +152,7 @@ def test_many_threads_at_several_inputs_and_outputs(backend: str, units: int) ->
                 if any(not np.array_equal(found[name], wanted[name]) for name in ("first", "second")):
                     wrong.append(i)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(4, work)
     assert not wrong
 
 

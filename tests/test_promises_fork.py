@@ -62,6 +62,21 @@ def wait(pid):
     raise AssertionError("the child hangs")
 """
 
+#: What found(model), a task of its own for each of four copies, must have computed.
+TASKS = """
+def task(model):
+    return train(), digest(model), train(model)
+
+if __name__ == "__main__":
+    expected = train()
+    model = new()
+    train(model)
+    before, after = digest(model), train(model.copy())
+    assert found(model) == [(expected, before, after)] * 4
+    assert train() == expected
+    print("done")
+"""
+
 
 def run(tmp_path: Path, code: str, backend: str, *arguments: str) -> None:
     assert run_script(tmp_path / "forks.py", PRELUDE + code, *arguments, timeout=100, BACKEND=backend) == "done\n"
@@ -174,22 +189,11 @@ def test_multiprocessing(method: str, backend: str, tmp_path: Path) -> None:
     code = """
 import multiprocessing
 
-def task(given):
-    model, _ = given
-    return train(), digest(model), train(model)
-
-if __name__ == "__main__":
-    expected = train()
-    model = new()
-    train(model)
-    before, after = digest(model), train(model.copy())
+def found(model):
     with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
-        found = pool.map_async(task, [(model, i) for i in range(4)], 1).get(60)
-    assert found == [(expected, before, after)] * 4
-    assert train() == expected
-    print("done")
+        return pool.map_async(task, [model] * 4, 1).get(60)
 """
-    run(tmp_path, code, backend, method)
+    run(tmp_path, code + TASKS, backend, method)
 
 
 @one_backend
@@ -198,20 +202,10 @@ def test_loky(backend: str, tmp_path: Path) -> None:
     code = """
 import joblib
 
-def task(model):
-    return train(), digest(model), train(model)
-
-if __name__ == "__main__":
-    expected = train()
-    model = new()
-    train(model)
-    before, after = digest(model), train(model.copy())
-    found = joblib.Parallel(n_jobs=2, backend="loky", timeout=60)(joblib.delayed(task)(model) for _ in range(4))
-    assert found == [(expected, before, after)] * 4
-    assert train() == expected
-    print("done")
+def found(model):
+    return joblib.Parallel(n_jobs=2, backend="loky", timeout=60)(joblib.delayed(task)(model) for _ in range(4))
 """
-    run(tmp_path, code, backend)
+    run(tmp_path, code + TASKS, backend)
 
 
 def test_forks_and_products_of_numpy_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from promises import run_script
+from promises import compiled, run_script
 from pure import BACKENDS, native_only
 
 KNOWN = platform.machine().lower() in ("x86_64", "amd64", "aarch64", "arm64")
@@ -34,14 +32,7 @@ unsigned upward(void) { return 1u << 22; }
 
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
-    if compiler is None:
-        pytest.skip("no C compiler for the probe")
-    folder = tmp_path_factory.mktemp("probe")
-    (folder / "probe.c").write_text(PROBE)
-    command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(folder / "probe.so"), str(folder / "probe.c")]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder / "probe.so"
+    return compiled(tmp_path_factory.mktemp("probe"), PROBE)
 
 
 PRELUDE = """
