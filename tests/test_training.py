@@ -337,6 +337,26 @@ def test_names_of_metrics_before_the_model_is_built() -> None:
     assert model.metrics_names == ["loss", "mae", "r2"]
 
 
+def test_logs_that_validation_would_overwrite_are_refused() -> None:
+    x, y = regression()
+    model = fp.Sequential([fp.Dense(1)], seed=0)
+    model.compile("sgd", "mse", metrics=[fp.metrics.MeanAbsoluteError(name="val_loss")])
+    with pytest.raises(ValueError, match="fit: with validation, names of logs must differ; received val_loss more"):
+        model.fit(x, y, validation_split=0.2, verbose=0)
+    assert not model.built
+    assert list(model.fit(x, y, verbose=0).history) == ["loss", "val_loss"]  # nothing is lost without validation
+
+    for names, twice in ({"a": 1, "val_a": 1}, "val_a_loss"), ({"a": 1, "val": 1}, "val_loss"):
+        inputs = fp.Input((x.shape[1],))
+        model = fp.Model(inputs, {name: fp.Dense(width)(inputs) for name, width in names.items()}, seed=0)
+        model.compile("sgd", "mse")
+        targets = dict.fromkeys(names, y)
+        before = model.get_state()
+        with pytest.raises(ValueError, match=f"must differ; received {twice} more than once"):
+            model.fit(x, targets, validation_data=(x, targets), verbose=0)
+        assert all(before[name].tobytes() == now.tobytes() for name, now in model.get_state().items())
+
+
 def test_predictions() -> None:
     model = classifier()
     x, y = classification()

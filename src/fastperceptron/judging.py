@@ -12,7 +12,7 @@ from .graph import Graph
 from .layers import Shape
 from .program import Head
 
-__all__ = ["Compiled", "Judge", "compiled_for", "heads_of", "judges_of", "log_names", "spread"]
+__all__ = ["Compiled", "Judge", "compiled_for", "fit_log_names", "heads_of", "judges_of", "log_names", "spread"]
 
 Identifiers = list[str | metrics.Metric]
 
@@ -135,6 +135,15 @@ def judges_of(compiled: Compiled, graph: Graph | None) -> list[Judge]:
     if len(set(map(id, objects))) != len(objects):
         raise ValueError("compile: each output needs a Metric of its own; received one object for two")
     return judges
+
+
+def fit_log_names(judges: Sequence[Judge], validates: bool) -> list[str]:
+    """Names of the logs of ``fit``: with validation each a second time, beginning with "val_"."""
+    names = log_names(judges)
+    if validates:
+        names += [f"val_{name}" for name in names]
+        metrics.check_names(names, "fit: with validation, names of logs")
+    return names
 
 
 def log_names(judges: Sequence[Judge]) -> list[str]:

@@ -231,8 +231,8 @@ def _accuracy(name: str, loss: Loss | None, width: int) -> Metric:
     return CategoricalAccuracy(name)
 
 
-def check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str], what: str = "compile: metric names") -> None:
     """Two logs under one name would overwrite each other."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"compile: metric names must differ; received {', '.join(twice)} more than once")
+        raise ValueError(f"{what} must differ; received {', '.join(twice)} more than once")

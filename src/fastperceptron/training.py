@@ -22,7 +22,7 @@ from .checks import as_flag, is_integer, is_number
 from .engine import Engine
 from .errors import DivergenceWarning, NotBuiltError
 from .fitting import BUDGET, EVALUATION_ROWS, Fit, Rows
-from .judging import judges_of, log_names
+from .judging import fit_log_names, judges_of
 from .program import PRECISIONS
 from .progress import SILENT, Silent, progress_for
 
@@ -112,12 +112,11 @@ class Trainer(Engine):
                         validation = self._check_data(graph, "fit", x, y, sample_weight)
                 count = train.n if rows is None else rows.size
                 history = History()
-                names = log_names(judges_of(self._compiled, graph))
                 params = {
                     "epochs": epochs,
                     "steps": -(-count // batch_size),
                     "verbose": verbose,
-                    "metrics": names if validation is None else [*names, *(f"val_{name}" for name in names)],
+                    "metrics": fit_log_names(judges_of(self._compiled, graph), validation is not None),
                 }
                 hooks = CallbackList([*_as_list(callbacks), history], params)
                 hooks.check_monitors()
