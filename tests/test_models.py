@@ -467,10 +467,12 @@ def test_sequential_and_input_name_what_came() -> None:
         ({1: "one", "1": "another"}, r"received a mapping with the key 1"),
         ({"labels": np.arange(3)}, "received ndarray"),
         ({"x": [{"y": fp.Dense(3)}]}, "received Dense"),
+        (None, "received NoneType"),
+        ([1, 2], "received list"),
     ],
 )
 def test_metadata_that_would_come_back_as_something_else_is_refused(
-    metadata: dict[Any, Any], received: str, tmp_path: Path
+    metadata: Any, received: str, tmp_path: Path
 ) -> None:
     model = fp.Sequential([fp.Dense(3)], seed=0)
     model.build(2)
@@ -482,3 +484,70 @@ def test_metadata_that_would_come_back_as_something_else_is_refused(
     model.save(tmp_path / "model.fp")
     loaded = fp.load_model(tmp_path / "model.fp").metadata
     assert loaded == model.metadata
+
+
+class Holding(fp.Layer):
+    """Hands its input on; its configuration is whatever it was given."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def get_config(self) -> Any:
+        return self.config
+
+    @classmethod
+    def from_config(cls, config: Any) -> Holding:
+        return cls(config)
+
+    def forward(self, x: Any, training: bool) -> tuple[Any, Any]:
+        return x, None
+
+    def backward(self, dy: Any, saved: Any) -> tuple[Any, Any]:
+        return dy, []
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "received"),
+    [
+        ({"table": {"class": "x"}}, ValueError, "without the key 'class'.*received {'class': 'x'}"),
+        ({"table": [{"array": [1, 2]}]}, ValueError, r"not of 'array' alone.*received {'array': \[1, 2\]}"),
+        ({1: "one"}, TypeError, "received a mapping with the key 1"),
+        ([1, 2], TypeError, "a mapping; received list"),
+        ({"empty": np.zeros((0, 3))}, TypeError, r"received dtype float64 and shape \(0, 3\)"),
+        ({"mixed": np.array(["a", 1], object)}, TypeError, r"received dtype object and shape \(2,\)"),
+    ],
+)
+def test_configurations_that_would_come_back_as_something_else_are_refused(
+    config: Any, error: Any, received: str, tmp_path: Path
+) -> None:
+    model = fp.Sequential([fp.Input((2,)), Holding(config)])
+    for use in (model.get_config, lambda: model.save(tmp_path / "m")):
+        with pytest.raises(error, match=f"get_config: expected .*{received}"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
+def test_configurations_come_back_as_they_were(tmp_path: Path) -> None:
+    for config in (
+        {"array": {"array": 1, "other": [2.5, None]}},  # the arguments of a constructor may have any names
+        {"class": "x", "table": np.arange(3.0), "empty": np.zeros((3, 0))},
+    ):
+        model = fp.Sequential([fp.Input((2,)), Holding(config)])
+        model.name = None  # type: ignore[assignment]
+        model.save(tmp_path / "m")
+        again: Any = fp.load_model(tmp_path / "m", custom_objects={"Holding": Holding})
+        assert again.name == "None"
+        for twin in (again, model.copy(), pickle.loads(pickle.dumps(model))):
+            np.testing.assert_equal(twin.layers[0].config, config)
+
+
+def test_layers_that_give_a_number_per_row_survive_files(tmp_path: Path) -> None:
+    class Total(fp.Layer):
+        def forward(self, x: Any, training: bool) -> tuple[Any, Any]:
+            return x.sum(axis=1), None
+
+    model = fp.Sequential([fp.Input((3,)), Total()])
+    model.save(tmp_path / "m")
+    for twin in (fp.load_model(tmp_path / "m", custom_objects={"Total": Total}), model.copy()):
+        assert twin.output_shape == ()
+        assert twin.predict(np.ones((2, 3))).tolist() == [3.0, 3.0]

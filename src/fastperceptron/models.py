@@ -341,7 +341,7 @@ class Model(Trainer):
         number = {layer: index for index, layer in enumerate(layers)}
         config = {
             "class": "Model",
-            "name": self.name,
+            "name": str(self.name),
             "dtype": self.dtype,
             "seed": self._seed,
             "layers": [layer_entry(layer, graph) for layer in layers],
@@ -402,14 +402,15 @@ class Model(Trainer):
             }
             if any(weight != 1 for weight in chosen.weights):
                 compiled["loss_weights"] = list(chosen.weights)
-        return {"model": self.get_config(), "compile": compiled, "metadata": _metadata_json(self.metadata)}
+        return {"model": self.get_config(), "compile": compiled, "metadata": _metadata_of(self)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model with its whole state to a file, atomically. Code of one's own is named in it, not stored.
 
-        Raises ValueError where two classes have one name, be one of them this package's: the file could not tell; and
-        TypeError where ``metadata`` holds what JSON does not: arrays, keys that are not text; ModelFormatError where it
-        holds NaN or infinity.
+        Nothing is written that could not be read, or not as what it is. Raises ValueError where two classes have one
+        name, be one of them this package's, and where a ``get_config`` gives a mapping with the key "class" or of
+        "array" alone, as which files hold objects and arrays; TypeError where ``metadata`` is no mapping or holds what
+        JSON does not: arrays, keys that are not text; ModelFormatError where it holds NaN or infinity.
         """
         from .modelfile import write_model_file
         from .saving import without_given_values
@@ -469,6 +470,13 @@ def _printer(operation: str, print_fn: Callable[[str], Any] | None) -> Callable[
     return print if print_fn is None else print_fn
 
 
+def _metadata_of(model: Model) -> dict[str, Any]:
+    if not isinstance(model.metadata, Mapping):
+        raise TypeError(f"metadata: expected a mapping by text; received {kind_of(model.metadata)}")
+    found: dict[str, Any] = _metadata_json(model.metadata)
+    return found
+
+
 def _metadata_json(value: Any) -> Any:
     return as_json(value, "metadata", "numbers, text, lists or mappings by text", _metadata_json)
 
@@ -479,7 +487,7 @@ def layer_entry(layer: Layer, graph: Graph | None) -> dict[str, Any]:
         "class": type(layer).__name__,
         "name": layer.name,
         "trainable": layer.trainable,
-        "config": serialize(layer.get_config()),
+        "config": serialize(layer)["config"],
     }
     if layer.learning_rate_multiplier != 1:
         entry["learning_rate_multiplier"] = layer.learning_rate_multiplier

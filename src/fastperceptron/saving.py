@@ -95,10 +95,7 @@ def from_config(config: Any, custom_objects: Classes, backend: str | None) -> tu
     calls = config["calls"]
     if not all(type(call) is int and 0 <= call < len(layers) for call in calls) or len(set(calls)) != len(layers):
         raise ValueError(f"from_config: calls must use each of the {len(layers)} layers; received {calls!r:.80}")
-    known = [
-        checked_shape(entry["output_shape"], "from_config") if "output_shape" in entry else None
-        for entry in config["layers"]
-    ]
+    known = [_output_shape(entry["output_shape"]) if "output_shape" in entry else None for entry in config["layers"]]
     seed = None if config.get("seed") is None else int(config["seed"])
     if config["class"] == "Model" and "connections" in config:
         model = _empty(config, seed, backend)
@@ -118,6 +115,10 @@ def from_config(config: Any, custom_objects: Classes, backend: str | None) -> tu
     if graph is None:
         raise ValueError("from_config: expected a Model's input shape and layers; received none")
     return _empty(config, seed, backend), graph
+
+
+def _output_shape(shape: Any) -> Shape:
+    return () if shape == [] else checked_shape(shape, "from_config")  # a layer in Python may give a number per row
 
 
 def _empty(config: Mapping[str, Any], seed: int | None, backend: str | None) -> Model:

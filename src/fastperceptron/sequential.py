@@ -151,7 +151,7 @@ class Sequential(Model):
         layers = self.layers
         return {
             "class": "Sequential",
-            "name": self.name,
+            "name": str(self.name),
             "dtype": self.dtype,
             "seed": self._seed,
             "input_shape": None if shape is None else list(shape),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["KINDS", "Configurable", "as_json", "deserialize", "public_classes", "serialize", "snake_case"]
 
@@ -85,12 +86,34 @@ class Configurable:
 
 
 def serialize(value: Any) -> Any:
-    """`value` as JSON data; raises TypeError for what JSON cannot hold."""
+    """`value` as JSON data; raises TypeError for what JSON cannot hold, ValueError for what would come back as
+    something else."""
     if isinstance(value, np.ndarray):
-        return {"array": value.tolist()}
+        return {"array": _as_lists(value)}
     if isinstance(value, Configurable):
-        config = {name: serialize(item) for name, item in value.get_config().items()}
-        return {"class": type(value).__name__, "config": config}
+        config = value.get_config()
+        if not isinstance(config, Mapping):
+            raise TypeError(f"{type(value).__name__}.get_config: expected a mapping; received {type(config).__name__}")
+        return {"class": type(value).__name__, "config": _as_json(config)}
+    if isinstance(value, Mapping) and ("class" in value or set(value) == {"array"}):
+        raise ValueError(
+            "get_config: expected mappings without the key 'class' and not of 'array' alone, which stand for objects"
+            f" and arrays; received {dict(value)!r:.80}"
+        )
+    return _as_json(value)
+
+
+def _as_lists(array: NDArray[Any]) -> Any:
+    lists = array.tolist()
+    if array.dtype.kind not in "biufU" or (not array.size and np.shape(lists) != array.shape):
+        raise TypeError(
+            "get_config: expected arrays of real numbers or text, of which lists tell the shape;"
+            f" received dtype {array.dtype} and shape {array.shape}"
+        )
+    return lists
+
+
+def _as_json(value: Any) -> Any:
     return as_json(value, "get_config", "numbers, text, lists, mappings by text or arrays", serialize)
 
 
