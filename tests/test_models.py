@@ -329,6 +329,57 @@ def test_code_of_ones_own_is_named_not_stored(tmp_path: Path) -> None:
     assert "slots/velocity/my_dense/kernel" in model.get_state()
 
 
+@pytest.mark.parametrize("sequential", [True, False])
+def test_frozen_weights_stay_frozen_in_copies(sequential: bool, tmp_path: Path) -> None:
+    x, y = regression()
+    model: fp.Model = custom_model()
+    if not sequential:
+        inputs = fp.Input((5,))
+        model = fp.Model(inputs, fp.Add()([fp.Dense(1)(fp.Dense(6)(inputs)), MyDense(1)(inputs)]), seed=5)
+        model.compile(MySGD(0.05), MyMSE())
+    assert all("trainable_weights" not in entry for entry in model.get_config()["layers"])
+    frozen = [model.get_layer("dense").weights[0], model.get_layer("my_dense").weights[1]]
+    for weight in frozen:
+        weight.trainable = False
+    model.save(tmp_path / "m")
+    twins = [model.copy(), pickle.loads(pickle.dumps(model)), fp.load_model(tmp_path / "m", custom_objects=CUSTOM)]
+    before = [weight.value for weight in frozen]
+    model.fit(x, y, epochs=1, verbose=0)
+    np.testing.assert_equal([weight.value for weight in frozen], before)
+    for twin in twins:
+        assert twin.get_config() == model.get_config()
+        assert [weight.trainable for weight in twin.weights] == [weight.trainable for weight in model.weights]
+        twin.fit(x, y, epochs=1, verbose=0)
+        assert same_state(model, twin)
+    frozen[0].trainable = True
+    assert twins[0].get_layer("dense").weights[0].trainable is False
+
+
+class Noted(fp.Sequential):
+    """A model with attributes of its own, of which one goes along."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__([fp.Input((3,)), fp.Dense(units)], seed=0)
+        self.note, self.forgotten = "a note", self.layers[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"note": self.note}
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        self.note = state["note"]
+
+
+def test_copies_have_of_a_subclass_what_it_says(tmp_path: Path) -> None:
+    model = Noted(2)
+    for twin in (model.copy(), copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(twin) is Noted
+        assert (twin.note, hasattr(twin, "forgotten")) == ("a note", False)
+        assert same_state(twin, model)
+    model.save(tmp_path / "m")
+    assert type(fp.load_model(tmp_path / "m")) is fp.Sequential
+
+
 @pytest.mark.parametrize("kind", ["layer", "two", "loss"])
 def test_classes_that_files_could_not_tell_apart_are_refused(tmp_path: Path, kind: str) -> None:
     def named(base: type[Any], name: str) -> type[Any]:
@@ -409,6 +460,10 @@ def test_configuration_is_checked_against_the_tensors(tmp_path: Path) -> None:
     refused(lambda c: c["compile"]["optimizer"]["config"].update(learning_rate=1e39), "must be finite in float32")
     refused(lambda c: c["model"].update(calls=[0, 1]), "calls must use")
     refused(lambda c: c["model"].update(input_shape=None), "without an input shape")
+    flags = "dense: trainable_weights must be for kernel, bias; received"
+    refused(lambda c: c["model"]["layers"][0].update(trainable_weights={"x": False}), f"{flags} {{'x': False}}")
+    refused(lambda c: c["model"]["layers"][0].update(trainable_weights=["kernel"]), f"{flags} \\['kernel'\\]")
+    refused(lambda c: c["model"]["layers"][0].update(trainable_weights={"bias": 2}), "bias must be True or False")
     refused(lambda c: c["model"].update({"class": "os.system"}), "class Model or Sequential")
     refused(lambda c: c["model"]["layers"][0].update({"class": "Layer"}), "configuration is not valid")
     refused(lambda c: c["model"]["layers"][0].update({"class": "HeNormal", "config": {}}), "expected a layer")

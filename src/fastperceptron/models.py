@@ -432,12 +432,16 @@ class Model(Trainer):
         return load_model(path, backend=backend, custom_objects=custom_objects)
 
     def copy(self) -> Self:
-        """An independent model with the same whole state."""
-        from .saving import rebuild
+        """An independent model of the same class, with the same whole state.
 
+        Its constructor is not called. Attributes of one's own, as those of a subclass, stay behind, in pickles and
+        files too, for they may be bound to this model and its layers: data belong in ``metadata``. A subclass that
+        wants copies and pickles to have them adds them to the dict of ``__getstate__`` and sets them in
+        ``__setstate__``.
+        """
         with self._ownership.reading("copy"):
             twin = type(self).__new__(type(self))
-            rebuild(twin, self.__getstate__())
+            twin.__setstate__(self.__getstate__())
             return twin
 
     def __copy__(self) -> Self:
@@ -447,6 +451,7 @@ class Model(Trainer):
         return self.copy()
 
     def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles are made of."""
         return {
             "config": self._file_config(),
             "state": None if self._network is None else get_state(self),
@@ -491,6 +496,9 @@ def layer_entry(layer: Layer, graph: Graph | None) -> dict[str, Any]:
     }
     if layer.learning_rate_multiplier != 1:
         entry["learning_rate_multiplier"] = layer.learning_rate_multiplier
+    changed = {weight.name: bool(weight.trainable) for weight in layer.weights if weight.trainable == weight.is_state}
+    if changed and graph is not None:
+        entry["trainable_weights"] = changed
     if layer.is_python and graph is not None:
         # So that loading need not run the layer to know its shape.
         entry["output_shape"] = next(list(call.output_shape) for call in graph.calls if call.layer is layer)

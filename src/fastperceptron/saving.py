@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from . import backends, random
-from .checks import kind_of
+from .checks import as_flag, kind_of
 from .errors import ModelFormatError
 from .graph import Call, Graph, Structure, build_graph, name_layers
 from .judging import compiled_for, judges_of
@@ -100,6 +100,7 @@ def from_config(config: Any, custom_objects: Classes, backend: str | None) -> tu
     if config["class"] == "Model" and "connections" in config:
         model = _empty(config, seed, backend)
         structure = _structure(config, layers, known)
+        _set_trainable(layers, config["layers"])
         name_layers(layers)
         return model, build_graph(structure, model.dtype)
     chain = Sequential([layers[call] for call in calls], dtype=config["dtype"], backend=backend, name=config["name"])
@@ -110,6 +111,7 @@ def from_config(config: Any, custom_objects: Classes, backend: str | None) -> tu
     if config.get("input_shape") is not None and calls:
         shapes = {number: shape for number, call in enumerate(calls) if (shape := known[call]) is not None}
         graph = chain._chain_graph(checked_shape(config["input_shape"], "from_config"), shapes)
+        _set_trainable(layers, config["layers"])
     if config["class"] == "Sequential":
         return chain, graph
     if graph is None:
@@ -179,6 +181,20 @@ def _layer_from_entry(entry: Any, classes: Classes) -> Layer:
         layer, name=entry["name"], trainable=bool(entry.get("trainable", True)), learning_rate_multiplier=multiplier
     )
     return layer
+
+
+def _set_trainable(layers: list[Layer], entries: list[Mapping[str, Any]]) -> None:
+    """Of single weights, where that is not as their layer made them."""
+    for layer, entry in zip(layers, entries, strict=True):
+        flags = entry.get("trainable_weights", {})
+        weights = {weight.name: weight for weight in layer.weights}
+        if not isinstance(flags, Mapping) or not all(name in weights for name in flags):
+            raise ValueError(
+                f"from_config: {layer.name}: trainable_weights must be for {', '.join(weights) or 'no weights'};"
+                f" received {flags!r:.80}"
+            )
+        for name, flag in flags.items():
+            weights[name].trainable = as_flag(f"from_config: {layer.name}", name, flag)
 
 
 def _parts(config: Any, custom_objects: Classes, backend: str | None) -> tuple[Model, Graph | None, Any]:
