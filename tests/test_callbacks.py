@@ -256,4 +256,34 @@ def test_early_stopping_says_that_it_stopped_in_the_first_epoch(capsys: pytest.C
     stopping = fp.EarlyStopping("loss", baseline=0.0, verbose=1)
     classifier().fit(x, y, epochs=2, verbose=0, callbacks=stopping)
     assert stopping.stopped_epoch == 0
-    assert "stopped after epoch 1" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.startswith("EarlyStopping: stopped after epoch 1; best was epoch 1, whose loss ")
+    assert told.endswith(" does not beat the baseline 0\n")
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "told"),
+    [
+        ([5.0, 3.0, 4.0, 0.5], 1, "after epoch 3; best was epoch 2, whose watched 3 does not beat the baseline 1"),
+        ([5.0, 0.5, 2.0, 3.0, 4.0], 1, "after epoch 5; best was epoch 2\n"),
+        ([float("nan"), float("inf"), float("nan"), 0.5], -1, "after epoch 3; none was best, watched was never finite"),
+    ],
+)
+def test_early_stopping_says_which_epoch_was_best_and_restores_it(
+    values: list[float], best: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a baseline of 1 and a patience of 3."""
+    x, y = classification()
+    model = classifier()
+    weights: list[Any] = []
+
+    class Watched(fp.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            logs["watched"] = values[epoch]
+            weights.append(self.model.get_weights())
+
+    stopping = fp.EarlyStopping("watched", patience=3, verbose=1, baseline=1.0, restore_best_weights=True)
+    model.fit(x, y, epochs=len(values), verbose=0, callbacks=[Watched(), stopping])
+    assert stopping.best_epoch == best
+    assert capsys.readouterr().out.startswith(f"EarlyStopping: stopped {told}")
+    assert all((a == b).all() for a, b in zip(model.get_weights(), weights[best], strict=True))

@@ -181,8 +181,9 @@ class EarlyStopping(Callback):
     patience : epochs without improvement that are borne
     verbose : 1 tells when it has stopped, and which epoch was best
     mode : "min", "max", or "auto" ("max" for accuracies, r2 and auc)
-    baseline : value that must be beaten from the start
-    restore_best_weights : go back to the weights of the best epoch at the end
+    baseline : value that must be beaten; until one does, no epoch counts as an improvement
+    restore_best_weights : go back to the weights of the best epoch at the end, whether it beat the baseline or not.
+        Weights stay as they are where no epoch was watched, or the log was NaN or infinite in all of them
     start_from_epoch : epochs to wait before watching
     """
 
@@ -235,8 +236,6 @@ class EarlyStopping(Callback):
         self.wait = 0
         self.stopped_epoch: int | None = None
         self.best = -math.inf if self.larger_is_better else math.inf
-        if self.baseline is not None:
-            self.best = self.baseline
         self.best_epoch = -1
         self._weights: list[np.ndarray[Any, Any]] | None = None
 
@@ -244,11 +243,13 @@ class EarlyStopping(Callback):
         if epoch < self.start_from_epoch:
             return
         value = self._value(logs or {})
-        better = value - self.min_delta > self.best if self.larger_is_better else value + self.min_delta < self.best
+        better = self._beats(value, self.best)
         if better:
-            self.best, self.best_epoch, self.wait = value, epoch, 0
+            self.best, self.best_epoch = value, epoch
             if self.restore_best_weights:
                 self._weights = self.model.get_weights()
+        if better and (self.baseline is None or self._beats(value, self.baseline)):
+            self.wait = 0
             return
         self.wait += 1
         if self.wait >= max(self.patience, 1):
@@ -257,9 +258,20 @@ class EarlyStopping(Callback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self.verbose and self.stopped_epoch is not None:
-            print(f"EarlyStopping: stopped after epoch {self.stopped_epoch + 1}; best was epoch {self.best_epoch + 1}")
+            print(f"EarlyStopping: stopped after epoch {self.stopped_epoch + 1}; {self._found()}")
         if self._weights is not None:
             self.model.set_weights(self._weights)
+
+    def _beats(self, value: float, other: float) -> bool:
+        return value - self.min_delta > other if self.larger_is_better else value + self.min_delta < other
+
+    def _found(self) -> str:
+        if self.best_epoch < 0:
+            return f"none was best, {self.monitor} was never finite"
+        best = f"best was epoch {self.best_epoch + 1}"
+        if self.baseline is None or self._beats(self.best, self.baseline):
+            return best
+        return f"{best}, whose {self.monitor} {self.best:g} does not beat the baseline {self.baseline:g}"
 
     def _value(self, logs: Mapping[str, float]) -> float:
         if self.monitor not in logs:
