@@ -434,8 +434,30 @@ def test_given_arrays_are_not_stored_twice(tmp_path: Path) -> None:
     model.save(tmp_path / "m")
     assert (tmp_path / "m").stat().st_size < 45_000
     assert same_state(fp.load_model(tmp_path / "m"), model)
-    fresh = fp.Model.from_config(model.get_config())
-    assert fresh.get_weights()[0].tobytes() == model.get_weights()[0].tobytes()
+    pickled = pickle.dumps(model)
+    assert len(pickled) < 45_000
+    assert same_state(pickle.loads(pickled), model)
+    for config in (model.get_config(), model.copy().get_config()):
+        fresh = fp.Model.from_config(config)
+        assert fresh.get_weights()[0].tobytes() == model.get_weights()[0].tobytes()
+
+
+def test_given_arrays_go_with_models_without_weights() -> None:
+    kernel = np.random.default_rng(0).normal(size=(3, 2))
+    model = fp.Sequential([fp.Dense(2, kernel_initializer=kernel)])
+    for twin in (model.copy(), pickle.loads(pickle.dumps(model)), fp.Model.from_config(model.get_config())):
+        twin.build(3)  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(twin.get_weights()[0], kernel.astype(np.float32))
+
+
+def test_copies_have_arrays_of_their_own_as_they_are() -> None:
+    table = np.arange(3, dtype=np.float32)
+    model: Any = fp.Sequential([fp.Input((2,)), Holding({"table": table})])
+    for twin in (model.copy(), pickle.loads(pickle.dumps(model))):
+        (layer,) = twin.layers
+        assert layer.config["table"].dtype == np.float32  # no list was made of it
+        np.testing.assert_array_equal(layer.config["table"], table)
+        assert not np.shares_memory(layer.config["table"], table)
 
 
 def test_configuration_is_checked_against_the_tensors(tmp_path: Path) -> None:

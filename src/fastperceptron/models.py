@@ -22,7 +22,7 @@ from .graph import Graph, build_graph, name_layers, structure_of
 from .layers import Layer, Shape
 from .ownership import Ownership
 from .program import PRECISIONS
-from .serialization import KINDS, Configurable, as_json, public_classes, serialize
+from .serialization import KINDS, Configurable, as_json, as_lists, public_classes, serialize
 from .state import get_state, set_state
 from .training import Trainer
 from .undo import as_before_on_failure
@@ -336,6 +336,11 @@ class Model(Trainer):
 
     def get_config(self) -> dict[str, Any]:
         """The structure as JSON data, without weights."""
+        config: dict[str, Any] = as_lists(self._structure())
+        return config
+
+    def _structure(self) -> dict[str, Any]:
+        """``get_config`` with arrays as they are."""
         graph = self._built_graph("get_config")
         structure, layers = graph.structure, graph.layers
         number = {layer: index for index, layer in enumerate(layers)}
@@ -402,7 +407,7 @@ class Model(Trainer):
             }
             if any(weight != 1 for weight in chosen.weights):
                 compiled["loss_weights"] = list(chosen.weights)
-        return {"model": self.get_config(), "compile": compiled, "metadata": _metadata_of(self)}
+        return {"model": self._structure(), "compile": compiled, "metadata": _metadata_of(self)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model with its whole state to a file, atomically. Code of one's own is named in it, not stored.
@@ -419,7 +424,7 @@ class Model(Trainer):
             raise NotBuiltError("save: expected a model with weights; call fit or build first")
         with self._ownership.reading("save"):
             self._foreign_classes()  # or the file would be another model's
-            config = without_given_values(self._file_config())
+            config = as_lists(without_given_values(self._file_config()))
             write_model_file(path, config, get_state(self))
 
     @staticmethod
@@ -441,7 +446,7 @@ class Model(Trainer):
         """
         with self._ownership.reading("copy"):
             twin = type(self).__new__(type(self))
-            twin.__setstate__(self.__getstate__())
+            twin.__setstate__(self.__getstate__() | {"config": self._file_config()})  # given arrays too
             return twin
 
     def __copy__(self) -> Self:
@@ -451,9 +456,12 @@ class Model(Trainer):
         return self.copy()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles are made of."""
+        """What copies and pickles are made of; as in files, weights stand for arrays that initializers were given."""
+        from .saving import without_given_values
+
+        config = self._file_config()
         return {
-            "config": self._file_config(),
+            "config": config if self._network is None else without_given_values(config),
             "state": None if self._network is None else get_state(self),
             "classes": self._foreign_classes(),
             "backend": self.backend,

@@ -146,7 +146,7 @@ class Sequential(Model):
         assert self._network is not None
         self._network.step = step
 
-    def get_config(self) -> dict[str, Any]:
+    def _structure(self) -> dict[str, Any]:
         shape = self._given_shape if self._graph is None else self._graph.input_shapes[0]
         layers = self.layers
         return {

@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-__all__ = ["KINDS", "Configurable", "as_json", "deserialize", "public_classes", "serialize", "snake_case"]
+__all__ = ["KINDS", "Configurable", "as_json", "as_lists", "deserialize", "public_classes", "serialize", "snake_case"]
 
 #: Of objects that a model's configuration describes.
 KINDS = ("layer", "loss", "metric", "optimizer")
@@ -86,10 +85,10 @@ class Configurable:
 
 
 def serialize(value: Any) -> Any:
-    """`value` as JSON data; raises TypeError for what JSON cannot hold, ValueError for what would come back as
-    something else."""
+    """`value` as JSON data but for its arrays, of which ``as_lists`` makes lists. Raises TypeError for what JSON cannot
+    hold, ValueError for what would come back as something else."""
     if isinstance(value, np.ndarray):
-        return {"array": _as_lists(value)}
+        return {"array": value}
     if isinstance(value, Configurable):
         config = value.get_config()
         if not isinstance(config, Mapping):
@@ -103,12 +102,19 @@ def serialize(value: Any) -> Any:
     return _as_json(value)
 
 
-def _as_lists(array: NDArray[Any]) -> Any:
-    lists = array.tolist()
-    if array.dtype.kind not in "biufU" or (not array.size and np.shape(lists) != array.shape):
+def as_lists(data: Any) -> Any:
+    """What ``serialize`` gave as JSON data; raises TypeError for arrays that would come back as others."""
+    if isinstance(data, list):
+        return [as_lists(item) for item in data]
+    if isinstance(data, dict):
+        return {name: as_lists(item) for name, item in data.items()}
+    if not isinstance(data, np.ndarray):
+        return data
+    lists = data.tolist()
+    if data.dtype.kind not in "biufU" or (not data.size and np.shape(lists) != data.shape):
         raise TypeError(
             "get_config: expected arrays of real numbers or text, of which lists tell the shape;"
-            f" received dtype {array.dtype} and shape {array.shape}"
+            f" received dtype {data.dtype} and shape {data.shape}"
         )
     return lists
 
@@ -142,7 +148,7 @@ def deserialize(data: Any, classes: Mapping[str, type[Any]], kind: str) -> Any:
     if not isinstance(data, Mapping):
         return data
     if set(data) == {"array"}:
-        return np.asarray(data["array"])
+        return np.array(data["array"])  # a copy: the data may be another model's
     if "class" not in data:
         return {name: deserialize(item, classes, kind) for name, item in data.items()}
     name, config = data["class"], data.get("config", {})
