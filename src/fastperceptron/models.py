@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from . import backends, random
 from .checks import as_flag, kind_of
+from .describing import file_config, foreign_classes, graph_config, without_given_values
 from .errors import NotBuiltError
 from .graph import Graph, build_graph, name_layers, structure_of
 from .layers import Layer, Shape
 from .ownership import Ownership
 from .program import PRECISIONS
-from .serialization import KINDS, Configurable, as_json, as_lists, public_classes, serialize
+from .serialization import as_lists
 from .state import get_state, set_state
 from .training import Trainer
 from .undo import as_before_on_failure
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from .profiling import Profile
     from .tracing import Trace
 
-__all__ = ["Model", "layer_entry"]
+__all__ = ["Model"]
 
 Array = NDArray[Any]
 Classes = Mapping[str, type[Any]]
@@ -336,31 +337,11 @@ class Model(Trainer):
 
     def get_config(self) -> dict[str, Any]:
         """The structure as JSON data, without weights."""
-        config: dict[str, Any] = as_lists(self._structure())
-        return config
+        return dict(as_lists(self._structure()))
 
     def _structure(self) -> dict[str, Any]:
         """``get_config`` with arrays as they are."""
-        graph = self._built_graph("get_config")
-        structure, layers = graph.structure, graph.layers
-        number = {layer: index for index, layer in enumerate(layers)}
-        config = {
-            "class": "Model",
-            "name": str(self.name),
-            "dtype": self.dtype,
-            "seed": self._seed,
-            "layers": [layer_entry(layer, graph) for layer in layers],
-            "calls": [number[call.layer] for call in graph.calls],
-        }
-        if structure.is_chain and structure.input_names == ("input",):
-            return config | {"input_shape": list(structure.input_shapes[0])}
-        inputs = zip(structure.input_names, structure.input_shapes, strict=True)
-        return config | {
-            "inputs": [{"name": name, "shape": list(shape)} for name, shape in inputs],
-            "connections": [list(call.inputs) for call in graph.calls],
-            "outputs": list(structure.outputs),
-            "output_keys": None if structure.output_keys is None else list(structure.output_keys),
-        }
+        return graph_config(self)
 
     @staticmethod
     def from_config(
@@ -374,41 +355,6 @@ class Model(Trainer):
             model._adopt(graph, random.make_key(model._seed))
         return model
 
-    def _foreign_classes(self) -> dict[str, type[Any]]:
-        """Classes that are not this package's, by the names under which the configuration knows them."""
-        parts: list[Any] = list(self.layers)
-        if self._compiled is not None:
-            parts += [self._compiled.optimizer, *self._compiled.losses]
-            parts += [metric for metrics in self._compiled.metrics for metric in metrics]
-        parts = [part for part in parts if part is not None]
-        parts += [value for part in parts if not isinstance(part, str) for value in vars(part).values()]
-        known = {name: cls for kind in KINDS for name, cls in public_classes(kind).items()}
-        found: dict[str, type[Any]] = {}
-        for cls in dict.fromkeys(type(part) for part in parts if isinstance(part, Configurable)):
-            if cls.__module__.startswith(f"{__package__}."):
-                continue
-            name = cls.__name__
-            other = known.get(name) or found.setdefault(name, cls)
-            if other is not cls:
-                raise ValueError(
-                    f"{type(self).__name__}: copies and files know classes by name; received two called {name},"
-                    f" of {other.__module__} and {cls.__module__} (rename one)"
-                )
-        return found
-
-    def _file_config(self) -> dict[str, Any]:
-        compiled = None
-        if self._compiled is not None:
-            chosen = self._compiled
-            compiled = {
-                "optimizer": serialize(chosen.optimizer),
-                "loss": serialize(chosen.losses[0] if len(chosen.losses) == 1 else chosen.losses),
-                "metrics": serialize(chosen.metrics[0] if len(chosen.metrics) == 1 else chosen.metrics),
-            }
-            if any(weight != 1 for weight in chosen.weights):
-                compiled["loss_weights"] = list(chosen.weights)
-        return {"model": self._structure(), "compile": compiled, "metadata": _metadata_of(self)}
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model with its whole state to a file, atomically. Code of one's own is named in it, not stored.
 
@@ -418,14 +364,12 @@ class Model(Trainer):
         JSON does not: arrays, keys that are not text; ModelFormatError where it holds NaN or infinity.
         """
         from .modelfile import write_model_file
-        from .saving import without_given_values
 
         if self._network is None:
             raise NotBuiltError("save: expected a model with weights; call fit or build first")
         with self._ownership.reading("save"):
-            self._foreign_classes()  # or the file would be another model's
-            config = as_lists(without_given_values(self._file_config()))
-            write_model_file(path, config, get_state(self))
+            foreign_classes(self)  # or the file would be another model's
+            write_model_file(path, as_lists(without_given_values(file_config(self))), get_state(self))
 
     @staticmethod
     def load(
@@ -446,7 +390,7 @@ class Model(Trainer):
         """
         with self._ownership.reading("copy"):
             twin = type(self).__new__(type(self))
-            twin.__setstate__(self.__getstate__() | {"config": self._file_config()})  # given arrays too
+            twin.__setstate__(self.__getstate__() | {"config": file_config(self)})  # given arrays too
             return twin
 
     def __copy__(self) -> Self:
@@ -457,13 +401,11 @@ class Model(Trainer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles are made of; as in files, weights stand for arrays that initializers were given."""
-        from .saving import without_given_values
-
-        config = self._file_config()
+        config = file_config(self)
         return {
             "config": config if self._network is None else without_given_values(config),
             "state": None if self._network is None else get_state(self),
-            "classes": self._foreign_classes(),
+            "classes": foreign_classes(self),
             "backend": self.backend,
         }
 
@@ -481,33 +423,3 @@ def _printer(operation: str, print_fn: Callable[[str], Any] | None) -> Callable[
     if print_fn is not None and not callable(print_fn):
         raise TypeError(f"{operation}: print_fn must take a text; received {kind_of(print_fn)}")
     return print if print_fn is None else print_fn
-
-
-def _metadata_of(model: Model) -> dict[str, Any]:
-    if not isinstance(model.metadata, Mapping):
-        raise TypeError(f"metadata: expected a mapping by text; received {kind_of(model.metadata)}")
-    found: dict[str, Any] = _metadata_json(model.metadata)
-    return found
-
-
-def _metadata_json(value: Any) -> Any:
-    return as_json(value, "metadata", "numbers, text, lists or mappings by text", _metadata_json)
-
-
-def layer_entry(layer: Layer, graph: Graph | None) -> dict[str, Any]:
-    """What a configuration says of one layer."""
-    entry = {
-        "class": type(layer).__name__,
-        "name": layer.name,
-        "trainable": layer.trainable,
-        "config": serialize(layer)["config"],
-    }
-    if layer.learning_rate_multiplier != 1:
-        entry["learning_rate_multiplier"] = layer.learning_rate_multiplier
-    changed = {weight.name: bool(weight.trainable) for weight in layer.weights if weight.trainable == weight.is_state}
-    if changed and graph is not None:
-        entry["trainable_weights"] = changed
-    if layer.is_python and graph is not None:
-        # So that loading need not run the layer to know its shape.
-        entry["output_shape"] = next(list(call.output_shape) for call in graph.calls if call.layer is layer)
-    return entry

@@ -23,7 +23,7 @@ from .sequential import Sequential
 from .serialization import deserialize, public_classes
 from .state import check_counters, check_state, expected_state, set_state
 
-__all__ = ["from_config", "load_model", "rebuild", "without_given_values"]
+__all__ = ["from_config", "load_model", "rebuild"]
 
 Array = NDArray[Any]
 Classes = Mapping[str, type[Any]]
@@ -69,17 +69,6 @@ def load_model(
         raise ModelFormatError(f"{error} in {os.fspath(path)}") from error
     _finish(model, graph, compiled, tensors)
     return model
-
-
-def without_given_values(config: Any) -> Any:
-    """Arrays given to initializers have done their work: a file holds the weights."""
-    if isinstance(config, list):
-        return [without_given_values(item) for item in config]
-    if not isinstance(config, dict):
-        return config
-    if config.get("class") == "Given" and "config" in config:
-        return {"class": "Given", "config": {"values": None}}
-    return {name: without_given_values(item) for name, item in config.items()}
 
 
 def from_config(config: Any, custom_objects: Classes, backend: str | None) -> tuple[Model, Graph | None]:

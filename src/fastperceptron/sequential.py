@@ -8,9 +8,10 @@ from typing import Any
 
 from . import random
 from .checks import kind_of
+from .describing import layer_entry
 from .graph import Graph, build_graph, chain, name_layers
 from .layers import Input, Layer, Shape, Value, checked_shape
-from .models import Model, layer_entry
+from .models import Model
 
 __all__ = ["Sequential"]
 
