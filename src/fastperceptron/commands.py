@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .models import Model
     from .preparation import Preparation
+    from .sequential import Sequential
 
 __all__ = ["UserError", "info", "predict", "summary", "train"]
 
@@ -27,8 +28,6 @@ class UserError(Exception):
 
 def train(arguments: argparse.Namespace) -> None:
     import numpy as np
-
-    import fastperceptron as fp
 
     from . import random
     from .preparation import held_out_rows
@@ -49,18 +48,7 @@ def train(arguments: argparse.Namespace) -> None:
     inputs = preparation.scale(x).astype(dtype)
     targets = y if labels is not None else ((y - preparation.target_offset) / preparation.target_scale).astype(dtype)
 
-    layers: list[fp.Layer] = []
-    for units in arguments.hidden:
-        layers.append(fp.Dense(units, activation=arguments.activation))
-        if arguments.dropout:
-            layers.append(fp.Dropout(arguments.dropout))
-    layers.append(fp.Dense(len(preparation.classes) or 1))
-    model = fp.Sequential(layers, seed=arguments.seed, dtype=arguments.dtype, backend=_backend(arguments))
-    optimizer = fp.SGD(learning_rate=arguments.learning_rate, momentum=arguments.momentum, nesterov=arguments.nesterov)
-    if labels is not None:
-        model.compile(optimizer, fp.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    else:
-        model.compile(optimizer, fp.losses.MeanSquaredError(), metrics=["mae"])
+    model = _compiled_model(arguments, len(preparation.classes))
     model.build(inputs.shape[1])
     if not arguments.quiet:
         model.summary()
@@ -85,6 +73,25 @@ def train(arguments: argparse.Namespace) -> None:
         model.metadata["preparation"] = preparation.to_metadata()
         model.save(arguments.save)
         print(f"saved {arguments.save}")
+
+
+def _compiled_model(arguments: argparse.Namespace, classes: int) -> Sequential:
+    """As the options say; of one output where there are no classes."""
+    import fastperceptron as fp
+
+    layers: list[fp.Layer] = []
+    for units in arguments.hidden:
+        layers.append(fp.Dense(units, activation=arguments.activation))
+        if arguments.dropout:
+            layers.append(fp.Dropout(arguments.dropout))
+    layers.append(fp.Dense(classes or 1))
+    model = fp.Sequential(layers, seed=arguments.seed, dtype=arguments.dtype, backend=_backend(arguments))
+    optimizer = fp.SGD(learning_rate=arguments.learning_rate, momentum=arguments.momentum, nesterov=arguments.nesterov)
+    if classes:
+        model.compile(optimizer, fp.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    else:
+        model.compile(optimizer, fp.losses.MeanSquaredError(), metrics=["mae"])
+    return model
 
 
 def predict(arguments: argparse.Namespace) -> None:
