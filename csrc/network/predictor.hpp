@@ -101,6 +101,8 @@ class Predictor {
   void copy_weights(const Program& program, const Instance<T>& instance);
   void pack_weights(const Program& program);
   void compile(const Program& program);
+  // Its steps: from those places of its inputs to this one.
+  void add_operation(const Program& program, const Operation& op, const std::vector<int>& from, int to);
   void add_step(Step s);
 
   // The instruction set of a mixed predictor goes with its path.

@@ -1,5 +1,6 @@
 // How a predictor is made: a copy of the weights, and a program's operations as steps over slots of memory.
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <utility>
 
@@ -9,6 +10,26 @@
 #include "network/worth.hpp"
 
 namespace fp {
+
+namespace {
+
+// Memory for values between steps: what is free again is taken first.
+class Slots {
+ public:
+  int take() {
+    const auto at = std::find(taken_.begin(), taken_.end(), 0) - taken_.begin();
+    if (at == static_cast<std::ptrdiff_t>(taken_.size())) taken_.push_back(0);
+    taken_[at] = 1;
+    return static_cast<int>(at);
+  }
+  void give_back(int slot) { taken_[slot] = 0; }
+  int count() const { return static_cast<int>(taken_.size()); }
+
+ private:
+  std::vector<char> taken_;
+};
+
+}  // namespace
 
 template <class T>
 bool Predictor<T>::can_run(const Program& program) {
@@ -80,6 +101,33 @@ void Predictor<T>::add_step(Step s) {
 }
 
 template <class T>
+void Predictor<T>::add_operation(const Program& program, const Operation& op, const std::vector<int>& from, int to) {
+  Step s;
+  s.to = to;
+  s.to_row = program.widths[op.output];
+  if (op.kind == OperationKind::dense || op.kind == OperationKind::activation) {
+    s.kind = op.kind;
+    s.activation = op.activation;
+    s.alpha = static_cast<T>(op.alpha);
+    s.in = program.widths[op.input()];
+    s.out = s.to_row;
+    s.from = from[0];
+    if (op.kind == OperationKind::dense) {
+      s.weights = op.weights;
+      s.bias = op.bias;
+    }
+    return add_step(s);
+  }
+  for (std::size_t j = 0; j < op.inputs.size(); ++j) {
+    if (j > 0 && op.kind != OperationKind::concatenate) s.kind = op.kind;
+    s.in = s.out = program.widths[op.inputs[j]];
+    s.from = from[j];
+    add_step(s);
+    if (op.kind == OperationKind::concatenate) s.to_begin += s.out;
+  }
+}
+
+template <class T>
 void Predictor<T>::compile(const Program& program) {
   const auto& ops = program.operations;
   const std::vector<int> is = inference_values(program);
@@ -97,53 +145,30 @@ void Predictor<T>::compile(const Program& program) {
   std::vector<int> slot(program.widths.size(), 0);
   const std::vector<int> inputs = program.inputs();
   for (std::size_t i = 0; i < inputs.size(); ++i) slot[inputs[i]] = ~static_cast<int>(i);
-  std::vector<char> taken, written(outputs.size(), 0);
+  std::vector<char> written(outputs.size(), 0);
+  Slots slots;
   int64_t widest = *std::max_element(outputs_.begin(), outputs_.end());
   for (std::size_t i = 0; i < ops.size(); ++i) {
     const Operation& op = ops[i];
     const int made = op.output;
     if (op.kind == OperationKind::dropout || op.kind == OperationKind::columns || (last[made] < 0 && !wanted[made]))
       continue;
-    const int64_t out = program.widths[made];
-    Step s;
     // Where the caller wants a result lies only what nobody reads.
     if (last[made] < 0 && wanted[made] == 1) {
       const auto place = std::find(outputs.begin(), outputs.end(), made) - outputs.begin();
       written[place] = 1;
-      s.to = ~static_cast<int>(place);
+      slot[made] = ~static_cast<int>(place);
     } else {
-      s.to = static_cast<int>(std::find(taken.begin(), taken.end(), 0) - taken.begin());
-      if (s.to == static_cast<int>(taken.size())) taken.push_back(0);
-      taken[s.to] = 1;
-      widest = std::max(widest, out);
+      slot[made] = slots.take();
+      widest = std::max(widest, program.widths[made]);
     }
-    slot[made] = s.to;
-    s.to_row = out;
-    if (op.kind == OperationKind::dense || op.kind == OperationKind::activation) {
-      s.kind = op.kind;
-      s.activation = op.activation;
-      s.alpha = static_cast<T>(op.alpha);
-      s.in = program.widths[op.input()];
-      s.out = out;
-      s.from = slot[is[op.input()]];
-      if (op.kind == OperationKind::dense) {
-        s.weights = op.weights;
-        s.bias = op.bias;
-      }
-      add_step(s);
-    } else {
-      for (std::size_t j = 0; j < op.inputs.size(); ++j) {
-        if (j > 0 && op.kind != OperationKind::concatenate) s.kind = op.kind;
-        s.in = s.out = program.widths[op.inputs[j]];
-        s.from = slot[is[op.inputs[j]]];
-        add_step(s);
-        if (op.kind == OperationKind::concatenate) s.to_begin += s.out;
-      }
-    }
+    std::vector<int> from;
+    for (int v : op.inputs) from.push_back(slot[is[v]]);
+    add_operation(program, op, from, slot[made]);
     for (int v : op.inputs)
-      if (last[is[v]] == static_cast<int>(i) && slot[is[v]] >= 0 && !wanted[is[v]]) taken[slot[is[v]]] = 0;
+      if (last[is[v]] == static_cast<int>(i) && slot[is[v]] >= 0 && !wanted[is[v]]) slots.give_back(slot[is[v]]);
   }
-  slots_ = static_cast<int>(taken.size());
+  slots_ = slots.count();
   // Wide enough for outputs, too: a single row has slots for them, where dense_row may write beyond their columns.
   slot_row_ = batch_row<T>(padded(widest));
 
@@ -158,12 +183,13 @@ void Predictor<T>::compile(const Program& program) {
   }
 }
 
-#define FP_INSTANTIATE(T)                                                                   \
-  template bool Predictor<T>::can_run(const Program&);                                      \
-  template Predictor<T>::Predictor(const Program&, const Instance<T>&, Occupancy::Changes); \
-  template void Predictor<T>::copy_weights(const Program&, const Instance<T>&);             \
-  template void Predictor<T>::pack_weights(const Program&);                                 \
-  template void Predictor<T>::compile(const Program&);                                      \
+#define FP_INSTANTIATE(T)                                                                                    \
+  template bool Predictor<T>::can_run(const Program&);                                                       \
+  template Predictor<T>::Predictor(const Program&, const Instance<T>&, Occupancy::Changes);                  \
+  template void Predictor<T>::copy_weights(const Program&, const Instance<T>&);                              \
+  template void Predictor<T>::pack_weights(const Program&);                                                  \
+  template void Predictor<T>::compile(const Program&);                                                       \
+  template void Predictor<T>::add_operation(const Program&, const Operation&, const std::vector<int>&, int); \
   template void Predictor<T>::add_step(Step);
 FP_INSTANTIATE(float)
 FP_INSTANTIATE(double)
