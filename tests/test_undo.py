@@ -208,3 +208,67 @@ def test_what_is_stopped_is_written_wholly() -> None:
     with pytest.raises(KeyboardInterrupt):
         wholly(write)
     assert written == [0, 1]
+
+
+class Flaky(fp.initializers.Initializer):
+    """Raises, as Ctrl-C would, until it is told not to."""
+
+    stops = True
+
+    def sample(self, shape: tuple[int, ...], key: int, step: int) -> Any:
+        if Flaky.stops:
+            raise Stop
+        return np.full(shape, 2.0)
+
+
+def test_a_layer_whose_first_call_fails_is_as_before() -> None:
+    layer = fp.Dense(2, kernel_initializer=np.ones((5, 2)))
+    with pytest.raises(fp.ShapeError, match=r"expected an array of shape \(3, 2\); received \(5, 2\)"):
+        layer(np.ones((4, 3)))
+    assert not layer.built
+    assert layer.weights == []
+    np.testing.assert_array_equal(layer(np.ones((4, 5))), np.full((4, 2), 5.0))
+
+
+def test_a_layer_whose_first_call_is_stopped_is_as_before(backend: str) -> None:
+    layer = fp.Dense(2, bias_initializer=Flaky())
+    Flaky.stops = True
+    with pytest.raises(Stop):
+        layer(np.ones((4, 3)))
+    Flaky.stops = False
+    assert not layer.built
+    assert layer(np.ones((4, 5))).shape == (4, 2)
+    np.testing.assert_array_equal(layer.get_weights()[1], [2.0, 2.0])
+
+
+def test_a_model_whose_construction_fails_leaves_its_layers_as_before(backend: str) -> None:
+    def connected() -> tuple[fp.Input, fp.Dense, fp.Dense]:
+        return fp.Input((3,)), fp.Dense(4), fp.Dense(2, kernel_initializer=Flaky())
+
+    x, first, last = connected()
+    Flaky.stops = True
+    y = last(first(x))
+    with pytest.raises(Stop):
+        fp.Model(x, y, seed=0)
+    Flaky.stops = False
+    with pytest.raises(fp.NotBuiltError, match="no values yet"):
+        first.get_weights()
+    model = fp.Model(x, y, seed=1)
+    x, first, last = connected()
+    expected = fp.Model(x, last(first(x)), seed=1)
+    for now, wanted in zip(model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(now, wanted)
+
+
+def test_a_model_whose_construction_fails_leaves_the_weights_of_its_layers_alone(backend: str) -> None:
+    first, last = fp.Dense(4), fp.Dense(2, kernel_initializer=Flaky())
+    first(np.ones((1, 3)))
+    before = first.get_weights()
+    x = fp.Input((3,))
+    Flaky.stops = True
+    with pytest.raises(Stop):
+        fp.Model(x, last(first(x)), dtype="float64")
+    Flaky.stops = False
+    for now, then in zip(first.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert first.weights[0].dtype == np.float32

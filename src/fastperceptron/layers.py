@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -29,6 +30,7 @@ from .checks import as_flag, check_pair, is_integer, is_number
 from .errors import NotBuiltError, ShapeError
 from .program import NEEDS_Z
 from .serialization import Configurable, snake_case
+from .undo import as_before_on_failure
 from .weights import TOO_MANY, Weight, assign_all
 
 if TYPE_CHECKING:
@@ -233,13 +235,19 @@ class Layer(Configurable):
         the output for arrays."""
         values = (x,) if isinstance(x, Value) else tuple(x) if isinstance(x, (list, tuple)) else ()
         if values and all(isinstance(value, Value) for value in values):
-            if self.takes_list == isinstance(x, Value):
-                wanted = (
-                    "a list of values" if self.takes_list else "one value (Add, Multiply and Concatenate join several)"
-                )
-                raise TypeError(f"{self.name}: expected {wanted}; received {x!r:.100}")
-            shapes = tuple(value.shape for value in values)
-            return Value(self.prepare(shapes if self.takes_list else shapes[0]), self, values)
+            return self._connected_to(x, values)
+        return self._computed_for(x)
+
+    def _connected_to(self, x: Any, values: tuple[Value, ...]) -> Value:
+        """The value that this layer makes of others; `x` is what the layer was called on."""
+        if self.takes_list == isinstance(x, Value):
+            wanted = "a list of values" if self.takes_list else "one value (Add, Multiply and Concatenate join several)"
+            raise TypeError(f"{self.name}: expected {wanted}; received {x!r:.100}")
+        shapes = tuple(value.shape for value in values)
+        return Value(self.prepare(shapes if self.takes_list else shapes[0]), self, values)
+
+    def _computed_for(self, x: Any) -> Any:
+        """The output for arrays. The first of them build the layer, wholly or not at all."""
         from .data import as_rows
 
         if self.takes_list and not isinstance(x, (list, tuple)):
@@ -250,32 +258,31 @@ class Layer(Configurable):
             raise ShapeError(f"{self.name}: expected a list of {len(known) or 'some'} arrays; received {len(given)}")
         arrays = [as_rows(a, shape, self.name) for a, shape in zip(given, known, strict=True)]
         if not self.built:
-            from .random import make_key
-
             found = tuple(a.shape[1:] for a in arrays)
-            self.prepare(found if self.takes_list else found[0])
-            key = make_key(None)
-            for step, weight in enumerate(self.weights):
-                weight.initialize(key, step)
+            with as_before_on_failure(self, *self.weights):
+                self.prepare(found if self.takes_list else found[0])
+                self._initialize()
         dtype = self.weights[0].dtype if self.weights else np.result_type(*arrays, np.float32)
         arrays = [np.array(a, dtype, order="C") for a in arrays]  # a user's forward may work in place
         return self._output_of(arrays if self.takes_list else arrays[0])
 
+    def _initialize(self) -> None:
+        """Starting values outside a model, different every time."""
+        from .random import make_key
+
+        key = make_key(None)
+        for step, weight in enumerate(self.weights):
+            weight.initialize(key, step)
+
     def prepare(self, input_shape: Shapes, output_shape: Shape | None = None) -> Shape:
         """Builds once, checks that later uses have the same shape; returns the output's, found out when not given."""
-        was_built = self.built
-        if was_built and self.input_shape != input_shape:
+        if self.built and self.input_shape != input_shape:
             raise ShapeError(f"{self.name}: built for rows of shape {self.input_shape}; received {input_shape}")
-        try:
-            if not was_built:
+        with nullcontext() if self.built else as_before_on_failure(self, *self.weights):
+            if not self.built:
                 self.build(input_shape)
                 self.input_shape, self.built = input_shape, True
             return self.compute_output_shape(input_shape) if output_shape is None else output_shape
-        except BaseException:
-            if not was_built:
-                self.weights.clear()
-                self.input_shape, self.built = None, False
-            raise
 
     def get_weights(self) -> list[Array]:
         """Copies of the layer's weights, in order."""

@@ -80,8 +80,9 @@ class Model(Trainer):
         self._prepare(seed, dtype, backend, name)
         structure = structure_of(inputs, outputs)
         self._own(structure.layers)
-        name_layers(structure.layers)
-        self._adopt(build_graph(structure, dtype), random.make_key(seed))
+        with self._as_before_on_failure(*structure.layers):
+            name_layers(structure.layers)
+            self._adopt(build_graph(structure, dtype), random.make_key(seed))
 
     def _prepare(self, seed: Any, dtype: str, backend: str | None, name: str) -> None:
         if dtype not in list(PRECISIONS):  # dtype may be anything, unhashable too
