@@ -548,6 +548,18 @@ def test_targets_of_crossentropies_are_in_range() -> None:
             model.fit(x, y, verbose=0)
 
 
+@pytest.mark.parametrize("loss", ["binary_crossentropy", "categorical_crossentropy", "mse"])
+def test_no_rows_are_refused_whatever_the_loss(loss: str) -> None:
+    model = fp.Sequential([fp.Input((3,)), fp.Dense(2, "sigmoid")])
+    model.compile("sgd", loss)
+    none = np.ones((0, 3)), np.ones((0, 2))
+    for call in (model.fit, model.evaluate, model.train_on_batch, model.test_on_batch, model.trace):
+        with pytest.raises(ValueError, match=r"expected at least one row; received x of shape \(0, 3\)"):
+            call(*none)
+    with pytest.raises(ValueError, match=r"expected at least one row; received validation x of shape \(0, 3\)"):
+        model.fit(np.ones((2, 3)), np.ones((2, 2)), verbose=0, validation_data=none)
+
+
 def test_divergence_names_the_row_that_is_not_finite() -> None:
     x, y = regression(10)
     x[3, 1] = np.nan

@@ -292,6 +292,8 @@ class Engine:
         judges = self._judges if graph is self._graph else judges_of(self._compiled, graph)
         inputs = self._check_inputs(graph, operation, x, label)
         n = inputs[0].shape[0]
+        if n == 0:
+            raise ValueError(f"{operation}: expected at least one row; received {label}x of shape {inputs[0].shape}")
         if y is None:
             raise ValueError(f"{operation}: {label}y must be given; received None")
         targets = tuple(
@@ -301,8 +303,6 @@ class Engine:
         weights: tuple[Array | None, ...] = (None,) * len(judges)
         if sample_weight is not None or class_weight is not None:
             weights = self._check_weights(judges, operation, targets, sample_weight, class_weight, n, label)
-        if n == 0:
-            raise ValueError(f"{operation}: expected at least one row; received {label}x of shape {inputs[0].shape}")
         return Rows(inputs, targets, weights)
 
     def _check_weights(
