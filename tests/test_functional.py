@@ -156,6 +156,13 @@ def test_the_same_value_as_output_twice(backend: str) -> None:
     np.testing.assert_allclose(model.get_weights()[0], 1.0 - 0.1 * 2.0, rtol=1e-6)
 
 
+def test_outputs_have_the_whole_names_of_their_layers(backend: str) -> None:
+    x, twice = fp.Input((2,)), fp.Dense(2, name="price:usd")
+    h = twice(x)
+    model = fp.Model(x, [h, twice(h), fp.Dense(1, name="price:eur")(h)], backend=backend)
+    assert model.output_names == ["price:usd", "price:usd_1", "price:eur"]
+
+
 def test_a_skip_connection_by_hand(backend: str) -> None:
     """y = x + w x; mse against 0 with x = 3, w = 1: d/dw = 2 y x = 36."""
     x = fp.Input((1,))

@@ -135,6 +135,19 @@ def test_forward_only_and_inference() -> None:
         model.trace(np.ones((4, 2)))
 
 
+def test_no_use_of_a_layer_hides_a_layer_of_its_name() -> None:
+    again, x = fp.Dense(3, name="a"), fp.Input((3,))
+    h = fp.Dense(3, name="a:2")(again(x))
+    model = fp.Model(x, fp.Add()([again(again(h)), h]), seed=0)
+    trace = model.trace(np.ones((1, 3)))
+    assert list(trace) == ["a", "a:2", "a:3", "a:4", "add"]
+    np.testing.assert_array_equal(trace["a:2", "w"], model.get_layer("a:2").get_weights()[0])
+    np.testing.assert_array_equal(trace["a:3", "x"], trace["a:2", "y"])
+    lines: list[str] = []
+    model.summary(print_fn=lines.append)
+    assert [line.split()[0] for line in lines[0].splitlines() if "(Dense)" in line] == ["a", "a:2", "a:3", "a:4"]
+
+
 def test_table() -> None:
     model = fp.Sequential([fp.Input((1,)), fp.Dense(1, kernel_initializer=np.array([[2.0]]))])
     model.compile("sgd", "mse")

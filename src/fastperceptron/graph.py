@@ -15,7 +15,17 @@ from .random import STREAM_DROPOUT
 from .serialization import snake_case
 from .weights import TOO_MANY, Weight
 
-__all__ = ["Call", "Graph", "ProgramBuilder", "Structure", "build_graph", "chain", "name_layers", "structure_of"]
+__all__ = [
+    "Call",
+    "Graph",
+    "ProgramBuilder",
+    "Structure",
+    "build_graph",
+    "chain",
+    "name_layers",
+    "structure_of",
+    "use_names",
+]
 
 
 class Call(NamedTuple):
@@ -56,14 +66,27 @@ class Structure(NamedTuple):
         count = len(self.input_shapes)
         return self.input_shapes[node] if node < count else self.calls[node - count].output_shape
 
-    def node_name(self, node: int) -> str:
-        """The input's name, or the layer's; a layer's further uses are "<layer>:2", ..."""
+    def owner_name(self, node: int) -> str:
+        """The name of the input, or of the layer."""
         count = len(self.input_names)
-        if node < count:
-            return self.input_names[node]
-        layer = self.calls[node - count].layer
-        use = sum(call.layer is layer for call in self.calls[: node - count + 1])
-        return layer.name if use == 1 else f"{layer.name}:{use}"
+        return self.input_names[node] if node < count else self.calls[node - count].layer.name
+
+    def node_name(self, node: int) -> str:
+        """The name of the input, or of the layer's use."""
+        return (*self.input_names, *use_names([call.layer.name for call in self.calls]))[node]
+
+
+def use_names(layers: Sequence[str]) -> list[str]:
+    """A name for each use of a layer, in order: the layer's, then "<layer>:2", ... but none that is another layer's."""
+    found: list[str] = []
+    numbers: dict[str, int] = {}
+    taken = set(layers)
+    for layer in layers:
+        name, numbers[layer] = layer, numbers.get(layer, 0) + 1
+        while numbers[layer] > 1 and (name := f"{layer}:{numbers[layer]}") in taken:
+            numbers[layer] += 1
+        found.append(name)
+    return found
 
 
 class Graph(NamedTuple):
@@ -285,7 +308,7 @@ def _output_names(structure: Structure) -> tuple[str, ...]:
     names: dict[str, None] = {}
     used: dict[str, int] = {}
     for node in structure.outputs:
-        base = name = structure.node_name(node).partition(":")[0]
+        base = name = structure.owner_name(node)
         while name in names:
             used[base] = used.get(base, 0) + 1
             name = f"{base}_{used[base]}"

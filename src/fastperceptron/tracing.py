@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .graph import use_names
 from .judging import Judge
 from .layers import Add, Concatenate, Layer, Multiply
 from .program import NEEDS_Z, Operation
@@ -43,10 +44,10 @@ class Trace(Mapping[str, dict[str, Array]]):
     dx      (n, in)      d cost / d x = dz w^T, the dy of the layer before
     ======= ============ ===================================================================
 
-    A layer used again appears once per use ("dense", "dense:2", ...), each with its own part of dw and db;
-    ``gradients`` has the sums, by "<layer>/<weight>". ``losses`` are the samples' losses (with several outputs a dict
-    by output), ``cost`` is sum_i weight_i losses_i / n (the weighted sum of these). A layer that takes a list has x1,
-    x2, ... and dx1, dx2, ... ``str(trace)`` is a table.
+    A layer used again appears once per use ("dense", "dense:2", ..., but never under another layer's name), each with
+    its own part of dw and db; ``gradients`` has the sums, by "<layer>/<weight>". ``losses`` are the samples' losses
+    (with several outputs a dict by output), ``cost`` is sum_i weight_i losses_i / n (the weighted sum of these). A
+    layer that takes a list has x1, x2, ... and dx1, dx2, ... ``str(trace)`` is a table.
 
     >>> import numpy as np, fastperceptron as fp
     >>> model = fp.Sequential([fp.Input((1,)), fp.Dense(1, kernel_initializer=np.array([[2.0]]))])
@@ -153,11 +154,8 @@ class _Tracer:
             for use in reversed(self.uses):
                 if use.operations[-1].output in self.gradients:  # a loss depends on it
                     self._backward(use, result)
-        count: dict[str, int] = {}
-        for use in self.uses:
-            name = use.operations[0].name
-            count[name] = count.get(name, 0) + 1
-            result.layers[name if count[name] == 1 else f"{name}:{count[name]}"] = use.arrays
+        names = use_names([use.operations[0].name for use in self.uses])
+        result.layers.update(zip(names, (use.arrays for use in self.uses), strict=True))
         return result
 
     def _forward(self, op: Operation) -> None:
