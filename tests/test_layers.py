@@ -142,6 +142,33 @@ def test_weights_of_a_layer_are_written_together(backend: str) -> None:
         np.testing.assert_array_equal(now, then)
 
 
+def test_weights_of_a_layer_are_read_together(backend: str) -> None:
+    model = fp.Sequential([fp.Input((3,)), fp.Dense(2)], seed=0)
+    model.compile("sgd", "mse")
+    layer, before, errors = model.layers[0], model.get_weights(), []
+
+    def train() -> None:
+        try:
+            model.train_on_batch(np.ones((4, 3)), np.ones((4, 2)))
+        except fp.ModelBusyError as error:
+            errors.append(str(error))
+
+    class Slow(list[Any]):
+        """Whoever goes through it is passed by another thread, which trains the model."""
+
+        def __iter__(self) -> Any:
+            for weight in super().__iter__():
+                yield weight
+                thread = threading.Thread(target=train)
+                thread.start()
+                thread.join()
+
+    layer.weights = Slow(layer.weights)
+    for now, then in zip(layer.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert len(errors) == 2
+
+
 def test_errors_of_writing_name_the_operation_that_was_called() -> None:
     layer = fp.Dense(2)
     fp.Sequential([fp.Input((3,)), layer]).build((3,))

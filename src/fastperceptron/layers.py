@@ -31,7 +31,7 @@ from .errors import NotBuiltError, ShapeError
 from .program import NEEDS_Z
 from .serialization import Configurable, snake_case
 from .undo import as_before_on_failure
-from .weights import TOO_MANY, Weight, assign_all
+from .weights import TOO_MANY, Weight, assign_all, values_of
 
 if TYPE_CHECKING:
     from .graph import ProgramBuilder
@@ -286,7 +286,7 @@ class Layer(Configurable):
 
     def get_weights(self) -> list[Array]:
         """Copies of the layer's weights, in order."""
-        return [weight.value for weight in self.weights]
+        return values_of(f"{self.name}.get_weights", self.weights)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Replaces all weights; none is changed when one does not fit."""

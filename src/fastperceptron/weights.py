@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .backends.protocol import Network
     from .ownership import Ownership
 
-__all__ = ["TOO_MANY", "Weight", "assign_all"]
+__all__ = ["TOO_MANY", "Weight", "assign_all", "values_of"]
 
 TOO_MANY = 1 << 40  # elements: beyond any machine's memory; sizes and offsets below it fit in 64 bits
 
@@ -153,6 +153,18 @@ def assign_all(operation: str, weights: Sequence[Weight], values: Any) -> None:
         for weight, array in zip(weights, checked, strict=True):
             weight.assign(array)
 
-    ownership = weights[0]._ownership if weights else None
+    ownership = _ownership_of(weights)
     with nullcontext() if ownership is None else ownership.writing(operation):
         wholly(write)
+
+
+def values_of(operation: str, weights: Sequence[Weight]) -> list[NDArray[Any]]:
+    """Copies of the values of a model's or a layer's weights, all of one moment."""
+    ownership = _ownership_of(weights)
+    with nullcontext() if ownership is None else ownership.reading(operation):
+        return [weight.value for weight in weights]
+
+
+def _ownership_of(weights: Sequence[Weight]) -> Ownership | None:
+    """Of the model that these weights are in, if any."""
+    return weights[0]._ownership if weights else None
