@@ -543,6 +543,14 @@ ONES = np.ones((2, 3))
             TypeError,
             "out must be .dx, dw",
         ),
+        *(
+            (call, ValueError, "alpha of elu must be finite in float32; received 1e[+]300")
+            for call in (
+                lambda: kernels.dense_forward(*np.ones((2, 1, 1), "f"), activation="elu", alpha=1e300),
+                lambda: kernels.activation_forward("elu", np.ones(1, "f"), alpha=1e300),
+                lambda: kernels.activation_backward("elu", *np.ones((2, 1), "f"), alpha=1e300),
+            )
+        ),
         (lambda: kernels.dropout_forward(ONES, rate="0.1", key=0), ValueError, "rate must lie in"),
         (
             lambda: kernels.sgd_update(np.ones(1), np.ones(1), learning_rate=np.nan),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import threading
 from typing import Any
@@ -324,6 +325,68 @@ def test_initializers_have_the_stated_variance(name: str, shape: str) -> None:
     assert abs(array.mean()) < 4 * np.sqrt(variance / array.size)
     limit = np.sqrt(3 * variance) if shape == "uniform" else 2 * np.sqrt(variance) / 0.8796
     assert np.abs(array).max() <= limit
+
+
+def test_weights_that_the_dtype_makes_infinite_are_refused(backend: str) -> None:
+    refused = r"must be finite in float32; received 1e\+300"
+    for begin in (1e300, np.full((3, 2), 1e300)):
+        layer = fp.Dense(2, kernel_initializer=begin)
+        with pytest.raises(ValueError, match=f"^initializer (Constant|Given): dense/kernel {refused}"):
+            fp.Sequential([fp.Input((3,)), layer])
+        with pytest.raises(ValueError, match=refused):
+            layer(np.ones((1, 3)))
+        assert not layer.built
+        assert fp.Sequential([fp.Input((3,)), layer], dtype="float64").get_weights()[0].max() == 1e300
+    with pytest.raises(ValueError, match=f"^initializer Constant: values {refused}"):
+        fp.initializers.Constant(1e300)((2,))
+    model = fp.Sequential([fp.Input((3,)), fp.Dense(2)], seed=0)
+    before, layer = model.get_weights(), model.layers[0]
+    values = [before[0], np.array([1.0, 1e300])]
+    for write in (model.set_weights, layer.set_weights, lambda values: setattr(layer, "bias", values[1])):
+        with pytest.raises(ValueError, match=rf"^(dense\.)?(set_weights|assign): dense/bias {refused}"):
+            write(values)
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    model.set_weights([before[0], [np.inf, -np.inf]])
+    np.testing.assert_array_equal(layer.bias, [np.inf, -np.inf])
+
+
+def test_weights_of_a_layer_that_a_model_makes_infinite_are_refused(backend: str) -> None:
+    first, last = fp.Dense(3), fp.Dense(2)
+    model: Any = fp.Sequential([fp.Input((3,)), first, last], seed=0, dtype="float64")
+    last.bias = [1.0, 1e300]
+    before = model.get_weights()
+    del model
+    gc.collect()
+    x = fp.Input((3,))
+    for make in (lambda: fp.Sequential([fp.Input((3,)), first, last]), lambda: fp.Model(x, last(first(x)))):
+        with pytest.raises(ValueError, match=r"dense_1: bias must be finite in float32; received 1e\+300"):
+            make()
+        for now, then in zip([*first.get_weights(), *last.get_weights()], before, strict=True):
+            assert now.dtype == np.float64
+            np.testing.assert_array_equal(now, then)
+
+
+def test_a_parameter_that_the_dtype_makes_infinite_is_refused(backend: str) -> None:
+    steep = fp.activations.elu.with_alpha(1e300)
+    refused = r"alpha of elu must be finite in float32; received 1e\+300"
+    row = np.full((1, 3), -1.0, np.float32)
+    for make in (lambda: fp.Dense(3, steep), lambda: fp.Activation(steep)):
+        for dtype in ("float32", "mixed_bfloat16"):
+            with pytest.raises(ValueError, match=f"(dense|activation): {refused}"):
+                fp.Sequential([fp.Input((3,)), make()], dtype=dtype)
+        with pytest.raises(ValueError, match=f"(dense|activation): {refused}"):
+            make()(row)
+        model = fp.Sequential([fp.Input((3,)), fp.Dense(3)], seed=0)
+        before = model.predict(row)
+        with pytest.raises(ValueError, match=refused):
+            model.add(make())
+        np.testing.assert_array_equal(model.predict(row), before)
+        assert fp.Sequential([fp.Input((3,)), make()], dtype="float64").predict(row).shape == (1, 3)
+    for function in (steep, steep.derivative):
+        with pytest.raises(ValueError, match=refused):
+            function(row)
+        assert np.isfinite(function(row.astype(np.float64))).all()
 
 
 def test_given_arrays_and_constants() -> None:

@@ -66,6 +66,10 @@ class ActivationFunction(Configurable):
         """The same function with another parameter."""
         return ActivationFunction(self.name, alpha)
 
+    def alpha_in(self, dtype: Any, operation: str) -> float:
+        """alpha; an error where it is infinite in the dtype in which it is used."""
+        return as_finite(operation, f"alpha of {self.name}", self.alpha, dtype)
+
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "alpha": self.alpha if self.name in DEFAULT_ALPHA else None}
 
@@ -76,7 +80,8 @@ class ActivationFunction(Configurable):
         z = _floating(z)
         if z.ndim == 0:
             return np.asarray(self(z[None])[0])
-        return np.asarray(backends.resolve(None).activation_forward(self.name, self.alpha, z, None))
+        alpha = self.alpha_in(z.dtype, "activation")
+        return np.asarray(backends.resolve(None).activation_forward(self.name, alpha, z, None))
 
     def derivative(self, z: Any) -> NDArray[Any]:
         """f'(z), same shape as z; not for softmax, whose derivative is a matrix per row."""
@@ -87,9 +92,9 @@ class ActivationFunction(Configurable):
         z = _floating(z)
         if z.ndim == 0:
             return np.asarray(self.derivative(z[None])[0])
+        alpha = self.alpha_in(z.dtype, "derivative")
         saved = z if self.name in NEEDS_Z else self(z)
-        backend = backends.resolve(None)
-        return np.asarray(backend.activation_backward(self.name, self.alpha, np.ones_like(z), saved, None))
+        return np.asarray(backends.resolve(None).activation_backward(self.name, alpha, np.ones_like(z), saved, None))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ActivationFunction):
@@ -103,15 +108,15 @@ class ActivationFunction(Configurable):
         return f"<activation {self.name}{f' alpha={self.alpha:g}' if self.name in DEFAULT_ALPHA else ''}>"
 
 
-def alpha_of(operation: str, activation: str, alpha: float | None) -> float:
-    """The parameter of an activation that has one, as given or its default; 0 for the others."""
+def alpha_of(operation: str, activation: str, alpha: float | None, dtype: Any = np.float64) -> float:
+    """The parameter of an activation that has one, as given or its default; 0 for the others. Finite in the dtype."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"{operation}: activation must be one of {', '.join(ACTIVATIONS)}; received {activation!r}")
     if activation not in DEFAULT_ALPHA:
         if alpha is not None:
             raise ValueError(f"{operation}: {activation} takes no alpha; received {alpha!r}")
         return 0.0
-    return as_finite(operation, f"alpha of {activation}", DEFAULT_ALPHA[activation] if alpha is None else alpha)
+    return as_finite(operation, f"alpha of {activation}", DEFAULT_ALPHA[activation] if alpha is None else alpha, dtype)
 
 
 def _floating(z: Any) -> NDArray[Any]:

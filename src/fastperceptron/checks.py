@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import DTypeError, ShapeError
 
 __all__ = [
+    "as_dtype",
     "as_finite",
     "as_flag",
     "as_float_array",
@@ -101,6 +102,17 @@ def as_finite(operation: str, name: str, value: Any, dtype: Any = np.float64) ->
     if not abs(number) <= _LARGEST[np.dtype(dtype)]:
         raise ValueError(f"{operation}: {name} must be finite in {np.dtype(dtype)}; received {value!r}")
     return number
+
+
+def as_dtype(operation: str, name: str, array: Array, dtype: Any, copy: bool = True) -> Array:
+    """The array in a dtype and in C order, or an error where a finite number would become infinite."""
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype, order="C", copy=copy)
+    if not np.can_cast(array.dtype, cast.dtype) and not np.isfinite(cast).all():
+        lost = np.isinf(cast) & np.isfinite(array)
+        if lost.any():
+            raise ValueError(f"{operation}: {name} must be finite in {cast.dtype}; received {array[lost][0]}")
+    return cast
 
 
 def as_list(operation: str, what: str, value: Any) -> list[Any]:

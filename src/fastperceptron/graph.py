@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .layers import Input, Layer, Shape, Shapes, Value
-from .program import Operation, Parameter, Program, Signature
+from .program import PRECISIONS, Operation, Parameter, Program, Signature
 from .random import STREAM_DROPOUT
 from .serialization import snake_case
 from .weights import TOO_MANY, Weight
@@ -218,7 +218,8 @@ def _input_names(starts: Sequence[Input]) -> tuple[str, ...]:
 class ProgramBuilder:
     """Numbers values and parameters while layers add their operations."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dtype: str) -> None:
+        self.dtype = dtype  # of the arrays
         self.widths = [width]
         self.operations: list[Operation] = []
         self.owners: list[tuple[Weight, Layer]] = []
@@ -271,7 +272,7 @@ class ProgramBuilder:
 def build_graph(structure: Structure, dtype: str) -> Graph:
     """The program of this structure. Layers have been built, and named, before."""
     widths = [math.prod(shape) for shape in structure.input_shapes]
-    builder = ProgramBuilder(sum(widths))
+    builder = ProgramBuilder(sum(widths), PRECISIONS[dtype])
     values = [0]
     if len(widths) > 1:  # value 0 holds them side by side
         values, begin = [], 0

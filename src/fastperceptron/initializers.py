@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import as_finite, by_name, is_number, kind_of
+from .checks import as_dtype, as_finite, by_name, is_number, kind_of
 from .errors import ShapeError
 from .serialization import Configurable
 
@@ -54,15 +54,15 @@ class Initializer(Configurable):
         """
         from .random import make_key
 
-        return self.checked(shape, make_key(seed), step).astype(dtype)
+        return self.checked(shape, make_key(seed), step, dtype)
 
-    def checked(self, shape: tuple[int, ...], key: int, step: int) -> NDArray[np.float64]:
-        """``sample``, refused when its shape is another."""
+    def checked(self, shape: tuple[int, ...], key: int, step: int, dtype: Any, name: str = "values") -> NDArray[Any]:
+        """``sample`` in this dtype, refused when its shape is another or the dtype makes a finite number infinite."""
+        operation = f"initializer {type(self).__name__}"
         array = np.asarray(self.sample(tuple(shape), key, step), np.float64)
         if array.shape != tuple(shape):
-            name = type(self).__name__
-            raise ShapeError(f"initializer {name}: expected an array of shape {tuple(shape)}; received {array.shape}")
-        return array
+            raise ShapeError(f"{operation}: expected an array of shape {tuple(shape)}; received {array.shape}")
+        return as_dtype(operation, name, array, dtype)
 
 
 class Zeros(Initializer):

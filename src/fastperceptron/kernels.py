@@ -130,7 +130,7 @@ def dense_forward(
     operation = "dense_forward"
     x, w = as_float_array(operation, "x", x), as_float_array(operation, "w", w)
     b = None if b is None else as_float_array(operation, "b", b)
-    a = alpha_of(operation, activation, alpha)
+    a = alpha_of(operation, activation, alpha, x.dtype)
     check_one_dtype(operation, x=x, w=w, b=b)
     check_dimensions(operation, "w", w, "(in, out)")
     check_shape(operation, "x", x, ("n", w.shape[0]), f"to match w {w.shape}")
@@ -338,8 +338,8 @@ def activation_forward(activation: str, z: ArrayLike, *, alpha: float | None = N
     array([-0.1,  0. ,  2. ])
     """
     operation = "activation_forward"
-    a = alpha_of(operation, activation, alpha)
     z = as_float_array(operation, "z", z)
+    a = alpha_of(operation, activation, alpha, z.dtype)
     if activation == "softmax" and z.ndim == 0:
         raise ShapeError(f"{operation}: z must have at least one dimension for softmax; received ()")
     if out is not None:
@@ -383,8 +383,8 @@ def activation_backward(
     array([0.5])
     """
     operation = "activation_backward"
-    a = alpha_of(operation, activation, alpha)
     dy, saved = as_float_array(operation, "dy", dy), as_float_array(operation, "saved", saved)
+    a = alpha_of(operation, activation, alpha, dy.dtype)
     check_one_dtype(operation, dy=dy, saved=saved)
     check_shape(operation, "saved", saved, dy.shape, "to match dy")
     softmax = activation == "softmax"

@@ -390,9 +390,8 @@ class Dense(_BuiltIn):
             return super().emit(builder, sources, input_shape, output_shape)
         f = self.activation
         inner = activations.linear if f.name == "softmax" else f
-        z = builder.operation(
-            "dense", self, sources, output_shape, builder.parameters_of(self), activation=inner.name, alpha=inner.alpha
-        )
+        alpha, parameters = inner.alpha_in(builder.dtype, self.name), builder.parameters_of(self)
+        z = builder.operation("dense", self, sources, output_shape, parameters, activation=inner.name, alpha=alpha)
         return z if inner is f else builder.operation("activation", self, (z,), output_shape, activation=f.name)
 
     def forward(self, x: Array, training: bool) -> tuple[Array, Any]:
@@ -402,8 +401,9 @@ class Dense(_BuiltIn):
         w, b = self.kernel, self.bias
         x = np.ascontiguousarray(x, w.dtype)
         z = backend.dense_forward(x, w, b, "linear", 0.0, None)
-        y = backend.activation_forward(self.activation.name, self.activation.alpha, z, None)
-        return y, (x, w, z if self.activation.name in NEEDS_Z else y)
+        f = self.activation
+        y = backend.activation_forward(f.name, f.alpha_in(w.dtype, self.name), z, None)
+        return y, (x, w, z if f.name in NEEDS_Z else y)
 
     def backward(self, dy: Array, saved: Any) -> tuple[Array, list[Array | None]]:
         from . import backends
@@ -411,7 +411,8 @@ class Dense(_BuiltIn):
         backend = backends.resolve(None)
         x, w, z_or_y = saved
         f = self.activation
-        dz = backend.activation_backward(f.name, f.alpha, np.ascontiguousarray(dy, w.dtype), z_or_y, None)
+        alpha = f.alpha_in(w.dtype, self.name)
+        dz = backend.activation_backward(f.name, alpha, np.ascontiguousarray(dy, w.dtype), z_or_y, None)
         grads: list[Array | None] = [backend.dense_backward_weights(x, dz, None)]
         if self.use_bias:
             grads.append(backend.dense_backward_bias(dz, None))
@@ -466,7 +467,8 @@ class Activation(_BuiltIn):
         if self.is_python:
             return super().emit(builder, sources, input_shape, output_shape)
         f = self.activation
-        return builder.operation("activation", self, sources, output_shape, activation=f.name, alpha=f.alpha)
+        alpha = f.alpha_in(builder.dtype, self.name)
+        return builder.operation("activation", self, sources, output_shape, activation=f.name, alpha=alpha)
 
     def forward(self, x: Array, training: bool) -> tuple[Array, Any]:
         y = self.activation(x)
@@ -476,8 +478,9 @@ class Activation(_BuiltIn):
         from . import backends
 
         f = self.activation
-        saved = np.ascontiguousarray(saved, dy.dtype)
-        return backends.resolve(None).activation_backward(f.name, f.alpha, np.ascontiguousarray(dy), saved, None), []
+        dy, saved = np.ascontiguousarray(dy), np.ascontiguousarray(saved, dy.dtype)
+        alpha = f.alpha_in(dy.dtype, self.name)
+        return backends.resolve(None).activation_backward(f.name, alpha, dy, saved, None), []
 
 
 class Dropout(_BuiltIn):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import DTypeLike, NDArray
 
-from .checks import as_list
+from .checks import as_dtype, as_list
 from .errors import NotBuiltError, ShapeError
 from .initializers import Initializer
 from .undo import wholly
@@ -52,7 +52,7 @@ class Weight(NDArrayOperatorsMixin):
     def initialize(self, key: int, step: int) -> None:
         """Draws the starting values, unless the weight has values already."""
         if self._array is None and self._network is None:
-            self._array = self.initializer.checked(self.shape, key, step).astype(self.dtype)
+            self._array = self.initializer.checked(self.shape, key, step, self.dtype, f"{self.layer}/{self.name}")
 
     def bind(self, network: Network, index: int, ownership: Ownership, dtype: str) -> None:
         """From now on the values live in `network`, as parameter or state of this number. The weight's own array, if
@@ -61,7 +61,7 @@ class Weight(NDArrayOperatorsMixin):
         values = self._array
         self._network, self._index, self._ownership, self._array = network, index, ownership, None
         if values is not None:
-            self._write(np.ascontiguousarray(values, self.dtype).reshape(self.shape))
+            self._write(as_dtype(self.layer, self.name, values, self.dtype, copy=False))
 
     def release(self) -> None:
         """Takes the values back from the network."""
@@ -99,7 +99,7 @@ class Weight(NDArrayOperatorsMixin):
             raise ShapeError(
                 f"{operation}: {self.layer}/{self.name} must have shape {self.shape}; received {array.shape}"
             )
-        return np.array(array, self.dtype, order="C")
+        return as_dtype(operation, f"{self.layer}/{self.name}", array, self.dtype)
 
     def assign(self, value: Any) -> None:
         """Replaces the values by `value` (same shape)."""
