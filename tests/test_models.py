@@ -152,6 +152,22 @@ def test_add_and_pop_keep_weights() -> None:
     model.fit(x, y, epochs=1, verbose=0)
 
 
+def test_a_chain_that_was_empty_draws_by_the_key_of_its_state(tmp_path: Path) -> None:
+    """However the model came to its key: by its seed, a copy, a file or a state."""
+    model, other = (fp.Sequential([fp.Input((3,)), fp.Dense(1)], seed=seed) for seed in (None, 7))
+    other.set_state(model.get_state())
+    model.save(tmp_path / "m")
+    alike = [model, other, model.copy(), other.copy(), fp.load_model(tmp_path / "m")]
+    for one in alike:
+        assert isinstance(one, fp.Sequential)
+        one.pop()
+    alike += [one.copy() for one in alike]
+    for one in alike:
+        one.add(fp.Dense(1))  # type: ignore[attr-defined]
+        one.build(3)  # type: ignore[attr-defined]
+        assert same_state(one, model)
+
+
 def test_summary(capsys: pytest.CaptureFixture[str]) -> None:
     inputs = fp.Input((4,))
     shared = fp.Dense(4)

@@ -131,7 +131,7 @@ class Sequential(Model):
         return layer
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"key": self._key}
+        return super().__getstate__() | {"key": self._network_key}
 
     def _rechain(self) -> None:
         self._name_chain()
@@ -139,6 +139,7 @@ class Sequential(Model):
         if shape is None:
             return
         if not self._chain:
+            self._key = self._network_key  # which a state may have replaced
             self._given_shape, self._graph, self._network = shape, None, None
             self._clear_runtime()
             return
