@@ -101,6 +101,19 @@ def test_apply_checks_before_it_changes() -> None:
         optimizer.apply([np.ones(3, np.float32)], [np.ones(3)])
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_rate_that_fits_one_parameter_alone_changes_none(momentum: float) -> None:
+    optimizer = fp.SGD(1e300, momentum=momentum)
+    params = [np.ones(2), np.ones(2, np.float32)]
+    with pytest.raises(ValueError, match=r"SGD: learning_rate must be finite in float32; received 1e\+300"):
+        optimizer.apply(params, [np.ones(2), np.ones(2)])
+    for param in params:
+        np.testing.assert_array_equal(param, 1.0)
+    assert optimizer.iterations == 0
+    optimizer.apply(params[:1], [np.ones(2)])
+    assert optimizer.iterations == 1
+
+
 def test_gradients_of_any_kind() -> None:
     a, p = np.array([1.0, 2.0]), np.array([4.0])
     fp.SGD(0.5).apply([a, p], [a, p])  # the gradient of half the square

@@ -102,6 +102,10 @@ class Optimizer(Configurable):
             if gradient.shape != param.shape:
                 raise ShapeError(f"apply: gradient {i} must have shape {param.shape}; received {gradient.shape}")
             checked.append(gradient)
+        native = self.native()
+        if native is not None:
+            for dtype in {param.dtype for param in params}:
+                as_finite(type(self).__name__, "learning_rate", native[1]["learning_rate"], dtype)
         self._fit_slots(params)
         for param, gradient, slots in zip(params, checked, self._slots, strict=True):
             names = set(slots)
