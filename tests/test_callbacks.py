@@ -66,7 +66,9 @@ def test_order_and_logs() -> None:
     assert recorder.params == {"epochs": 2, "steps": 2, "verbose": 0, "metrics": names}
     recorder.calls.clear()
     model.evaluate(x, y, batch_size=20, callbacks=recorder)
-    model.predict(x, batch_size=20, callbacks=recorder)
+    assert recorder.params == {"steps": 1, "verbose": 0}
+    model.predict(x, batch_size=20, verbose=1, callbacks=recorder)
+    assert recorder.params == {"steps": 1, "verbose": 1}
     assert [name for name, _ in recorder.calls] == [
         "on_test_begin",
         "on_test_batch_begin",

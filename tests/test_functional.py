@@ -121,6 +121,18 @@ def test_lists_and_dicts_are_the_same(backend: str) -> None:
     assert runs[0] == runs[1]
 
 
+def test_what_is_no_list_of_inputs_is_named(backend: str) -> None:
+    model = compiled(graph(backend))
+    calls: dict[str, Any] = {
+        name: getattr(model, name) for name in ("fit", "evaluate", "train_on_batch", "test_on_batch", "trace")
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match=rf"^{name}: x must be a list of 2 or a dict, for .*; received int"):
+            call(5, data()[1])
+        with pytest.raises(fp.ShapeError, match=rf"^{name}: x\['text'\] must be a rectangular array"):
+            call([[[1.0], [2.0, 3.0]], data()[0][1]], data()[1])
+
+
 def test_outputs_as_a_dict(backend: str) -> None:
     x = fp.Input((4,))
     h = fp.Dense(3, activation="tanh")(x)

@@ -543,6 +543,13 @@ ONES = np.ones((2, 3))
             TypeError,
             "out must be .dx, dw",
         ),
+        (lambda: kernels.dropout_forward(ONES, rate=0.5, key=1.5), TypeError, "key must be an integer; received 1.5"),
+        (lambda: kernels.dropout_forward(ONES, rate=0.5, key=0, step="1"), TypeError, "step must be an integer"),
+        (
+            lambda: kernels.sgd_update(*np.ones((3, 1)), learning_rate=1.0, momentum=0.5, nesterov="no"),  # type: ignore[arg-type]
+            TypeError,
+            "sgd_update: nesterov must be True or False; received 'no'",
+        ),
         *(
             (call, ValueError, "alpha of elu must be finite in float32; received 1e[+]300")
             for call in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,25 @@ def test_instruction_sets_agree(widths: tuple[int, ...], dtype: str) -> None:
         core.set_instruction_set("auto")
     for result in results:
         np.testing.assert_array_equal(result, results[0])
+
+
+def test_one_input_may_be_given_by_name(backend: str) -> None:
+    for model in (chain((4, 3)), fp.Sequential([fp.Input((2, 2)), fp.Flatten(), fp.Dense(3)])):
+        p, x = model.predictor(), np.ones((5, *model.input_shape))
+        expected, out = model.predict(x), np.empty((5, 3), np.float32)
+        for given in ({"input": x}, MappingProxyType({"input": x})):
+            np.testing.assert_array_equal(model.predict(given), expected)
+            np.testing.assert_array_equal(p(given), expected)
+            assert p(given, out=out) is out
+            np.testing.assert_array_equal(out, expected)
+        for one in (p, model.predict_one):
+            np.testing.assert_array_equal(one({"input": x[0]}), predicted(model, x[0]))
+        for bad, message in (({}, "x must be given; received None"), ({"y": x}, "x must be for input; received 'y'")):
+            for call in (model.predict, p):
+                with pytest.raises(ValueError, match=message):
+                    call(bad)
+        with pytest.raises(fp.DTypeError, match="x must hold real numbers; received NoneType"):
+            p(None)
 
 
 def test_is_a_predictor(backend: str) -> None:
@@ -314,7 +334,7 @@ def test_predict_one_takes_one(backend: str) -> None:
         assert model.predict_one(np.ones(6, np.float32)).shape == (3,)
 
 
-@pytest.mark.parametrize("x", [["a"] * 6, np.ones(6, complex), np.array([None] * 6), {}, None])
+@pytest.mark.parametrize("x", [["a"] * 6, np.ones(6, complex), np.array([None] * 6), {"input": "a"}, None])
 def test_wrong_types(backend: str, x: Any) -> None:
     with pytest.raises(DTypeError):
         chain((6, 3)).predictor()(x)
@@ -322,7 +342,7 @@ def test_wrong_types(backend: str, x: Any) -> None:
 
 def test_wrong_numbers_say_what_came(backend: str) -> None:
     p = chain((6, 3)).predictor()
-    for x, came in ((None, "NoneType"), ({"input": [1] * 6}, "dict"), (object(), "object")):
+    for x, came in ((None, "NoneType"), ({1}, "set"), (object(), "object")):
         with pytest.raises(DTypeError, match=f"predictor: x must hold real numbers; received {came}"):
             p(x)
     with pytest.raises(ValueError, match="predictor: x must hold numbers within float64's range"):

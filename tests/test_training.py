@@ -367,7 +367,7 @@ def test_predictions() -> None:
     for wrong in (0, "many"):
         with pytest.raises(ValueError, match="predict: batch_size must be an integer of at least 1; received"):
             model.predict(x, batch_size=wrong)  # type: ignore[arg-type]
-    with pytest.raises(fp.ShapeError, match="evaluate: x must have"):
+    with pytest.raises(fp.ShapeError, match="test_on_batch: x must have"):
         model.test_on_batch(np.array(3.0), y)
     assert np.concatenate([model.predict(x[i : i + 1]) for i in range(4)]).shape == (4, 3)
     assert linear().fit(*regression(), verbose=0) is not None

@@ -24,6 +24,7 @@ from . import backends
 from .activations import alpha_of
 from .checks import (
     as_finite,
+    as_flag,
     as_float_array,
     check_dimensions,
     check_one_dtype,
@@ -541,7 +542,7 @@ def sgd_update(
     array([0.5, 2.5])
     """
     operation = "sgd_update"
-    g = as_float_array(operation, "g", g)
+    g, nesterov = as_float_array(operation, "g", g), as_flag(operation, "nesterov", nesterov)
     if v is None and (momentum != 0 or nesterov):
         raise ValueError(f"{operation}: momentum needs v, the velocity; received None")
     if v is not None:
@@ -551,7 +552,7 @@ def sgd_update(
         as_finite(operation, name, value, g.dtype)
         for name, value in (("learning_rate", learning_rate), ("momentum", momentum))
     )
-    backends.resolve().sgd_update(w, g, v, rate, share, bool(nesterov))
+    backends.resolve().sgd_update(w, g, v, rate, share, nesterov)
 
 
 def dropout_forward(
@@ -600,7 +601,10 @@ def dropout_forward(
         raise ValueError(f"{operation}: rate must lie in [0, 1); received {rate!r}")
     numbers = []
     for name, value, bits in (("key", key, 64), ("stream", stream, 16), ("step", step, 48)):
-        number = operator.index(value)
+        try:
+            number = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{operation}: {name} must be an integer; received {value!r}") from None
         if not 0 <= number < 2**bits:
             raise ValueError(f"{operation}: {name} must lie in [0, 2**{bits}); received {number}")
         numbers.append(number)

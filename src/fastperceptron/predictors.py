@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class Predictor(ABC):
         Parameters
         ----------
         x : (in,) or (n, in), or more generally of shape ``input_shape`` or (n, *input_shape); any real dtype. For
-            several inputs a list of such arrays in their order, or a dict by name: all one sample, or all as many rows
+            several inputs a list of such arrays in their order: all one sample, or all as many rows. Or a dict by name
         out : where to write the result: C-contiguous, of ``dtype`` and the result's shape, apart from x. For several
             outputs a list of such arrays, or a dict by name, apart from each other
 
@@ -195,8 +196,7 @@ def checked_arguments(
     rows = () if inputs[0].shape == signature.input_shapes[0] else inputs[0].shape[:1]
     names = signature.output_names
     several = len(names) > 1
-    parts = [x] if len(inputs) == 1 else spread(x, signature.input_names, "predictor", "x")
-    given = [_memory_of(part) for part in parts]
+    given = [_memory_of(part) for part in _parts(signature, x)]
     buffers = spread(out, names, "predictor", "out") if several else [out]
     for name, shape, buffer in zip(names, signature.output_shapes, buffers, strict=True):
         apart = (*given, *(other for other in buffers if other is not buffer and isinstance(other, np.ndarray)))
@@ -209,13 +209,11 @@ def checked_arguments(
 def _inputs(signature: Signature, x: Any, dtype: np.dtype[Any], one: bool) -> list[Array]:
     """A checked array of each input: all one sample, or all as many rows."""
     names, shapes = signature.input_names, signature.input_shapes
-    if len(names) == 1:
-        return [_checked_input("x", x, shapes[0], dtype, one)]
-    given = spread(x, names, "predictor", "x")
+    given = _parts(signature, x)
     found: list[Array] = []
     for name, shape, value in zip(names, shapes, given, strict=True):
-        what = f"x[{name!r}]"
-        if value is None:
+        what = f"x[{name!r}]" if len(names) > 1 else "x"
+        if value is None and x is not None:
             raise ValueError(f"predictor: {what} must be given; received None")
         found.append(_checked_input(what, value, shape, dtype, one))
         rows, first = (a.shape[: a.ndim - len(s)] for a, s in ((found[-1], shape), (found[0], shapes[0])))
@@ -223,6 +221,12 @@ def _inputs(signature: Signature, x: Any, dtype: np.dtype[Any], one: bool) -> li
             expected = f"{first[0]} rows" if first else "one sample"
             raise ShapeError(f"predictor: {what} must be {expected}, as x[{names[0]!r}]; received {found[-1].shape}")
     return found
+
+
+def _parts(signature: Signature, x: Any) -> list[Any]:
+    """What was given for each input; of a single one by itself, or by name too."""
+    names = signature.input_names
+    return spread(x, names, "predictor", "x") if len(names) > 1 or isinstance(x, Mapping) else [x]
 
 
 def _dtype(model: Model) -> np.dtype[Any]:

@@ -190,15 +190,30 @@ class Trainer(Engine):
         return_dict: bool = False,
     ) -> Any:
         """The cost over the data, or [cost, *metrics], or with ``return_dict`` all of them by name."""
-        self._ready("evaluate")
+        batch_size = _rows(EVALUATION_ROWS if batch_size is None else batch_size, "evaluate", "batch_size")
+        return self._evaluate("evaluate", x, y, sample_weight, batch_size, verbose, _as_list(callbacks), return_dict)
+
+    def _evaluate(
+        self,
+        operation: str,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        batch_size: int | None,
+        verbose: int | str,
+        callbacks: list[Callback],
+        return_dict: bool,
+    ) -> Any:
+        """See ``evaluate``; here `batch_size` None stands for all rows at once."""
+        self._ready(operation)
         assert self._graph is not None
-        display = progress_for(verbose, "evaluate")
-        size = _rows(EVALUATION_ROWS if batch_size is None else batch_size, "evaluate", "batch_size")
+        display = progress_for(verbose, operation)
         # The logs are the network's: evaluations exclude each other and training, predictions too.
-        with self._ownership.writing("evaluate") as around, _NOTHING if around is None else self._logs_kept():
-            rows = self._check_data(self._graph, "evaluate", x, y, sample_weight)
+        with self._ownership.writing(operation) as around, _NOTHING if around is None else self._logs_kept():
+            rows = self._check_data(self._graph, operation, x, y, sample_weight)
+            size = rows.n if batch_size is None else batch_size
             params: dict[str, Any] = {"steps": -(-rows.n // size), "verbose": verbose}
-            hooks = CallbackList(_as_list(callbacks), params)
+            hooks = CallbackList(callbacks, params)
             hooks.join(self)
             display.begin("Evaluate", params["steps"])
             try:
@@ -240,11 +255,7 @@ class Trainer(Engine):
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """The same as ``evaluate`` with the rows as one batch."""
-        first: Any = x
-        if isinstance(x, Mapping) or (self._graph is not None and len(self._graph.input_shapes) > 1):
-            first = next(iter(x.values() if isinstance(x, Mapping) else x), None)
-        n = max(len(first), 1) if np.ndim(first) else None
-        return self.evaluate(x, y, batch_size=n, sample_weight=sample_weight, return_dict=return_dict)
+        return self._evaluate("test_on_batch", x, y, sample_weight, None, 0, [], return_dict)
 
     def predict(
         self,
@@ -267,7 +278,8 @@ class Trainer(Engine):
         rows: Any
         out: Any
         dtype = PRECISIONS[self.dtype]
-        if graph.is_simple and not isinstance(x, dict):  # without detours: a row may take less than its preparation
+        # Without detours: a row may take less than its preparation.
+        if graph.is_simple and (isinstance(x, np.ndarray) or not isinstance(x, Mapping)):
             rows = data.flatten(data.as_rows(x, graph.structure.input_shapes[0], "predict"))
             n = rows.shape[0]
             out = np.empty((n, graph.output_shapes[0][0]), dtype)
@@ -280,7 +292,7 @@ class Trainer(Engine):
                 raise self._ownership.busy("predict", "a thread that has just changed its layers")
             if callbacks is not None or display is not SILENT:
                 try:
-                    self._predict_with(rows, out, n, batch_size, _as_list(callbacks), display)
+                    self._predict_with(rows, out, n, batch_size, verbose, _as_list(callbacks), display)
                 finally:
                     display.close()
             else:
@@ -295,11 +307,18 @@ class Trainer(Engine):
         return out[0] if len(out) == 1 else out
 
     def _predict_with(
-        self, x: Any, out: Any, n: int, batch_size: int | None, callbacks: list[Callback], display: Silent
+        self,
+        x: Any,
+        out: Any,
+        n: int,
+        batch_size: int | None,
+        verbose: int | str,
+        callbacks: list[Callback],
+        display: Silent,
     ) -> None:
         assert self._runner is not None
         size = _PREDICTION_ROWS if batch_size is None else batch_size
-        hooks = CallbackList(callbacks, {"steps": -(-n // size), "verbose": 0})
+        hooks = CallbackList(callbacks, {"steps": -(-n // size), "verbose": verbose})
         hooks.join(self)
         hooks.call("on_predict_begin", {})
         display.begin("Predict", hooks.params["steps"])
