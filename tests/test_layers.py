@@ -238,6 +238,20 @@ def test_copies_have_weights_of_their_own(how: str, owned: bool) -> None:
         np.testing.assert_array_equal(model.predict(x), y)
 
 
+@pytest.mark.parametrize("name", fp.layers.__all__)
+def test_pickles_know_layers_by_their_public_module(name: str) -> None:
+    assert pickle.loads(f"cfastperceptron.layers\n{name}\n.".encode()) is getattr(fp.layers, name)
+
+
+def test_inputs_and_built_in_layers_survive_pickles(backend: str) -> None:
+    x = fp.Input((3,), name="rows")
+    again = pickle.loads(pickle.dumps(x))
+    assert (type(again), again.shape, again.name) == (fp.Input, (3,), "rows")
+    for layer in (fp.Dense(2), fp.Activation("relu"), fp.Dropout(0.5), fp.Flatten(), fp.Add(), fp.Concatenate()):
+        twin = pickle.loads(pickle.dumps(layer))
+        assert (type(twin), twin.is_python) == (type(layer), False)
+
+
 class Slotted(fp.Dense):
     """With what cannot be copied deeply, and a copy that its own __deepcopy__ begins with."""
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .layers import Input, Layer, Shape, Shapes, Value
+from .layer import Input, Layer, Shape, Shapes, Value
 from .program import PRECISIONS, Operation, Parameter, Program, Signature
 from .random import STREAM_DROPOUT
 from .serialization import snake_case

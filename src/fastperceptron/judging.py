@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from . import losses, metrics, optimizers
 from .checks import is_number, kind_of
 from .graph import Graph
-from .layers import Shape
+from .layer import Shape
 from .program import Head
 
 __all__ = ["Compiled", "Judge", "compiled_for", "fit_log_names", "heads_of", "judges_of", "log_names", "spread"]

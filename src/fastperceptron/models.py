@@ -20,7 +20,7 @@ from .checks import as_flag, kind_of
 from .describing import file_config, foreign_classes, graph_config, without_given_values
 from .errors import NotBuiltError
 from .graph import Graph, build_graph, name_layers, structure_of
-from .layers import Layer, Shape
+from .layer import Layer, Shape
 from .ownership import Ownership
 from .program import PRECISIONS
 from .serialization import as_lists

@@ -14,7 +14,7 @@ from .checks import check_written
 from .data import as_real
 from .errors import ShapeError
 from .judging import spread
-from .layers import checked_shape
+from .layer import checked_shape
 from .program import PRECISIONS
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any
 
 from .checks import is_number
-from .layers import Layer
+from .layer import Layer
 from .profile_table import Profile, ProfileRow
 from .profile_work import LEFT_OUT, described, instruction_set
 from .program import PRECISIONS

@@ -17,7 +17,7 @@ from .checks import as_flag, kind_of
 from .errors import ModelFormatError
 from .graph import Call, Graph, Structure, build_graph, name_layers
 from .judging import compiled_for, judges_of
-from .layers import Layer, Shape, checked_shape
+from .layer import Layer, Shape, checked_shape
 from .models import Model
 from .sequential import Sequential
 from .serialization import deserialize, public_classes

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from .backends.protocol import Arrays, Network, OptionalArrays
 from .judging import Judge
-from .layers import Shape, Shapes
+from .layer import Shape, Shapes
 from .optimizers import Optimizer
 from .ownership import Ownership
 from .program import Operation

@@ -10,7 +10,7 @@ from . import random
 from .checks import kind_of
 from .describing import layer_entry
 from .graph import Graph, build_graph, chain, name_layers
-from .layers import Input, Layer, Shape, Value, checked_shape
+from .layer import Input, Layer, Shape, Value, checked_shape
 from .models import Model
 
 __all__ = ["Sequential"]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from .graph import use_names
 from .judging import Judge
-from .layers import Add, Concatenate, Layer, Multiply
+from .layer import Layer
+from .layers import Add, Concatenate, Multiply
 from .program import NEEDS_Z, Operation
 from .usercode import input_gradients, layer_backward, layer_forward, parameter_gradient, value_and_grad
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .checks import check_pair
 from .errors import ShapeError
-from .layers import Layer, Shape, Shapes
+from .layer import Layer, Shape, Shapes
 from .losses import Loss
 from .program import Operation
 from .weights import Weight
