@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checks import kind_of
 from .graph import Graph
-from .layers import Layer
+from .layer import Layer
 from .serialization import KINDS, Configurable, as_json, public_classes, serialize
 
 if TYPE_CHECKING:
