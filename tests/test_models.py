@@ -644,3 +644,27 @@ def test_layers_that_give_a_number_per_row_survive_files(tmp_path: Path) -> None
     for twin in (fp.load_model(tmp_path / "m", custom_objects={"Total": Total}), model.copy()):
         assert twin.output_shape == ()
         assert twin.predict(np.ones((2, 3))).tolist() == [3.0, 3.0]
+
+
+def test_targets_of_layers_that_give_a_number_per_row() -> None:
+    class Total(fp.Layer):
+        def forward(self, x: Any, training: bool) -> tuple[Any, Any]:
+            return x.sum(axis=1), x.shape
+
+        def backward(self, dy: Any, saved: Any) -> tuple[Any, Any]:
+            return np.broadcast_to(dy[:, None], saved), []
+
+    model = fp.Sequential([fp.Dense(2, kernel_initializer="ones"), Total()])
+    model.compile(fp.SGD(0.01), "mse")
+    losses = model.fit(np.ones((4, 3)), np.ones(4), epochs=2, verbose=0).history["loss"]  # of outputs 6, then less
+    assert losses[0] == 25
+    assert losses[1] < 25
+
+
+def test_a_copy_of_an_empty_chain_knows_its_input_shape() -> None:
+    model = fp.Sequential([fp.Input((3,)), fp.Dense(2)], seed=1)
+    model.pop()
+    twin = pickle.loads(pickle.dumps(model.copy()))
+    for chain in (model, twin):
+        chain.add(fp.Dense(1))
+    np.testing.assert_array_equal(twin.get_weights()[0], model.get_weights()[0])

@@ -126,10 +126,10 @@ def as_labels(value: Any, n: int | None, classes: int, operation: str, name: str
 
 
 def as_targets(value: Any, n: int | None, shape: tuple[int, ...], operation: str, name: str = "y") -> Array:
-    """Targets as a matrix (n, width of the output); (n,) stands for (n, 1)."""
+    """Targets as a matrix (n, width of the output); (n,) stands for any output of one number."""
     array = as_real(value, operation, name)
     if array.ndim == 1 and math.prod(shape) == 1:
-        array = array[:, None]
+        array = array.reshape(len(array), *shape)
     if array.ndim > 0 and n is not None:
         same_rows(n, array, operation, name)
     if array.ndim != 1 + len(shape) or array.shape[1:] != shape:

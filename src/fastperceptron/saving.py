@@ -97,10 +97,12 @@ def from_config(config: Any, custom_objects: Classes, backend: str | None) -> tu
         chain._seed = seed
         chain._key = random.make_key(seed)
     graph = None
-    if config.get("input_shape") is not None and calls:
-        shapes = {number: shape for number, call in enumerate(calls) if (shape := known[call]) is not None}
-        graph = chain._chain_graph(checked_shape(config["input_shape"], "from_config"), shapes)
-        _set_trainable(layers, config["layers"])
+    if config.get("input_shape") is not None:
+        chain._given_shape = checked_shape(config["input_shape"], "from_config")
+        if calls:
+            shapes = {number: shape for number, call in enumerate(calls) if (shape := known[call]) is not None}
+            graph = chain._chain_graph(chain._given_shape, shapes)
+            _set_trainable(layers, config["layers"])
     if config["class"] == "Sequential":
         return chain, graph
     if graph is None:
