@@ -160,6 +160,19 @@ def structure_of(inputs: Any, outputs: Any) -> Structure:
                 raise TypeError(f"Model: names of outputs must be text; received {key!r}")
         outputs = list(outputs.values())
     ends = [outputs] if isinstance(outputs, Value) else _listed(outputs, "outputs")
+    calls, nodes = _calls(starts, ends)
+    used = {node for call in calls for node in call.inputs} | {nodes[id(end)] for end in ends}
+    for number, start in enumerate(starts):
+        if number not in used:
+            raise ValueError(f"Model: every input must lead to an output; received {start!r}, which is not connected")
+    if not calls:
+        raise ValueError("Model: expected at least one layer between inputs and outputs; received none")
+    shapes = tuple(start.shape for start in starts)
+    return Structure(_input_names(starts), shapes, tuple(calls), tuple(nodes[id(end)] for end in ends), keys)
+
+
+def _calls(starts: Sequence[Value], ends: Sequence[Value]) -> tuple[list[Call], dict[int, int]]:
+    """The calls that lead from `starts` to `ends`, in order, and the node of each value, by its id."""
     nodes: dict[int, int] = {id(start): number for number, start in enumerate(starts)}
     calls: list[Call] = []
     # Depth first, what a value is made of before itself; a list instead of recursion, for deep networks.
@@ -181,14 +194,7 @@ def structure_of(inputs: Any, outputs: Any) -> Structure:
         sources = tuple(nodes[id(source)] for source in value.sources)
         calls.append(Call(value.layer, sources, shapes if value.layer.takes_list else shapes[0], value.shape))
         nodes[id(value)] = len(starts) + len(calls) - 1
-    used = {node for call in calls for node in call.inputs} | {nodes[id(end)] for end in ends}
-    for number, start in enumerate(starts):
-        if number not in used:
-            raise ValueError(f"Model: every input must lead to an output; received {start!r}, which is not connected")
-    if not calls:
-        raise ValueError("Model: expected at least one layer between inputs and outputs; received none")
-    shapes = tuple(start.shape for start in starts)
-    return Structure(_input_names(starts), shapes, tuple(calls), tuple(nodes[id(end)] for end in ends), keys)
+    return calls, nodes
 
 
 def _listed(values: Any, what: str) -> list[Any]:
