@@ -670,3 +670,17 @@ def test_a_list_of_one_value(backend: str, tmp_path: Path, join: Any) -> None:
     np.testing.assert_allclose(model.predictor()(rows), model.predict(rows), rtol=1e-6)
     assert fp.Model.from_config(model.get_config()).get_config() == model.get_config()
     model.profile(rows, np.ones((5, 2)), seconds=0.01)
+
+
+def test_uses_of_a_layer_have_no_name_of_an_input() -> None:
+    x, layer = fp.Input((3,), name="a:2"), fp.Dense(3, name="a")
+    model = fp.Model(x, fp.Add()([layer(x), layer(layer(x))]), seed=0)
+    assert model._graph is not None
+    assert model._graph.structure.node_names() == ["a:2", "a", "a:3", "a:4", "add"]
+
+
+def test_the_only_input_may_come_by_name_before_the_model_is_built() -> None:
+    model = fp.Sequential([fp.Dense(2)], seed=0)
+    model.compile("sgd", "mse")
+    model.fit({"input": np.ones((4, 3))}, np.ones((4, 2)), verbose=0)
+    assert model.predict({"input": np.ones((4, 3))}).shape == (4, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -272,3 +273,26 @@ def test_a_model_whose_construction_fails_leaves_the_weights_of_its_layers_alone
     for now, then in zip(first.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
     assert first.weights[0].dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", ["layer", "Model", "Sequential"])
+def test_making_is_stopped_at_any_line(kind: str) -> None:
+    x = fp.Input((4,))
+    make: Callable[[fp.Dense], Any] = {
+        "layer": lambda layer: layer(X),
+        "Model": lambda layer: fp.Model(x, layer(x), seed=1),
+        "Sequential": lambda layer: fp.Sequential([fp.Input((4,)), layer], seed=1),
+    }[kind]
+    line = 0
+    while True:
+        layer = fp.Dense(3)
+        if not at_line(line, lambda: make(layer)):  # noqa: B023 - called at once
+            break
+        gc.collect()  # a model that nobody has, and whose layers are free
+        if layer.built and kind != "Model":  # a layer that was connected alone is built
+            assert [weight.value.shape for weight in layer.weights] == [(4, 3), (3,)], f"line {line}"
+        elif not layer.built:
+            assert layer.weights == [], f"line {line}"
+        assert fp.Sequential([fp.Input((4,)), layer], seed=0).predict(X).shape == (6, 3)
+        line += 1 + line // 20
+    assert line > 30

@@ -183,7 +183,7 @@ class EarlyStopping(Callback):
     mode : "min", "max", or "auto" ("max" for accuracies, r2 and auc)
     baseline : value that must be beaten; until one does, no epoch counts as an improvement
     restore_best_weights : go back to the weights of the best epoch at the end, whether it beat the baseline or not.
-        Weights stay as they are where no epoch was watched, or the log was NaN or infinite in all of them
+        Weights stay as they are where no epoch was watched, or the log was NaN or infinitely bad in all of them
     start_from_epoch : epochs to wait before watching
     """
 

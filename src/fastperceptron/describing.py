@@ -53,7 +53,8 @@ def layer_entry(layer: Layer, graph: Graph | None) -> dict[str, Any]:
     }
     if layer.learning_rate_multiplier != 1:
         entry["learning_rate_multiplier"] = layer.learning_rate_multiplier
-    changed = {weight.name: bool(weight.trainable) for weight in layer.weights if weight.trainable == weight.is_state}
+    flags = [(weight.name, bool(weight.trainable), weight.is_state) for weight in layer.weights]
+    changed = {name: flag for name, flag, is_state in flags if flag == is_state}
     if changed and graph is not None:
         entry["trainable_weights"] = changed
     if layer.is_python and graph is not None:
@@ -63,7 +64,7 @@ def layer_entry(layer: Layer, graph: Graph | None) -> dict[str, Any]:
 
 
 def file_config(model: Model) -> dict[str, Any]:
-    """What a file, a pickle or a copy says of a model, beside its state."""
+    """What a file, a pickle or a copy says of a model, beside its state. (A file leaves given arrays out.)"""
     compiled = None
     if model._compiled is not None:
         chosen = model._compiled
@@ -74,7 +75,7 @@ def file_config(model: Model) -> dict[str, Any]:
         }
         if any(weight != 1 for weight in chosen.weights):
             compiled["loss_weights"] = list(chosen.weights)
-    return {"model": model._structure(), "compile": compiled, "metadata": _metadata_of(model)}
+    return {"model": model._as_config(), "compile": compiled, "metadata": _metadata_of(model)}
 
 
 def _metadata_of(model: Model) -> dict[str, Any]:

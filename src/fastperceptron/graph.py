@@ -24,7 +24,6 @@ __all__ = [
     "chain",
     "name_layers",
     "structure_of",
-    "use_names",
 ]
 
 
@@ -71,22 +70,22 @@ class Structure(NamedTuple):
         count = len(self.input_names)
         return self.input_names[node] if node < count else self.calls[node - count].layer.name
 
-    def node_name(self, node: int) -> str:
-        """The name of the input, or of the layer's use."""
-        return (*self.input_names, *use_names([call.layer.name for call in self.calls]))[node]
+    def node_names(self) -> list[str]:
+        """Of all nodes: the inputs, and the uses of layers."""
+        return [*self.input_names, *self.use_names([call.layer.name for call in self.calls])]
 
-
-def use_names(layers: Sequence[str]) -> list[str]:
-    """A name for each use of a layer, in order: the layer's, then "<layer>:2", ... but none that is another layer's."""
-    found: list[str] = []
-    numbers: dict[str, int] = {}
-    taken = set(layers)
-    for layer in layers:
-        name, numbers[layer] = layer, numbers.get(layer, 0) + 1
-        while numbers[layer] > 1 and (name := f"{layer}:{numbers[layer]}") in taken:
-            numbers[layer] += 1
-        found.append(name)
-    return found
+    def use_names(self, layers: Sequence[str]) -> list[str]:
+        """A name for each use of a layer, in this order: the layer's, then "<layer>:2", ..., but none that an input or
+        another layer has."""
+        found: list[str] = []
+        numbers: dict[str, int] = {}
+        taken = {*self.input_names, *(call.layer.name for call in self.calls)}
+        for layer in layers:
+            name, numbers[layer] = layer, numbers.get(layer, 0) + 1
+            while numbers[layer] > 1 and (name := f"{layer}:{numbers[layer]}") in taken:
+                numbers[layer] += 1
+            found.append(name)
+        return found
 
 
 class Graph(NamedTuple):
@@ -295,7 +294,7 @@ def build_graph(structure: Structure, dtype: str) -> Graph:
     for node in structure.outputs:
         value = values[node]
         if value in inputs:  # only layers that change nothing; the network computes its outputs
-            value = builder.operation("activation", structure.node_name(node), (value,), structure.shape(node))
+            value = builder.operation("activation", structure.node_names()[node], (value,), structure.shape(node))
         outputs.append(value)
     parameters, states = (
         tuple(Parameter(f"{weight.layer}/{weight.name}", weight.shape) for weight, _ in owners)

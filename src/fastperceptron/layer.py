@@ -157,7 +157,8 @@ class Layer(Configurable):
     # -- for subclasses ------------------------------------------------------------------------------------------
 
     def build(self, input_shape: Shapes) -> None:
-        """Makes the weights by ``add_weight``; called once, with the shape of one row."""
+        """Makes the weights by ``add_weight``; called once, with the shape of one row. When it fails, the layer's
+        attributes and lists are as before."""
 
     def add_weight(
         self,
@@ -237,6 +238,7 @@ class Layer(Configurable):
     def _computed_for(self, x: Any) -> Any:
         """The output for arrays. The first of them build the layer, wholly or not at all."""
         from .data import as_rows
+        from .random import make_key
 
         if self.takes_list and not isinstance(x, (list, tuple)):
             raise TypeError(f"{self.name}: expected a list of arrays; received {type(x).__name__}")
@@ -249,18 +251,13 @@ class Layer(Configurable):
             found = tuple(a.shape[1:] for a in arrays)
             with as_before_on_failure(self, *self.weights):
                 self.prepare(found if self.takes_list else found[0])
-                self._initialize()
+                # Starting values outside a model, different every time.
+                key = make_key(None)
+                for step, weight in enumerate(self.weights):
+                    weight.initialize(key, step)
         dtype = self.weights[0].dtype if self.weights else np.result_type(*arrays, np.float32)
         arrays = [np.array(a, dtype, order="C") for a in arrays]  # a user's forward may work in place
         return self._output_of(arrays if self.takes_list else arrays[0])
-
-    def _initialize(self) -> None:
-        """Starting values outside a model, different every time."""
-        from .random import make_key
-
-        key = make_key(None)
-        for step, weight in enumerate(self.weights):
-            weight.initialize(key, step)
 
     def prepare(self, input_shape: Shapes, output_shape: Shape | None = None) -> Shape:
         """Builds once, checks that later uses have the same shape; returns the output's, found out when not given."""

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import activations, initializers
-from .checks import as_flag, is_integer, is_number
+from .checks import as_flag, as_float_array, is_integer, is_number
 from .errors import NotBuiltError, ShapeError
 from .layer import Input, Layer, Shape, Shapes, Value
 from .program import NEEDS_Z
@@ -203,7 +203,8 @@ class Activation(_BuiltIn):
         from . import backends
 
         f = self.activation
-        dy, saved = np.ascontiguousarray(dy), np.ascontiguousarray(saved, dy.dtype)
+        dy = as_float_array(self.name, "dy", np.ascontiguousarray(dy))
+        saved = np.ascontiguousarray(saved, dy.dtype)
         alpha = f.alpha_in(dy.dtype, self.name)
         return backends.resolve(None).activation_backward(f.name, alpha, dy, saved, None), []
 

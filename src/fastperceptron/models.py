@@ -337,10 +337,11 @@ class Model(Trainer):
     # -- configuration, files, copies ----------------------------------------------------------------------------
 
     def get_config(self) -> dict[str, Any]:
-        """The structure as JSON data, without weights."""
-        return dict(as_lists(self._structure()))
+        """The structure as JSON data, without weights, for ``from_config``. What a subclass adds here is not in copies
+        and files."""
+        return dict(as_lists(self._as_config()))
 
-    def _structure(self) -> dict[str, Any]:
+    def _as_config(self) -> dict[str, Any]:
         """``get_config`` with arrays as they are."""
         return graph_config(self)
 
@@ -359,10 +360,12 @@ class Model(Trainer):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model with its whole state to a file, atomically. Code of one's own is named in it, not stored.
 
-        Nothing is written that could not be read, or not as what it is. Raises ValueError where two classes have one
-        name, be one of them this package's, and where a ``get_config`` gives a mapping with the key "class" or of
-        "array" alone, as which files hold objects and arrays; TypeError where ``metadata`` is no mapping or holds what
-        JSON does not: arrays, keys that are not text; ModelFormatError where it holds NaN or infinity.
+        Nothing is written that could not be read. Tuples of a layer's configuration come back as lists, its arrays in
+        NumPy's own types (int64, float64, bool, text); weights stand for arrays that initializers were given. Raises
+        ValueError where two classes have one name, be one of them this package's, and where a ``get_config`` gives a
+        mapping with the key "class" or of "array" alone, as which files hold objects and arrays; TypeError where
+        ``metadata`` is no mapping or holds what JSON does not: arrays, keys that are not text; ModelFormatError where
+        it holds NaN or infinity.
         """
         from .modelfile import write_model_file
 
@@ -370,7 +373,9 @@ class Model(Trainer):
             raise NotBuiltError("save: expected a model with weights; call fit or build first")
         with self._ownership.reading("save"):
             foreign_classes(self)  # or the file would be another model's
-            write_model_file(path, as_lists(without_given_values(file_config(self))), get_state(self))
+            config = file_config(self)
+            config["model"] = without_given_values(config["model"])
+            write_model_file(path, as_lists(config), get_state(self))
 
     @staticmethod
     def load(
@@ -391,7 +396,7 @@ class Model(Trainer):
         """
         with self._ownership.reading("copy"):
             twin = type(self).__new__(type(self))
-            twin.__setstate__(self.__getstate__() | {"config": file_config(self)})  # given arrays too
+            twin.__setstate__(self.__getstate__())
             return twin
 
     def __copy__(self) -> Self:
@@ -401,10 +406,9 @@ class Model(Trainer):
         return self.copy()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles are made of; as in files, weights stand for arrays that initializers were given."""
-        config = file_config(self)
+        """What copies and pickles are made of."""
         return {
-            "config": config if self._network is None else without_given_values(config),
+            "config": file_config(self),
             "state": None if self._network is None else get_state(self),
             "classes": foreign_classes(self),
             "backend": self.backend,

@@ -50,11 +50,13 @@ class Sequential(Model):
     def _begin(self, layers: Sequence[Layer | Input]) -> None:
         if not isinstance(layers, Iterable):
             raise TypeError(f"Sequential: expected a list of layers; received {kind_of(layers)}")
-        for layer in layers:
-            self._append(layer)
-        self._name_chain()
-        if self._given_shape is not None and self._chain:
-            self.build(self._given_shape)
+        layers = list(layers)
+        with self._as_before_on_failure(*layers):
+            for layer in layers:
+                self._append(layer)
+            self._name_chain()
+            if self._given_shape is not None and self._chain:
+                self.build(self._given_shape)
 
     def _append(self, layer: Any) -> None:
         if isinstance(layer, Value):
@@ -148,7 +150,7 @@ class Sequential(Model):
         assert self._network is not None
         self._network.step = step
 
-    def _structure(self) -> dict[str, Any]:
+    def _as_config(self) -> dict[str, Any]:
         shape = self._given_shape if self._graph is None else self._graph.input_shapes[0]
         layers = self.layers
         return {

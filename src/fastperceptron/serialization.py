@@ -12,6 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from .checks import refuse_masked
+
 __all__ = ["KINDS", "Configurable", "as_json", "as_lists", "deserialize", "public_classes", "serialize", "snake_case"]
 
 #: Of objects that a model's configuration describes.
@@ -88,6 +90,7 @@ def serialize(value: Any) -> Any:
     """`value` as JSON data but for its arrays, of which ``as_lists`` makes lists. Raises TypeError for what JSON cannot
     hold, ValueError for what would come back as something else."""
     if isinstance(value, np.ndarray):
+        refuse_masked("get_config", "arrays", value)
         return {"array": value}
     if isinstance(value, Configurable):
         config = value.get_config()
@@ -97,7 +100,7 @@ def serialize(value: Any) -> Any:
     if isinstance(value, Mapping) and ("class" in value or set(value) == {"array"}):
         raise ValueError(
             "get_config: expected mappings without the key 'class' and not of 'array' alone, which stand for objects"
-            f" and arrays; received {dict(value)!r:.80}"
+            f" and arrays (give these themselves); received {dict(value)!r:.80}"
         )
     return _as_json(value)
 

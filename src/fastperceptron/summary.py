@@ -18,7 +18,7 @@ def summary_text(model: Model) -> str:
     if graph is None:
         raise NotBuiltError("summary: expected a model with weights; call fit or build first")
     structure = graph.structure
-    chain = structure.is_chain
+    chain, names = structure.is_chain, structure.node_names()
     rows = [("Layer (type)", "Output shape", "Parameters", "Trainable", "" if chain else "Connected to")]
     for name, shape in zip(structure.input_names, structure.input_shapes, strict=True):
         rows.append((f"{name}: {_shape(shape)}", "", "", "", ""))
@@ -32,10 +32,8 @@ def summary_text(model: Model) -> str:
             parameters = f"{count:,}"
             trainable = "" if not count else "yes" if layer.trainable else "no"
         seen.add(id(layer))
-        name = structure.node_name(len(structure.input_names) + number)
-        connected = "" if chain else ", ".join(structure.node_name(node) for node in call.inputs)
-        if chain:
-            name = layer.name
+        name = layer.name if chain else names[len(structure.input_names) + number]
+        connected = "" if chain else ", ".join(names[node] for node in call.inputs)
         rows.append((f"{name} ({type(layer).__name__})", _shape(call.output_shape), parameters, trainable, connected))
     total = sum(weight.size for weight in graph.weights)
     learning = sum(weight.size for weight, layer in graph.owners if weight.trainable and layer.trainable)
@@ -50,7 +48,7 @@ def summary_text(model: Model) -> str:
     ]
     if not chain:
         nodes = zip(graph.output_names, structure.outputs, strict=True)
-        footer.insert(0, f"Outputs: {', '.join(_output(name, structure.node_name(node)) for name, node in nodes)}")
+        footer.insert(0, f"Outputs: {', '.join(_output(name, names[node]) for name, node in nodes)}")
     title = f"{type(model).__name__} {model.name!r}, {model.dtype}, {model.backend} backend"
     return "\n".join([title, rule, lines[0], rule, *lines[1:], rule, *footer])
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .graph import use_names
 from .judging import Judge
 from .layer import Layer
 from .layers import Add, Concatenate, Multiply
@@ -155,7 +154,7 @@ class _Tracer:
             for use in reversed(self.uses):
                 if use.operations[-1].output in self.gradients:  # a loss depends on it
                     self._backward(use, result)
-        names = use_names([use.operations[0].name for use in self.uses])
+        names = self.graph.structure.use_names([use.operations[0].name for use in self.uses])
         result.layers.update(zip(names, (use.arrays for use in self.uses), strict=True))
         return result
 

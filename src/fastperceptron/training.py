@@ -134,6 +134,8 @@ class Trainer(Engine):
         """x, and the shape of a row for a model that has yet to be built."""
         if self._graph is not None:
             return x, ()
+        if isinstance(x, Mapping) and list(x) == ["input"]:  # as the input will be called
+            x = x["input"]
         x = data.as_rows(x, None, operation)
         return x, x.shape[1:]
 
@@ -191,9 +193,11 @@ class Trainer(Engine):
     ) -> Any:
         """The cost over the data, or [cost, *metrics], or with ``return_dict`` all of them by name."""
         batch_size = _rows(EVALUATION_ROWS if batch_size is None else batch_size, "evaluate", "batch_size")
-        return self._evaluate("evaluate", x, y, sample_weight, batch_size, verbose, _as_list(callbacks), return_dict)
+        return self._run_evaluation(
+            "evaluate", x, y, sample_weight, batch_size, verbose, _as_list(callbacks), return_dict
+        )
 
-    def _evaluate(
+    def _run_evaluation(
         self,
         operation: str,
         x: Any,
@@ -254,8 +258,8 @@ class Trainer(Engine):
         return {prefix + name: value for name, value in logs.items()}
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
-        """The same as ``evaluate`` with the rows as one batch."""
-        return self._evaluate("test_on_batch", x, y, sample_weight, None, 0, [], return_dict)
+        """What ``evaluate`` computes, with the rows as one batch."""
+        return self._run_evaluation("test_on_batch", x, y, sample_weight, None, 0, [], return_dict)
 
     def predict(
         self,

@@ -162,7 +162,7 @@ def values_of(operation: str, weights: Sequence[Weight]) -> list[NDArray[Any]]:
     """Copies of the values of a model's or a layer's weights, all of one moment."""
     ownership = _ownership_of(weights)
     with nullcontext() if ownership is None else ownership.reading(operation):
-        return [weight.value for weight in weights]
+        return [weight.value if weight._network is None else weight._read() for weight in weights]
 
 
 def _ownership_of(weights: Sequence[Weight]) -> Ownership | None:
