@@ -155,6 +155,23 @@ def test_r2_by_hand() -> None:
     assert r2.result() == 1.0
 
 
+def test_r2_of_targets_far_from_zero() -> None:
+    """Squares of 1e12 lose what differs by 1."""
+    x = np.array([[0.0], [1.0], [2.0], [3.0]])
+    y = 1e12 + np.array([0.0, 1.0, 2.0, 4.0])
+    model = fp.Sequential([fp.Input((1,)), fp.Dense(1)], dtype="float64")
+    model.set_weights([np.ones((1, 1)), np.array([1e12])])
+    model.compile("sgd", "mse", metrics=["r2"])
+    wanted = 1 - 1 / np.sum((y - y.mean()) ** 2)
+    assert model.evaluate(x, y, batch_size=2)[1] == pytest.approx(wanted, rel=1e-9)
+    r2 = fp.metrics.R2Score()
+    for at in (0, 2):
+        r2.update_state(y[at : at + 2], model.predict(x)[at : at + 2])
+    assert r2.result() == pytest.approx(wanted, rel=1e-9)
+    # The first rows count for nothing, and those that do are equal.
+    assert model.evaluate(x[:2], y[:2], sample_weight=[0.0, 1.0], batch_size=1)[1] == 1
+
+
 @pytest.mark.parametrize(
     ("loss", "threshold"),
     [(L.BinaryCrossentropy(), 0.5), (L.BinaryCrossentropy(True), 0.0), (L.Hinge(), 0.0), (L.Perceptron(), 0.0)],

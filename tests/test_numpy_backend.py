@@ -576,7 +576,7 @@ def test_metrics_by_hand() -> None:
     assert categorical.tolist() == [1, 6]  # a tie is the first column
     np.testing.assert_allclose(squared, [0.025 + 2 * 0.36 + 3 * 0.25, 6])
     np.testing.assert_allclose(absolute, [0.15 + 2 * 0.6 + 3 * 0.5, 6])
-    np.testing.assert_allclose(r2, [[6, 6], [3, 3], [3, 3], [0.01 + 0.72 + 0.75, 0.04 + 0.72 + 0.75]])
+    np.testing.assert_allclose(r2, [[6, 6], [-3, 3], [3, 3], [0.01 + 0.72 + 0.75, 0.04 + 0.72 + 0.75], [1, 0]])
     network.set_metrics([("binary_accuracy", 0.5)])
     network.load_batch(np.array([[0.5, 0.4]]), np.array([[0.5, 0.5]]), None, None, 0, 1)
     network.forward(0, 1, False)

@@ -147,7 +147,8 @@ py::list PyNetwork<T>::get_metrics() const {
     const bool is_r2 = out.size() >= heads && network_->metrics()[out.size() - heads].kind == MetricKind::r2;
     const auto n = static_cast<py::ssize_t>(sums.size());
     std::vector<py::ssize_t> shape{n};
-    if (is_r2) shape = {4, n / 4};
+    constexpr auto r2_rows = static_cast<py::ssize_t>(kR2Rows);
+    if (is_r2) shape = {r2_rows, n / r2_rows};
     py::array_t<double> a(shape);
     std::copy(sums.begin(), sums.end(), a.mutable_data());
     out.append(std::move(a));

@@ -89,18 +89,20 @@ void metric_add(Metric& metric, const Judged<T>& b, int64_t n, const double* val
   }
   double* s = metric.sums.data();
   for (int64_t j = 0; j < b.width; ++j) {
-    double wy = 0, wyy = 0, wee = 0;
+    double& origin = s[4 * b.width + j];
+    if (s[j] == 0) origin = static_cast<double>(b.target[j]);
+    double wd = 0, wdd = 0, wee = 0;
     for (int64_t i = 0; i < n; ++i) {
       const double w = b.weights ? static_cast<double>(b.weights[i]) : 1.0;
       const double y = static_cast<double>(b.target[i * b.target_row + j]);
-      const double e = y - static_cast<double>(b.prediction[i * b.prediction_row + j]);
-      wy += w * y;
-      wyy += w * y * y;
+      const double d = y - origin, e = y - static_cast<double>(b.prediction[i * b.prediction_row + j]);
+      wd += w * d;
+      wdd += w * d * d;
       wee += w * e * e;
     }
     s[j] += weight;
-    s[b.width + j] += wy;
-    s[2 * b.width + j] += wyy;
+    s[b.width + j] += wd;
+    s[2 * b.width + j] += wdd;
     s[3 * b.width + j] += wee;
   }
 }

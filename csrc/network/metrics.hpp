@@ -3,6 +3,7 @@
 // from row to row. So they do not depend on threads.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -19,10 +20,13 @@ enum class MetricKind {
 
 struct Metric {
   MetricKind kind;
-  double parameter;          // binary_accuracy: the threshold
-  int head = 0;              // whose output, targets and weights it reads
-  std::vector<double> sums;  // {weighted sum, sum of weights}; r2: four rows of `width`
+  double parameter;  // binary_accuracy: the threshold
+  int head = 0;      // whose output, targets and weights it reads
+  // {weighted sum, sum of weights}; r2: rows of `width`, {sum w, sum w d, sum w d^2, sum w (y - p)^2, origin}, where
+  // d = y - origin: the first target, near which large targets have differences that their squares would lose.
+  std::vector<double> sums;
 };
+inline constexpr std::size_t kR2Rows = 5;
 
 constexpr bool metric_takes_labels(MetricKind kind) { return kind == MetricKind::sparse_categorical_accuracy; }
 

@@ -160,7 +160,7 @@ void Network<T>::clear_logs() {
   const std::vector<int64_t> widths = head_widths();
   for (Head& head : heads_) head.sums[0] = head.sums[1] = 0;
   for (Metric& m : metrics_)
-    m.sums.assign(m.kind == MetricKind::r2 ? 4 * static_cast<std::size_t>(widths[m.head]) : 2, 0.0);
+    m.sums.assign(m.kind == MetricKind::r2 ? kR2Rows * static_cast<std::size_t>(widths[m.head]) : 2, 0.0);
 }
 
 template <class T>

@@ -166,8 +166,8 @@ class MeanAbsoluteError(_Mean):
 class R2Score(_Mean):
     """1 - sum (t - y)^2 / sum (t - mean t)^2, averaged over outputs.
 
-    An output whose targets are all equal counts as 1 when predicted exactly, else as 0. So do targets that differ by
-    less than a millionth of their size, as times of day in seconds since 1970 may: take their mean away first.
+    An output whose targets are all equal counts as 1 when predicted exactly, else as 0: in float32 so may times of a
+    day in seconds since 1970, which it rounds to two minutes.
     """
 
     kind = "r2"
@@ -175,7 +175,7 @@ class R2Score(_Mean):
     def from_sums(self, sums: NDArray[np.float64]) -> float:
         if not sums.size or not sums[0].any():
             return float("nan")
-        weight, first, second, residual = sums
+        weight, first, second, residual, _ = sums  # first and second: of the targets less the first of them
         spread = second - first * first / weight
         # Below the rounding of the two terms, the targets are constant.
         constant = spread <= 1e-13 * second

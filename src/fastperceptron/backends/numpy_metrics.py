@@ -22,8 +22,8 @@ METRICS = (
 
 
 def metric_zeros(kind: str, width: int) -> NDArray[np.float64]:
-    """The sums of no rows: (4, width) for r2, else (2,)."""
-    return np.zeros((4, width) if kind == "r2" else 2)
+    """The sums of no rows: (5, width) for r2, else (2,)."""
+    return np.zeros((5, width) if kind == "r2" else 2)
 
 
 def metric_add(
@@ -33,8 +33,10 @@ def metric_add(
     w = np.ones(len(y_pred)) if weights is None else weights.astype(np.float64)
     if kind == "r2":
         t = y_true.astype(np.float64)
-        total = np.full(t.shape[1], w.sum())
-        sums += np.stack([total, w @ t, w @ (t * t), w @ np.square(t - y_pred)])  # all or nothing
+        origin = np.where(sums[0] == 0, t[0], sums[4]) if len(t) else sums[4]
+        d, total = t - origin, np.full(t.shape[1], w.sum())
+        added = sums[:4] + np.stack([total, w @ d, w @ (d * d), w @ np.square(t - y_pred)])
+        sums[:] = np.vstack([added, origin])  # all or nothing
         return
     sums += w @ _row_values(kind, parameter, y_true, y_pred), w.sum()
 

@@ -115,7 +115,8 @@ class Network(Protocol):
     def get_metrics(self) -> list[NDArray[np.float64]]:
         """For each head [sum of weight_i loss_i, sum of normalisers]; then one array per metric: accuracies and errors
         [sum of weight_i value_i, sum of weight_i] where value_i is the row's hit or mean error over columns; r2
-        rows [sum w, sum w y, sum w y^2, sum w (y - p)^2] over the columns, shape (4, out)."""
+        rows [sum w, sum w d, sum w d^2, sum w (y - p)^2, origin] over the columns, shape (5, out), d = y - origin, the
+        first target."""
 
     # -- whole runs; each returns the position reached: it stops after the first whole step past ``budget``
     #    seconds (0: after one step), or at ``end``. x (N, in), or several side by side; of each head y labels (N,) or
