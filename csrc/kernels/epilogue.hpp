@@ -288,7 +288,8 @@ FP_INLINE void tile_finish_column(Vec<T> sum, const Tiles<T>& t, int64_t j) {
   }
   if (e.kind == EpilogueKind::backward) {
     const T* saved = e.saved + t.i * e.saved_row + t.j + j;
-    const Vec<T> column = widened(gather_half<rows>(saved, e.saved_row));
+    Vec<T> column = zero<T>();
+    FP_UNROLL for (int i = 0; i < rows; ++i) column.v[i] = saved[i * e.saved_row];
     sum = activation_backward_vector<Activation::relu>(sum, column, e.alpha);
   }
   T* c = t.g->c + t.i * t.g->c_row + t.j + j;

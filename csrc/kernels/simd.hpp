@@ -18,7 +18,8 @@
 //   select(m, a, b)                m ? a : b;  mask_or, mask_first<T>(n)
 //   lower(v), widened(half)        the first half of a register, and a register of half and zeros; half_broadcast(x)
 //   gather_half<n>(p, stride)      n elements in half a register, others zero; load_half<n>(p): side by side
-//   turn(a, a_row, t)              t[q] = elements q of as many rows as half a register has elements; q < 4
+//   turn(a, a_row, t)              t[q] = elements q of as many rows as half a register has elements, on AVX2 also as
+//                                  a whole one has; q < 4
 //                                  (load_half and turn only where kThin holds, see kernels/gemm_thin.hpp)
 //   nonzeros(v)                    a bit for each lane that is not zero (NaN is not)
 //   nonzeros_of_64(p)              the same of 64 elements

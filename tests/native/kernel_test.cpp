@@ -233,7 +233,7 @@ struct Suite {
       }
     }
     for (int64_t n : {1, 9, 13, 17, 25, 33, 49}) {  // a single column beyond whole registers
-      for (int64_t m : {3, 5, 8, 22}) {
+      for (int64_t m : {3, 5, 8, 22, 32}) {
         for (int64_t depth : {1, 2, 3, 4, 5, 130, 259}) {
           for (bool strided : {false, true}) product(m, n, depth, strided, uint32_t(n + m + depth));
         }
