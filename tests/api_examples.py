@@ -97,3 +97,18 @@ def same_state(a: fp.Model, b: fp.Model) -> bool:
     """Whether every array of the two states has the same bits."""
     first, second = a.get_state(), b.get_state()
     return list(first) == list(second) and all(first[k].tobytes() == second[k].tobytes() for k in first)
+
+
+def trained(epochs: int = 2) -> fp.Sequential:
+    x, y = classification()
+    model = classifier()
+    model.fit(x, y, epochs=epochs, verbose=0, validation_split=0.25)
+    return model
+
+
+def custom_model(seed: int = 5) -> fp.Sequential:
+    model = fp.Sequential([fp.Dense(6, "relu"), MyDense(4), MyTanh(), fp.Dense(1)], seed=seed)
+    model.compile(MySGD(0.05), MyMSE(), metrics=[WorstError(), "mae"])
+    x, y = regression()
+    model.fit(x, y, epochs=2, verbose=0)
+    return model
