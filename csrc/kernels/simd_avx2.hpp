@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "kernels/simd_mask.hpp"
+#include "kernels/simd_turn.hpp"
 
 namespace fp::FP_ISA_NAMESPACE {
 
@@ -48,19 +49,7 @@ FP_INLINE void turn(const float* a, int64_t a_row, Half<float> (&t)[4]) {
   t[2].v = _mm_movelh_ps(high01, high23);
   t[3].v = _mm_movehl_ps(high23, high01);
 }
-// The same of eight rows.
-FP_INLINE void turn(const float* a, int64_t a_row, Vec<float> (&t)[4]) {
-  const float* lower = a + 4 * a_row;
-  __m256 r[4];
-  FP_UNROLL for (int i = 0; i < 4; ++i) r[i] =
-      _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a + i * a_row)), _mm_loadu_ps(lower + i * a_row), 1);
-  const __m256 low01 = _mm256_unpacklo_ps(r[0], r[1]), high01 = _mm256_unpackhi_ps(r[0], r[1]);
-  const __m256 low23 = _mm256_unpacklo_ps(r[2], r[3]), high23 = _mm256_unpackhi_ps(r[2], r[3]);
-  t[0].v = _mm256_shuffle_ps(low01, low23, 0x44);
-  t[1].v = _mm256_shuffle_ps(low01, low23, 0xee);
-  t[2].v = _mm256_shuffle_ps(high01, high23, 0x44);
-  t[3].v = _mm256_shuffle_ps(high01, high23, 0xee);
-}
+FP_INLINE void turn(const float* a, int64_t a_row, Vec<float> (&t)[4]) { turn_eight(a, a_row, t); }
 
 // Masked stores are microcoded on AMD before Zen 5; pieces are quick everywhere.
 FP_INLINE void store_part(float* p, int64_t n, Vec<float> a) {

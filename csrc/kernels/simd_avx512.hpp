@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+#include "kernels/simd_turn.hpp"
+
 namespace fp::FP_ISA_NAMESPACE {
 
 template <class T>
@@ -40,17 +42,7 @@ template <int n>
 FP_INLINE Half<float> load_half(const float* p) {
   return {_mm256_maskz_loadu_ps(__mmask8((1u << n) - 1u), p)};
 }
-FP_INLINE void turn(const float* a, int64_t a_row, Half<float> (&t)[4]) {
-  __m256 r[4];
-  FP_UNROLL for (int i = 0; i < 4; ++i) r[i] =
-      _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a + i * a_row)), _mm_loadu_ps(a + (i + 4) * a_row), 1);
-  const __m256 low01 = _mm256_unpacklo_ps(r[0], r[1]), high01 = _mm256_unpackhi_ps(r[0], r[1]);
-  const __m256 low23 = _mm256_unpacklo_ps(r[2], r[3]), high23 = _mm256_unpackhi_ps(r[2], r[3]);
-  t[0].v = _mm256_shuffle_ps(low01, low23, 0x44);
-  t[1].v = _mm256_shuffle_ps(low01, low23, 0xee);
-  t[2].v = _mm256_shuffle_ps(high01, high23, 0x44);
-  t[3].v = _mm256_shuffle_ps(high01, high23, 0xee);
-}
+FP_INLINE void turn(const float* a, int64_t a_row, Half<float> (&t)[4]) { turn_eight(a, a_row, t); }
 // The other half is zero.
 FP_INLINE Vec<float> widened(Half<float> a) { return {_mm512_maskz_broadcast_f32x8(0x00ff, a.v)}; }
 FP_INLINE Vec<double> widened(Half<double> a) { return {_mm512_maskz_broadcast_f64x4(0x0f, a.v)}; }
