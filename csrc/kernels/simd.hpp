@@ -285,33 +285,8 @@ FP_INLINE Wide<T> wide_load(const T* p) {
   for (int i = 0; i < Wide<T>::registers; ++i) w.r[i] = load(p + i * Vec<T>::lanes);
   return w;
 }
-// How many of the first n (0 <= n <= 16) virtual lanes lie in register i.
-template <class T>
-FP_INLINE int64_t wide_part(int64_t n, int i) {
-  int64_t left = n - int64_t(i) * Vec<T>::lanes;
-  return left < 0 ? 0 : left < Vec<T>::lanes ? left : Vec<T>::lanes;
-}
-// The first n lanes from memory, the others `fill`.
-template <class T>
-FP_INLINE Wide<T> wide_load_part(const T* p, int64_t n, T fill) {
-  Wide<T> w;
-  for (int i = 0; i < Wide<T>::registers; ++i) {
-    int64_t part = wide_part<T>(n, i);
-    w.r[i] = part == 0 ? broadcast(fill)
-                       : select(mask_first<T>(part), load_part(p + i * Vec<T>::lanes, part), broadcast(fill));
-  }
-  return w;
-}
 template <class T>
 FP_INLINE void wide_store(T* p, const Wide<T>& w) {
   for (int i = 0; i < Wide<T>::registers; ++i) store(p + i * Vec<T>::lanes, w.r[i]);
 }
-template <class T>
-FP_INLINE void wide_store_part(T* p, int64_t n, const Wide<T>& w) {
-  for (int i = 0; i < Wide<T>::registers; ++i) {
-    int64_t part = wide_part<T>(n, i);
-    if (part > 0) store_part(p + i * Vec<T>::lanes, part, w.r[i]);
-  }
-}
-
 }  // namespace fp::FP_ISA_NAMESPACE

@@ -10,20 +10,6 @@
 
 namespace fp::FP_ISA_NAMESPACE {
 
-// The 16 elements from column j of a row, or those there are; the others `fill`.
-template <class T>
-FP_INLINE Wide<T> wide_load_row(const T* row, int64_t j, int64_t width, T fill) {
-  return width - j >= 16 ? wide_load(row + j) : wide_load_part(row + j, width - j, fill);
-}
-template <class T>
-FP_INLINE void wide_store_row(T* row, int64_t j, int64_t width, const Wide<T>& w) {
-  if (width - j >= 16) {
-    wide_store(row + j, w);
-  } else {
-    wide_store_part(row + j, width - j, w);
-  }
-}
-
 // The elements of a row from column j on, as many as a register holds or there are; the others `fill`.
 template <class T>
 FP_INLINE Vec<T> load_row(const T* row, int64_t j, int64_t width, T fill) {
@@ -40,6 +26,20 @@ FP_INLINE void store_row(T* row, int64_t j, int64_t width, Vec<T> x) {
   } else if (left > 0) {
     store_part(row + j, left, x);
   }
+}
+
+// The 16 elements from column j of a row, or those there are; the others `fill`.
+template <class T>
+FP_INLINE Wide<T> wide_load_row(const T* row, int64_t j, int64_t width, T fill) {
+  if (width - j >= 16) return wide_load(row + j);
+  Wide<T> w;
+  for (int r = 0; r < Wide<T>::registers; ++r) w.r[r] = load_row(row, j + r * Vec<T>::lanes, width, fill);
+  return w;
+}
+template <class T>
+FP_INLINE void wide_store_row(T* row, int64_t j, int64_t width, const Wide<T>& w) {
+  if (width - j >= 16) return wide_store(row + j, w);
+  for (int r = 0; r < Wide<T>::registers; ++r) store_row(row, j + r * Vec<T>::lanes, width, w.r[r]);
 }
 
 // The fixed tree (lane j takes lane j + 8, then + 4, + 2, + 1) in registers, the result in every lane. The exchanged
@@ -110,7 +110,9 @@ FP_INLINE void softmax_forward_short_row(int64_t width, const T* z, T* y) {
 template <class T>
 FP_INLINE void softmax_forward_row(int64_t width, const T* z, T* y) {
   constexpr T lowest = -T(__builtin_inf());
-  if (Wide<T>::registers > 1 && width <= 8) return softmax_forward_short_row<1>(width, z, y);
+  if constexpr (Wide<T>::registers > 1) {
+    if (width <= 8) return softmax_forward_short_row<1>(width, z, y);
+  }
   if (width <= 16) return softmax_forward_short_row<2>(width, z, y);
   Vec<T> highest = row_max(z, width);
   Wide<T> sum = wide_broadcast(T(0));
