@@ -171,7 +171,7 @@ class Engine:
         self._count_updates()
         native = self._compiled.optimizer.native() if self._compiled is not None else None
         settings = [
-            (weight.trainable and layer.trainable, layer.learning_rate_multiplier) for weight, layer in graph.owners
+            (weight.trainable and layer.trainable, layer._learning_rate_multiplier) for weight, layer in graph.owners
         ]
         if self._pushed == (native, settings):
             return
@@ -296,10 +296,8 @@ class Engine:
             raise ValueError(f"{operation}: expected at least one row; received {label}x of shape {inputs[0].shape}")
         if y is None:
             raise ValueError(f"{operation}: {label}y must be given; received None")
-        targets = tuple(
-            self._check_target(judge, operation, value, n, name)
-            for judge, value, name in _each(judges, y, operation, label + "y")
-        )
+        each = _each(judges, y, operation, label + "y")
+        targets = tuple([_check_target(judge, operation, value, n, name) for judge, value, name in each])
         weights: tuple[Array | None, ...] = (None,) * len(judges)
         if sample_weight is not None or class_weight is not None:
             weights = self._check_weights(judges, operation, targets, sample_weight, class_weight, n, label)
@@ -334,22 +332,6 @@ class Engine:
             found.append(checked)
         return tuple(found)
 
-    def _check_target(self, judge: Judge, operation: str, y: Any, n: int, name: str) -> Array | None:
-        """What one output is compared with; None where nothing is."""
-        if not judge.needs_targets:
-            return None
-        if y is None:
-            raise ValueError(f"{operation}: {name} must be given; received None")
-        if judge.takes_labels:
-            y = data.as_labels(y, n, judge.width, operation, name)
-        else:
-            y = data.as_targets(y, n, judge.shape, operation, name)
-        if isinstance(judge.loss, losses.BinaryCrossentropy):
-            data.check_range(y, 0, 1, operation, name)
-        elif isinstance(judge.loss, losses.CategoricalCrossentropy):
-            data.check_range(y, 0, math.inf, operation, name)
-        return np.asarray(y)
-
     def _check_validation(self, graph: Graph, validation_data: Any) -> Rows:
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
             count = f" of length {len(validation_data)}" if hasattr(validation_data, "__len__") else ""
@@ -359,6 +341,20 @@ class Engine:
             )
         x, y, weight = validation_data if len(validation_data) == 3 else (*validation_data, None)
         return self._check_data(graph, "fit", x, y, weight, label="validation ")
+
+
+def _check_target(judge: Judge, operation: str, y: Any, n: int, name: str) -> Array | None:
+    """What one output is compared with; None where nothing is."""
+    if not judge.needs_targets:
+        return None
+    if y is None:
+        raise ValueError(f"{operation}: {name} must be given; received None")
+    if judge.takes_labels:
+        return data.as_labels(y, n, judge.width, operation, name)
+    target = data.as_targets(y, n, judge.shape, operation, name)
+    if judge.target_range is not None:
+        data.check_range(target, *judge.target_range, operation, name)
+    return target
 
 
 def _each(judges: list[Judge], given: Any, operation: str, name: str) -> list[tuple[Judge, Any, str]]:

@@ -39,7 +39,7 @@ class Rows(NamedTuple):
         return int(self.x[0].shape[0])
 
     def cast_weights(self, dtype: str) -> tuple[Array | None, ...]:
-        return tuple(None if w is None else np.ascontiguousarray(w, dtype) for w in self.weights)
+        return tuple([None if w is None else np.ascontiguousarray(w, dtype) for w in self.weights])
 
 
 class Fit:

@@ -27,29 +27,23 @@ class Compiled(NamedTuple):
     metrics: tuple[Identifiers, ...]
 
 
-class Judge(NamedTuple):
+class Judge:
     """One output of a built model."""
 
-    name: str
-    shape: Shape
-    loss: losses.Loss | None
-    weight: float
-    metrics: list[metrics.Metric]
-
-    @property
-    def width(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def takes_labels(self) -> bool:
-        """Whether the targets are class numbers."""
-        if self.loss is not None:
-            return self.loss.takes_labels
-        return any(metric.takes_labels for metric in self.metrics)
-
-    @property
-    def needs_targets(self) -> bool:
-        return self.loss is not None or bool(self.metrics)
+    def __init__(
+        self, name: str, shape: Shape, loss: losses.Loss | None, weight: float, metrics: list[metrics.Metric]
+    ) -> None:
+        self.name = name
+        self.shape = shape
+        self.loss = loss
+        self.weight = weight
+        self.metrics = metrics
+        self.width = math.prod(shape)
+        self.needs_targets = loss is not None or bool(metrics)
+        #: Whether the targets are class numbers.
+        self.takes_labels = loss.takes_labels if loss is not None else any(metric.takes_labels for metric in metrics)
+        #: What the targets must lie in.
+        self.target_range = None if loss is None else loss._target_range
 
 
 def spread(given: Any, names: Sequence[str], operation: str, what: str) -> list[Any]:

@@ -22,6 +22,7 @@ A loss of one's own defines ``value_and_grad``::
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 import numpy as np
@@ -54,6 +55,7 @@ class Loss(Configurable):
     """
 
     takes_labels: bool = False
+    _target_range: tuple[float, float] | None = None  # that all of y_true has to lie in
     #: The prediction above which an output means yes, for metrics=["accuracy"].
     threshold: float = 0.5
 
@@ -186,6 +188,7 @@ class BinaryCrossentropy(_Crossentropy):
     """loss = mean over outputs of -t log p - (1 - t) log(1 - p); p = sigmoid(y) with ``from_logits``. t in [0, 1]."""
 
     _base = "binary_cross_entropy"
+    _target_range = (0, 1)
 
 
 class CategoricalCrossentropy(_Crossentropy):
@@ -195,6 +198,7 @@ class CategoricalCrossentropy(_Crossentropy):
     """
 
     _base = "categorical_cross_entropy"
+    _target_range = (0, math.inf)
 
 
 class SparseCategoricalCrossentropy(_Crossentropy):

@@ -70,7 +70,7 @@ class _Use:
         inside = self._inside = owner.inside(self._process)
         with inside.mutex:
             around, writing = None, self._writes
-            for use in tuple(inside.uses):
+            for use in tuple(inside.uses) if inside.uses else ():
                 if not use._in_progress():
                     inside.uses.pop(use, None)
                 elif use._thread == me:

@@ -8,6 +8,7 @@ from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any
 
 from .checks import is_number
+from .judging import Judge
 from .layer import Layer
 from .profile_table import Profile, ProfileRow
 from .profile_work import LEFT_OUT, described, instruction_set
@@ -49,7 +50,7 @@ def profile(model: Model, x: Any, y: Any, sample_weight: Any, seconds: Any) -> P
         clock.time("step", -1, lambda: runner.train_steps(rows.x, rows.y, weights, None, n, 0, n, 0.0))
         clock.next()
 
-    judges = [judge._replace(metrics=[]) for judge in twin._judges]
+    judges = [Judge(judge.name, judge.shape, judge.loss, judge.weight, []) for judge in twin._judges]
     optimizer = compiled.optimizer if compiled.optimizer.native() is None else None
     steps = _Steps(clock, _Watched(network, clock), graph.shapes, judges, optimizer)
     trainable = [weight.trainable and layer.trainable for weight, layer in graph.owners]
