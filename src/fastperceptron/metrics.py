@@ -120,7 +120,8 @@ class _Mean(Metric):
         return (self.kind, self._parameter) if known else None
 
     def from_sums(self, sums: NDArray[np.float64]) -> float:
-        return float(sums[0] / sums[1]) if sums[1] else float("nan")
+        total, divisor = sums.tolist()
+        return float(total / divisor) if divisor else float("nan")
 
 
 class BinaryAccuracy(_Mean):
