@@ -50,6 +50,13 @@ def test_public_names(name: str) -> None:
                 assert inspect.getdoc(getattr(item, method)), f"{name}.{method}"
 
 
+@pytest.mark.parametrize("name", fp.__all__)
+def test_constructors_are_described_by_their_classes_alone(name: str) -> None:
+    item = getattr(fp, name)
+    if inspect.isclass(item) and "__init__" in vars(item) and item.__init__.__doc__ is None:
+        assert inspect.getdoc(item.__init__) == inspect.getdoc(object.__init__)
+
+
 def test_unknown_names() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Adam7'"):
         fp.Adam7  # noqa: B018

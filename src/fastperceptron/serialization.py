@@ -56,7 +56,8 @@ class Configurable:
         return self
 
     def __init__(self) -> None:
-        """Takes nothing."""
+        # Without a docstring: ``help`` would show it at every subclass's constructor.
+        pass
 
     def __repr__(self) -> str:
         try:
