@@ -139,8 +139,16 @@ def test_a_batch_that_does_not_fit_adds_nothing() -> None:
     r2 = fp.metrics.R2Score()
     r2.update_state([1.0, 2.0], [1.0, 2.5])
     before = r2.result()
-    with pytest.raises(ValueError, match="mismatch"):
+    with pytest.raises(fp.ShapeError, match="r2_score: sample_weight must have as many rows as x, 2; received 1"):
         r2.update_state([9.0, 9.0], [1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="r2_score: sample_weight must be finite; received nan in row 1"):
+        r2.update_state([9.0, 9.0], [1.0, 2.0], [1.0, math.nan])
+    with pytest.raises(fp.DTypeError, match="r2_score: sample_weight must hold real numbers"):
+        r2.update_state([9.0, 9.0], [1.0, 2.0], ["a", "b"])
+    with pytest.raises(fp.ShapeError, match=r"r2_score: y_pred must have shape \(n, 1\) again; received \(1, 2\)"):
+        r2.update_state([[9.0, 9.0]], [[1.0, 2.0]])
+    with pytest.raises(fp.ShapeError, match=r"r2_score: y_pred must have shape \(n, out\); received \(1, 2, 2\)"):
+        r2.update_state(np.ones((1, 2, 2)), np.ones((1, 2, 2)))
     assert r2.result() == before
 
 

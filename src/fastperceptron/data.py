@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from .checks import check_finite, is_integer, is_number, kind_of, refuse_masked
 from .errors import DTypeError, ShapeError
 
-__all__ = ["as_labels", "as_real", "as_rows", "as_targets", "as_weights", "check_range", "class_weights", "describe"]
+__all__ = [
+    "as_compared",
+    "as_labels",
+    "as_real",
+    "as_rows",
+    "as_targets",
+    "as_weights",
+    "check_range",
+    "class_weights",
+    "describe",
+]
 
 Array = NDArray[Any]
 
@@ -139,6 +149,20 @@ def as_targets(value: Any, n: int | None, shape: tuple[int, ...], operation: str
             + ("; class labels need a sparse loss" if array.ndim == 1 else "")
         )
     return flatten(array)
+
+
+def as_compared(y_true: Any, y_pred: Any, labels: bool, operation: str) -> tuple[Array, Array]:
+    """What a loss or a metric is of: labels (n,), or targets as wide as the predictions (n, out) and of their dtype."""
+    y_pred = as_real(y_pred, operation, "y_pred")
+    y_pred = y_pred[:, None] if y_pred.ndim == 1 else y_pred
+    if y_pred.ndim != 2:
+        raise ShapeError(f"{operation}: y_pred must have shape (n, out); received {y_pred.shape}")
+    dtype = np.float32 if y_pred.dtype in (np.float32, np.float16) else np.float64
+    y_pred = np.ascontiguousarray(y_pred, dtype)
+    if labels:
+        return as_labels(y_true, len(y_pred), y_pred.shape[1], operation, "y_true"), y_pred
+    y_true = as_targets(y_true, len(y_pred), y_pred.shape[1:], operation, "y_true")
+    return np.ascontiguousarray(y_true, dtype), y_pred
 
 
 def check_range(array: Array, low: float, high: float, operation: str, name: str) -> None:

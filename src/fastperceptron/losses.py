@@ -29,7 +29,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checks import as_flag, by_name, check_pair, is_number, kind_of
-from .errors import ShapeError
 from .serialization import Configurable, snake_case
 
 __all__ = [
@@ -93,18 +92,9 @@ class Loss(Configurable):
         return None
 
     def _arrays(self, y_true: Any, y_pred: Any) -> tuple[Array, Array]:
-        from .data import as_labels, as_real, as_targets
+        from .data import as_compared
 
-        y_pred = as_real(y_pred, self.name, "y_pred")
-        y_pred = y_pred[:, None] if y_pred.ndim == 1 else y_pred
-        if y_pred.ndim != 2:
-            raise ShapeError(f"{self.name}: y_pred must have shape (n, out); received {y_pred.shape}")
-        dtype = np.float32 if y_pred.dtype in (np.float32, np.float16) else np.float64
-        y_pred = np.ascontiguousarray(y_pred, dtype)
-        if self.takes_labels:
-            return as_labels(y_true, len(y_pred), y_pred.shape[1], self.name, "y_true"), y_pred
-        y_true = as_targets(y_true, len(y_pred), y_pred.shape[1:], self.name, "y_true")
-        return np.ascontiguousarray(y_true, dtype), y_pred
+        return as_compared(y_true, y_pred, self.takes_labels, self.name)
 
 
 class _Native(Loss):

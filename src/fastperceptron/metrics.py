@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from .backends.numpy_metrics import metric_add, metric_zeros
 from .checks import as_finite, by_name, kind_of
+from .errors import ShapeError
 from .losses import (
     BinaryCrossentropy,
     CategoricalCrossentropy,
@@ -102,9 +103,13 @@ class _Mean(Metric):
         self._sums = metric_zeros(self.kind, 0)  # r2: the first batch tells the width
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        y_true, y_pred = _matrices(y_true, y_pred, bool(self.takes_labels))
-        weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
+        from .data import as_compared, as_weights
+
+        y_true, y_pred = as_compared(y_true, y_pred, bool(self.takes_labels), self.name)
+        weights = None if sample_weight is None else as_weights(sample_weight, len(y_pred), self.name)
         sums = self._sums if self._sums.size else metric_zeros(self.kind, y_pred.shape[1])
+        if sums.ndim == 2 and sums.shape[1] != y_pred.shape[1]:
+            raise ShapeError(f"{self.name}: y_pred must have shape (n, {sums.shape[1]}) again; received {y_pred.shape}")
         metric_add(sums, self.kind, self._parameter, y_true, y_pred, weights)
         self._sums = sums
 
@@ -182,19 +187,6 @@ class R2Score(_Mean):
         constant = spread <= 1e-13 * second
         score = 1.0 - residual / np.where(constant, 1.0, spread)
         return float(np.where(constant, (residual == 0).astype(np.float64), score).mean())
-
-
-def _matrices(y_true: Any, y_pred: Any, labels: bool) -> tuple[Array, Array]:
-    from .data import as_labels, as_real, as_targets
-
-    y_pred = as_real(y_pred, "metric", "y_pred")
-    y_pred = y_pred[:, None] if y_pred.ndim == 1 else y_pred
-    # The targets in the dtype of the predictions, as a model has them.
-    dtype = np.float32 if y_pred.dtype in (np.float32, np.float16) else np.float64
-    y_pred = np.asarray(y_pred, dtype)
-    if labels:
-        return as_labels(y_true, len(y_pred), y_pred.shape[1], "metric", "y_true"), y_pred
-    return np.asarray(as_targets(y_true, len(y_pred), y_pred.shape[1:], "metric", "y_true"), dtype), y_pred
 
 
 _BY_NAME: dict[str, type[Metric]] = {
