@@ -642,7 +642,12 @@ def test_data_errors_change_nothing(backend: str) -> None:
     refused("x must be 2, for text, numbers; received 3", [*x, x[0]], y)
     refused("x must be for text, numbers; received 'words'", {"words": x[0]}, y)
     refused(r"x\['numbers'\] must be given", {"text": x[0]}, y)
-    refused(r"x\['numbers'\] must have as many rows as x, 60; received 59", [x[0], x[1][:-1]], y, error=fp.ShapeError)
+    refused(
+        r"x\['numbers'\] must have as many rows as there are samples, 60; received 59",
+        [x[0], x[1][:-1]],
+        y,
+        error=fp.ShapeError,
+    )
     refused(r"x\['text'\] must have shape \(n, 6\); received \(60, 3\)", x[::-1], y, error=fp.ShapeError)
     refused("y must be a list of 2", x, y[0], error=TypeError)
     refused("y must be 2, for price, kind; received 1", x, y[:1])

@@ -67,7 +67,7 @@ def test_names() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(fp.ShapeError, match=r"y_true must have as many rows as x, 2; received 3"):
+    with pytest.raises(fp.ShapeError, match=r"y_true must have as many rows as there are samples, 2; received 3"):
         L.MeanSquaredError()([1.0, 2.0, 3.0], [1.0, 2.0])
     with pytest.raises(ValueError, match=r"labels from 0 to 1.*received 2 in row 1"):
         L.SparseCategoricalCrossentropy()([0, 2], [[0.5, 0.5], [0.5, 0.5]])
@@ -139,7 +139,9 @@ def test_a_batch_that_does_not_fit_adds_nothing() -> None:
     r2 = fp.metrics.R2Score()
     r2.update_state([1.0, 2.0], [1.0, 2.5])
     before = r2.result()
-    with pytest.raises(fp.ShapeError, match="r2_score: sample_weight must have as many rows as x, 2; received 1"):
+    with pytest.raises(
+        fp.ShapeError, match="r2_score: sample_weight must have as many rows as there are samples, 2; received 1"
+    ):
         r2.update_state([9.0, 9.0], [1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="r2_score: sample_weight must be finite; received nan in row 1"):
         r2.update_state([9.0, 9.0], [1.0, 2.0], [1.0, math.nan])

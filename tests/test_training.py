@@ -229,7 +229,7 @@ def test_labels_and_targets_in_their_forms() -> None:
     [
         (np.ones((4, 7)), [0] * 4, fp.ShapeError, r"fit: x must have shape \(n, 6\); received \(4, 7\)"),
         (np.ones(6), [0], fp.ShapeError, r"received \(6,\); one sample is x\[None\]"),
-        (np.ones((4, 6)), [0] * 3, fp.ShapeError, "y must have as many rows as x, 4; received 3"),
+        (np.ones((4, 6)), [0] * 3, fp.ShapeError, "y must have as many rows as there are samples, 4; received 3"),
         (np.ones((2, 6)), [0, 3], ValueError, "labels from 0 to 2.*received 3 in row 1"),
         (np.ones((2, 6)), [-1, 0], ValueError, "received -1 in row 0"),
         (np.ones((2, 6)), [0.5, 0], ValueError, "received 0.5 in row 0"),
@@ -288,7 +288,7 @@ def test_a_failed_first_fit_leaves_the_model_unbuilt() -> None:
         ({"validation_split": 1e-12}, "leave rows on both sides; received 120 rows"),
         ({"validation_data": 3}, r"must be \(x, y\)"),
         ({"validation_data": (np.ones((2, 5)), [0, 0])}, r"validation x must have shape \(n, 6\)"),
-        ({"sample_weight": [1.0]}, "sample_weight must have as many rows as x, 120; received 1"),
+        ({"sample_weight": [1.0]}, "sample_weight must have as many rows as there are samples, 120; received 1"),
         ({"sample_weight": [np.nan] * 120}, "must be finite; received nan in row 0"),
         ({"verbose": 3}, "verbose must be 0, 1, 2 or 'auto'; received 3"),
         ({"validation_batch_size": 0}, "validation_batch_size"),

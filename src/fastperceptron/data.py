@@ -103,7 +103,9 @@ def flatten(array: Array) -> Array:
 
 def same_rows(n: int, array: Array, operation: str, name: str) -> None:
     if array.shape[0] != n:
-        raise ShapeError(f"{operation}: {name} must have as many rows as x, {n}; received {array.shape[0]}")
+        raise ShapeError(
+            f"{operation}: {name} must have as many rows as there are samples, {n}; received {array.shape[0]}"
+        )
 
 
 def as_labels(value: Any, n: int | None, classes: int, operation: str, name: str = "y") -> NDArray[np.int64]:
