@@ -159,6 +159,8 @@ def test_errors() -> None:
         classifier().fit(x, y, verbose=0, callbacks=[lambda: None])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="expected names of hooks; received 'on_epoch'"):
         fp.LambdaCallback(on_epoch=print)
+    with pytest.raises(TypeError, match="LambdaCallback: on_epoch_end must be a function; received int"):
+        fp.LambdaCallback(on_epoch_end=3)  # type: ignore[arg-type]
 
 
 def test_an_error_in_a_callback_frees_the_model() -> None:

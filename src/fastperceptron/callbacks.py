@@ -158,8 +158,11 @@ class LambdaCallback(Callback):
         for hook, function in hooks.items():
             if not hook.startswith("on_") or not hasattr(Callback, hook):
                 raise TypeError(f"LambdaCallback: expected names of hooks; received {hook!r}")
-            if function is not None:
-                setattr(self, hook, function)
+            if function is None:
+                continue
+            if not callable(function):
+                raise TypeError(f"LambdaCallback: {hook} must be a function; received {kind_of(function)}")
+            setattr(self, hook, function)
 
 
 class TerminateOnNaN(Callback):
