@@ -200,6 +200,9 @@ def test_metric_errors() -> None:
         model.compile("sgd", "mse", metrics=["mae", "mae"])
     with pytest.raises(ValueError, match="received 'f1'"):
         model.compile("sgd", "mse", metrics="f1")
+    for name in (3, ""):
+        with pytest.raises(ValueError, match="BinaryAccuracy: name must be text; received"):
+            fp.metrics.BinaryAccuracy(name=name)  # type: ignore[arg-type]
     assert model.loss is None
 
 

@@ -59,7 +59,9 @@ class Metric(Configurable):
         self._name = None
         return self
 
-    def __init__(self, name: str | None = None) -> None:
+    def __init__(self, name: Any = None) -> None:
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ValueError(f"{type(self).__name__}: name must be text; received {name!r}")
         self._name = name
 
     @property
