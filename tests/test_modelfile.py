@@ -213,6 +213,16 @@ def test_a_missing_file_stays_file_not_found(tmp_path: Path) -> None:
         read_model_file(tmp_path / "none")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="pipes have no names on Windows")
+def test_a_pipe_is_named_as_such(golden: Path) -> None:
+    source, sink = os.pipe()
+    os.write(sink, golden.read_bytes()[:64])
+    os.close(sink)
+    with pytest.raises(ModelFormatError, match="expected a regular file; it is something else"):
+        read_model_file(f"/dev/fd/{source}")
+    os.close(source)
+
+
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 

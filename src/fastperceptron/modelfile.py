@@ -25,6 +25,7 @@ tensors take the memory they take in the file; the header may take some 50 MB mo
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from typing import IO, Any, NamedTuple
 
@@ -246,7 +247,10 @@ def _checksum(metadata: dict[str, str], entries: list[_Entry], arrays: dict[str,
 
 
 def _read_header(file: IO[bytes], place: str) -> tuple[dict[str, str], list[_Entry], int]:
-    size = os.fstat(file.fileno()).st_size
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):  # its size, by which all is checked, would be 0
+        raise ModelFormatError(f"{place}: expected a regular file; it is something else")
+    size = status.st_size
     prefix = _read_exactly(file, 8, place, "the header's length")
     length = int.from_bytes(prefix, "little")
     if length > min(_MAX_HEADER, size - 8):
