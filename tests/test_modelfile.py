@@ -474,9 +474,18 @@ def test_a_symbolic_link_is_followed(golden: Path, tmp_path: Path) -> None:
     assert read_model_file(golden)[0] == {"new": True}
 
 
+def test_paths_of_bytes(tmp_path: Path) -> None:
+    path: Any = os.fsencode(tmp_path / "ü")
+    write_model_file(path, {"new": True}, {})
+    assert read_model_file(path)[0] == {"new": True}
+    (tmp_path / "ü").write_bytes(b"")
+    with pytest.raises(ModelFormatError, match=r"[\\/]ü: not a model file"):
+        read_model_file(path)
+
+
 def test_what_is_not_a_regular_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
-    with pytest.raises(OSError, match="expected a regular file"):
+    with pytest.raises(OSError, match="directory': expected a regular file"):
         write_model_file(tmp_path / "directory", {}, {})
     with pytest.raises(FileNotFoundError, match="the directory does not exist"):
         write_model_file(tmp_path / "none" / "m", {}, {})

@@ -17,11 +17,11 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes | memo
     fails, Ctrl-C included, the temporary file is removed and the old file stays. Permissions of an existing file are
     kept; a symbolic link is followed.
     """
-    target = os.path.realpath(path)
+    target = os.path.realpath(os.fsdecode(path))
     exists, mode = os.path.exists(target), 0o666
     if exists:
         if not os.path.isfile(target):
-            raise OSError(f"cannot write {os.fspath(path)}: expected a regular file or none; it is something else")
+            raise OSError(f"cannot write {os.fsdecode(path)!r}: expected a regular file or none; it is something else")
         mode = os.stat(target).st_mode & 0o777
     directory = os.path.dirname(target)
     if not os.path.isdir(directory):

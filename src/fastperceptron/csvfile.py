@@ -71,7 +71,7 @@ def read_csv(
     OSError
         When the file cannot be read.
     """
-    shown = os.fspath(path)
+    shown = os.fsdecode(path)
     with open(path, "rb") as opened:
         data: BinaryIO = opened if opened.seekable() else io.BytesIO(opened.read())  # a pipe can be read once
         file = io.TextIOWrapper(data, encoding="utf-8-sig", newline="")

@@ -142,7 +142,7 @@ def read_model_file(
     OSError
         When the file cannot be opened or read; ``FileNotFoundError`` when there is none.
     """
-    place = f"read_model_file: {os.fspath(path)}"
+    place = f"read_model_file: {os.fsdecode(path)}"
     with open(path, "rb", buffering=0) as file:
         metadata, entries, data_size = _read_header(file, place)
         config = _json_object(metadata["config"].encode(), f"{place}: the configuration")
