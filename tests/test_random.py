@@ -14,7 +14,7 @@ import pytest
 import reference
 from pure import BACKENDS
 
-from fastperceptron import random
+from fastperceptron import initializers, random
 from fastperceptron.backends import numpy as numpy_backend
 
 KEY = 0x0123456789ABCDEF
@@ -210,3 +210,33 @@ def test_backends_give_the_same_words() -> None:
     for name in BACKENDS:
         words = parity.load_backend(name).philox(KEY, 2, 3, 1000)
         np.testing.assert_array_equal(words, numpy_backend.philox(KEY, 2, 3, 1000))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: random.uniform(-1, 0, 0, 3), ValueError, r"random: key must lie in \[0, 2\*\*64\); received -1"),
+        (lambda: random.uniform(1.5, 0, 0, 3), TypeError, "random: key must be an integer; received 1.5"),
+        (lambda: random.normal(KEY, 2**16, 0, 3), ValueError, r"random: stream must lie in \[0, 2\*\*16\)"),
+        (lambda: random.truncated_normal(KEY, 0, "a", 3), TypeError, "random: step must be an integer; received 'a'"),
+        (
+            lambda: random.uniform(KEY, 0, 0, (2, -1)),
+            ValueError,
+            r"shape must be integers of at least 0; received \(2, -1",
+        ),
+        (lambda: random.uniform(KEY, 0, 0, "ab"), ValueError, "shape must be integers of at least 0; received 'ab'"),
+        (lambda: random.uniform(KEY, 0, 0, 2.0), ValueError, "shape must be integers of at least 0; received 2.0"),
+        (lambda: random.permutation(KEY, 0, 2**48, 3), ValueError, r"permutation: step must lie in \[0, 2\*\*48\)"),
+        (lambda: random.permutation(KEY, 0, 0, 2.5), ValueError, "permutation: n must be an integer of at least 0"),
+        (lambda: random.permutation(KEY, 0, 0, -1), ValueError, "n must be an integer of at least 0; received -1"),
+        (lambda: initializers.Zeros()((2, -1)), ValueError, r"initializer Zeros: shape must be integers of at least 0"),
+        (lambda: initializers.HeNormal()((2.0, 3)), ValueError, "initializer HeNormal: shape must be integers"),
+    ],
+)
+def test_errors(call: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_shape_may_be_a_size() -> None:
+    assert random.uniform(KEY, 0, 0, np.int64(3)).shape == initializers.Ones()(3).shape == (3,)

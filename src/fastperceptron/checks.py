@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import DTypeError, ShapeError
 
 __all__ = [
+    "as_counter",
     "as_dtype",
     "as_finite",
     "as_flag",
     "as_float_array",
     "as_list",
+    "as_sizes",
     "by_name",
     "check_dimensions",
     "check_finite",
@@ -102,6 +105,28 @@ def as_finite(operation: str, name: str, value: Any, dtype: Any = np.float64) ->
     if not abs(number) <= _LARGEST[np.dtype(dtype)]:
         raise ValueError(f"{operation}: {name} must be finite in {np.dtype(dtype)}; received {value!r}")
     return number
+
+
+def as_counter(operation: str, key: Any, stream: Any, step: Any) -> list[int]:
+    """Key, stream and step of random numbers."""
+    numbers = []
+    for name, value, bits in (("key", key, 64), ("stream", stream, 16), ("step", step, 48)):
+        try:
+            number = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{operation}: {name} must be an integer; received {value!r}") from None
+        if not 0 <= number < 2**bits:
+            raise ValueError(f"{operation}: {name} must lie in [0, 2**{bits}); received {number}")
+        numbers.append(number)
+    return numbers
+
+
+def as_sizes(operation: str, shape: Any) -> tuple[int, ...]:
+    """A shape, given as sizes or as the size of its only axis."""
+    sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+    if not all(is_integer(size) and size >= 0 for size in sizes):
+        raise ValueError(f"{operation}: shape must be integers of at least 0; received {shape!r}")
+    return tuple(map(int, sizes))
 
 
 def as_dtype(operation: str, name: str, array: Array, dtype: Any, copy: bool = True) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import as_dtype, as_finite, by_name, is_number, kind_of
+from .checks import as_dtype, as_finite, as_sizes, by_name, is_number, kind_of
 from .errors import ShapeError
 from .serialization import Configurable
 
@@ -54,7 +54,7 @@ class Initializer(Configurable):
         """
         from .random import make_key
 
-        return self.checked(shape, make_key(seed), step, dtype)
+        return self.checked(as_sizes(f"initializer {type(self).__name__}", shape), make_key(seed), step, dtype)
 
     def checked(self, shape: tuple[int, ...], key: int, step: int, dtype: Any, name: str = "values") -> NDArray[Any]:
         """``sample`` in this dtype, refused when its shape is another or the dtype makes a finite number infinite."""

@@ -14,7 +14,6 @@ array([[2., 0.]])
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import backends
 from .activations import alpha_of
 from .checks import (
+    as_counter,
     as_finite,
     as_flag,
     as_float_array,
@@ -599,15 +599,7 @@ def dropout_forward(
     check_dimensions(operation, "x", x, "(n, width)")
     if not is_number(rate) or not 0 <= rate < 1:
         raise ValueError(f"{operation}: rate must lie in [0, 1); received {rate!r}")
-    numbers = []
-    for name, value, bits in (("key", key, 64), ("stream", stream, 16), ("step", step, 48)):
-        try:
-            number = operator.index(value)
-        except TypeError:
-            raise TypeError(f"{operation}: {name} must be an integer; received {value!r}") from None
-        if not 0 <= number < 2**bits:
-            raise ValueError(f"{operation}: {name} must lie in [0, 2**{bits}); received {number}")
-        numbers.append(number)
+    numbers = as_counter(operation, key, stream, step)
     if out is not None:
         check_written(operation, "out", out, x.shape, x.dtype, same_or_apart=(x,))
     return np.asarray(backends.resolve().dropout_forward(x, float(rate), *numbers, out))

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import as_counter, as_sizes, is_integer
+
 if TYPE_CHECKING:
     from numpy.random import Generator
 
@@ -121,22 +123,20 @@ def permutation(key: int, stream: int, step: int, n: int) -> NDArray[np.int64]:
     >>> sorted(permutation(make_key(0), STREAM_SHUFFLE, 0, 5).tolist())
     [0, 1, 2, 3, 4]
     """
-    order: NDArray[np.int64] = _source().permutation(key, stream, step, n)
+    if not is_integer(n) or n < 0:
+        raise ValueError(f"permutation: n must be an integer of at least 0; received {n!r}")
+    order: NDArray[np.int64] = _source().permutation(*as_counter("permutation", key, stream, step), n)
     return order
 
 
-def _size(shape: Shape) -> int:
-    return shape if isinstance(shape, int) else math.prod(shape)
-
-
 def _words64(key: int, stream: int, step: int, count: int) -> NDArray[np.uint64]:
-    words: NDArray[np.uint32] = _source().philox(key, stream, step, 2 * count)
+    words: NDArray[np.uint32] = _source().philox(*as_counter("random", key, stream, step), 2 * count)
     return words.astype("<u4", copy=False).view("<u8")  # of two words the first is the low one
 
 
 def _highest_bits(bits: int, key: int, stream: int, step: int, shape: Shape) -> Float64:
     """So many of each word, as a number."""
-    words = _words64(key, stream, step, _size(shape)) >> np.uint64(64 - bits)
+    words = _words64(key, stream, step, math.prod(as_sizes("random", shape))) >> np.uint64(64 - bits)
     return words.view("<i8").astype(np.float64)  # what is signed converts faster
 
 
