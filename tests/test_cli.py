@@ -217,6 +217,10 @@ def test_a_last_step_that_diverges_is_an_error_and_saves_nothing(
         ("train ragged.csv --target a", "ragged.csv, line 3: expected 2 values, one per column; found 3"),
         ("train empty.csv --target a", "empty.csv: expected a header line"),
         ("train single.csv --target b", "two rows and two classes; found one class, 'x'"),
+        (
+            "train large.csv --target a --no-standardize --test-split 0",
+            "scaling: column 'b' must be finite in float32 when scaled; received 1e+39 in row 2",
+        ),
         ("predict nothing.model fruit.csv", "nothing.model"),
         ("predict fruit.csv fruit.csv", "not a model file"),
         ("summary fruit.csv", "not a model file"),
@@ -229,6 +233,7 @@ def test_errors_are_one_line_and_exit_status_1(
     Path("ragged.csv").write_text("a,b\n1,2\n1,2,3\n")
     Path("empty.csv").write_text("")
     Path("single.csv").write_text("a,b\n1,x\n2,x\n3,x\n")
+    Path("large.csv").write_text("a,b\nx,1\ny,1e39\n")
     before = set(os.listdir())
     assert cli.main(command.split()) == 1
     out, err = capsys.readouterr()
@@ -237,6 +242,28 @@ def test_errors_are_one_line_and_exit_status_1(
     assert err.count("\n") == 1
     assert message in err
     assert set(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ("1e300", "scaling: column 'weight' must be finite in float32 when scaled; received 1e+300 in row 1"),
+        ("3e35", "odd.csv: expected finite outputs; those of row 1 are not"),
+    ],
+)
+def test_no_class_is_predicted_from_what_overflows(
+    fruit: Path, capsys: pytest.CaptureFixture[str], number: str, message: str
+) -> None:
+    model, odd = fruit.with_name("m"), write_csv(fruit.with_name("odd.csv"), ["weight", "noise"], [[number, number]])
+    assert cli.main(f"train {fruit} --target kind --epochs 1 --hidden 4 --quiet --save {model}".split()) == 0
+    trained = fp.load_model(model)
+    trained.set_weights([weight * 1e6 for weight in trained.get_weights()])
+    trained.save(model)
+    capsys.readouterr()
+    assert cli.main(f"predict {model} {odd}".split()) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
 
 
 def test_a_directory_that_cannot_be_written_is_refused_before_training(

@@ -44,8 +44,8 @@ def train(arguments: argparse.Namespace) -> None:
         _warn(f"--test-split {arguments.test_split:g}: expected more {few}; none could be held out")
     standardize = arguments.data != "digits" if arguments.standardize is None else arguments.standardize
     preparation = _with_scaling(preparation, x[~held_out], y[~held_out], standardize)
-    dtype = np.dtype(PRECISIONS[arguments.dtype])
-    inputs = preparation.scale(x).astype(dtype)
+    dtype = PRECISIONS[arguments.dtype]
+    inputs = preparation.scale(x, dtype)
     targets = y if labels is not None else ((y - preparation.target_offset) / preparation.target_scale).astype(dtype)
 
     model = _compiled_model(arguments, len(preparation.classes))
@@ -95,7 +95,10 @@ def _compiled_model(arguments: argparse.Namespace, classes: int) -> Sequential:
 
 
 def predict(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
     from .atomicfile import write_atomically
+    from .program import PRECISIONS
 
     _set_machine(arguments)
     _check_destination("--output", arguments.output, arguments.model, arguments.data)
@@ -104,8 +107,11 @@ def predict(arguments: argparse.Namespace) -> None:
     if arguments.probabilities and (preparation is None or preparation.task != "classification"):
         raise UserError(f"--probabilities: {arguments.model} must be a classifier saved by fastperceptron train")
     x = _features(arguments, preparation, model.input_shape[0])
-    z = model.predict(x if preparation is None else preparation.scale(x), verbose=0)
+    z = model.predict(x if preparation is None else preparation.scale(x, PRECISIONS[model.dtype]), verbose=0)
     z = z.reshape(len(z), -1)
+    finite = np.isfinite(z).all(axis=1)
+    if preparation is not None and not finite.all():  # no class is the likeliest
+        raise UserError(f"{arguments.data}: expected finite outputs; those of row {finite.argmin() + 1} are not")
     if arguments.output is None:
         _write_predictions(sys.stdout, z, preparation, arguments.probabilities)
         return

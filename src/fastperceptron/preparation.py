@@ -32,8 +32,18 @@ class Preparation(NamedTuple):
     target_offset: float
     target_scale: float
 
-    def scale(self, x: NDArray[Any]) -> Float64:
-        return (x - self.input_offset) / self.input_scale
+    def scale(self, x: NDArray[Any], dtype: str) -> NDArray[Any]:
+        """Finite numbers as the model sees them; refused where they are infinite in its dtype."""
+        with np.errstate(over="ignore"):
+            scaled = ((x - self.input_offset) / self.input_scale).astype(dtype)
+        lost = ~np.isfinite(scaled)
+        if lost.any():
+            row, column = np.unravel_index(np.argmax(lost), lost.shape)
+            raise ValueError(
+                f"scaling: column {self.features[column]!r} must be finite in {dtype} when scaled;"
+                f" received {x[row, column]:.3g} in row {row + 1}"
+            )
+        return scaled
 
     def to_metadata(self) -> dict[str, Any]:
         """As JSON data."""
