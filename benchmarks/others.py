@@ -255,7 +255,7 @@ class Keras(_Trained):
     def costs(self, steps: int) -> list[float]:
         costs = []
         for i in range(steps):
-            self._model.reset_metrics()  # what train_on_batch returns is the mean since then
+            self._model.reset_metrics()  # in some versions train_on_batch returns the mean since then
             costs.append(float(self._step(*self._pairs[i % len(self._pairs)])))
         return costs
 
