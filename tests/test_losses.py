@@ -318,3 +318,26 @@ def test_numbers_must_be_finite_in_the_models_dtype(backend: str) -> None:
     with pytest.raises(ValueError, match="Huber: delta must be positive in float32; received 1e-60"):
         model.compile("sgd", fp.losses.Huber(1e-60))
     assert all(before[name].tobytes() == value.tobytes() for name, value in model.get_state().items())
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        ("high", TypeError, "constant.result: the value must hold real numbers; received dtype <U4"),
+        (None, TypeError, "constant.result: the value must hold real numbers; received dtype object"),
+        ([1.0, 2.0], fp.ShapeError, r"constant.result: the value must have shape \(\); received \(2,\)"),
+    ],
+)
+def test_what_a_metric_comes_to_is_a_number(value: Any, error: type[Exception], message: str) -> None:
+    class Constant(fp.Metric):
+        def reset_state(self) -> None: ...
+
+        def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None: ...
+
+        def result(self) -> Any:
+            return value
+
+    model = fp.Sequential([fp.Input((1,)), fp.Dense(1)])
+    model.compile("sgd", "mse", metrics=[Constant()])
+    with pytest.raises(error, match=message):
+        model.evaluate(np.ones((2, 1)), np.ones(2))

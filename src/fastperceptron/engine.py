@@ -24,6 +24,7 @@ from .ownership import Ownership
 from .program import PRECISIONS
 from .segments import Segments
 from .undo import as_before_on_failure
+from .usercode import metric_result
 
 __all__ = ["Engine"]
 
@@ -240,7 +241,7 @@ class Engine:
                     logs[f"{judge.name}_loss"] = mean
         for judge in self._judges:
             for metric in judge.metrics:
-                value = metric.from_sums(next(rest)) if metric.native() is not None else float(metric.result())
+                value = metric.from_sums(next(rest)) if metric.native() is not None else metric_result(metric)
                 logs[f"{judge.name}_{metric.name}" if several else metric.name] = value
         return logs
 

@@ -1,4 +1,4 @@
-"""Calls of layers and losses written in Python: rows in the shapes that these know, checks of all that they return."""
+"""Calls of layers, losses and metrics in Python: rows in the shapes that these know, checks of all they return."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ from .checks import check_pair
 from .errors import ShapeError
 from .layer import Layer, Shape, Shapes
 from .losses import Loss
+from .metrics import Metric
 from .program import Operation
 from .weights import Weight
 
-__all__ = ["checked", "input_gradients", "layer_backward", "layer_forward", "parameter_gradient", "value_and_grad"]
+__all__ = [
+    "checked",
+    "input_gradients",
+    "layer_backward",
+    "layer_forward",
+    "metric_result",
+    "parameter_gradient",
+    "value_and_grad",
+]
 
 Array = NDArray[Any]
 
@@ -76,6 +85,11 @@ def value_and_grad(
     losses, dy = check_pair(name, loss.value_and_grad(target, prediction, weights), "(losses, dy)")
     losses = checked(losses, (len(target),), np.dtype(np.float64), name, "losses")
     return losses, checked(dy, prediction.shape, prediction.dtype, name, "dy") if training else None
+
+
+def metric_result(metric: Metric) -> float:
+    """The value of a metric written in Python."""
+    return float(checked(metric.result(), (), np.dtype(np.float64), f"{metric.name}.result", "the value"))
 
 
 def checked(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], operation: str, name: str) -> Array:
