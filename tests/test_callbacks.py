@@ -96,7 +96,7 @@ def test_using_the_model_inside_a_batch_hook_leaves_the_logs_alone() -> None:
 
     def model() -> fp.Sequential:
         made = fp.Sequential([fp.Dense(4, "tanh"), fp.Dense(1)], seed=2)
-        made.compile(fp.SGD(0.05), "mse", metrics=["mae", WorstError()])
+        made.compile(fp.SGD(0.05), "mse", metrics=["mae", "r2", WorstError()])
         return made
 
     class Nosy(fp.Callback):

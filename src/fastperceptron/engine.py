@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import data, losses, optimizers
+from .backends.numpy_metrics import metric_joined
 from .backends.protocol import Network
 from .callbacks import History
 from .checks import as_finite, check_finite
@@ -223,14 +224,18 @@ class Engine:
         self._runner.reset_metrics()
         self._base = None
 
-    def _logs(self) -> dict[str, float]:
-        """Means since the last reset."""
+    def _totals(self) -> list[Array]:
+        """Sums since the last reset."""
         assert self._runner is not None
         totals = self._runner.get_metrics()
         if self._base is not None:
-            totals = [base + total for base, total in zip(self._base, totals, strict=True)]
+            totals = [metric_joined(base, total) for base, total in zip(self._base, totals, strict=True)]
+        return totals
+
+    def _logs(self) -> dict[str, float]:
+        """Means since the last reset."""
         several = len(self._judges) > 1
-        rest = iter(totals)
+        rest = iter(self._totals())
         logs = {"loss": 0.0}
         for judge in self._judges:
             total, divisor = next(rest).tolist()
@@ -248,10 +253,7 @@ class Engine:
     @contextmanager
     def _logs_kept(self) -> Iterator[None]:
         """An evaluation inside a callback leaves the logs of the training around it alone."""
-        assert self._runner is not None
-        totals = self._runner.get_metrics()
-        if self._base is not None:
-            totals = [base + total for base, total in zip(self._base, totals, strict=True)]
+        totals = self._totals()
         python = [metric for judge in self._judges for metric in judge.metrics if metric.native() is None]
         states = [copy.deepcopy(metric.__dict__) for metric in python]
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["METRICS", "metric_add", "metric_zeros"]
+__all__ = ["METRICS", "metric_add", "metric_joined", "metric_zeros"]
 
 Array = NDArray[Any]
 
@@ -39,6 +39,18 @@ def metric_add(
         sums[:] = np.vstack([added, origin])  # all or nothing
         return
     sums += w @ _row_values(kind, parameter, y_true, y_pred), w.sum()
+
+
+def metric_joined(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sums of the rows of both, of any kind, and of losses too."""
+    if a.ndim == 1:
+        return a + b
+    if not (a[0].any() and b[0].any()):
+        return b if b[0].any() else a
+    weight, first, second, residual, origin = b
+    apart = origin - a[4]  # of the targets that the two have taken from their own
+    moved = np.stack([weight, first + apart * weight, second + apart * (2 * first + apart * weight), residual])
+    return np.vstack([a[:4] + moved, a[4]])
 
 
 def _row_values(kind: str, parameter: float, t: Array, p: Array) -> Any:
