@@ -374,6 +374,11 @@ def test_bad_arguments(probe: Any, s: str) -> None:
     assert tried > 100
     assert (memory == 1).all()
     assert getattr(probe, f"activation_backward_{s}")(14, 0.0, 4, 5, x, 8, y, 8, y, 8) == BAD_ARGUMENT
+    for negative in (-0.5, float("nan")):
+        for act, status in ((2, BAD_ARGUMENT), (3, BAD_ARGUMENT), (0, OK)):
+            forward = getattr(probe, f"activation_forward_{s}")
+            assert forward(act, negative, 1, 5, x, 8, x, 8) == status
+            assert (memory == 1).all()
     assert getattr(probe, f"dense_forward_{s}")(*good["dense_forward"]) == OK
     assert spare
 

@@ -504,6 +504,7 @@ ONES = np.ones((2, 3))
         (lambda: kernels.activation_forward("relu", ONES, alpha=0.1), ValueError, "relu takes no alpha; received 0.1"),
         (lambda: kernels.activation_forward("elu", ONES, alpha=np.nan), ValueError, "alpha of elu must be finite"),
         (lambda: kernels.activation_forward("elu", ONES, alpha="1"), TypeError, "alpha of elu must be a number"),
+        (lambda: kernels.activation_forward("elu", ONES, alpha=-1), ValueError, "alpha of elu must not be negative"),
         (
             lambda: kernels.dense_backward_bias(np.ma.masked_equal(ONES, 1)),
             ValueError,

@@ -406,6 +406,21 @@ def test_a_parameter_that_the_dtype_makes_infinite_is_refused(backend: str) -> N
         assert np.isfinite(function(row.astype(np.float64))).all()
 
 
+@pytest.mark.parametrize("name", ["leaky_relu", "elu"])
+def test_a_negative_alpha_is_refused(name: str) -> None:
+    """The derivative below zero is computed from y, which would be positive there: it was 1 instead of alpha."""
+    f = fp.activations.get(name)
+    refused = f"alpha of {name} must not be negative; received -0.5"
+    for make in (lambda: f.with_alpha(-0.5), lambda: fp.activations.ActivationFunction(name, -0.5)):
+        with pytest.raises(ValueError, match=refused):
+            make()
+    flat = f.with_alpha(0)
+    assert flat.derivative([-1.0, 1.0]).tolist() == [0, 1]
+    flat.alpha = -0.5
+    with pytest.raises(ValueError, match=refused):
+        fp.Sequential([fp.Input((3,)), fp.Dense(3, flat)])
+
+
 def test_given_arrays_and_constants() -> None:
     w = np.arange(6.0).reshape(3, 2)
     model = fp.Sequential([fp.Input((3,)), fp.Dense(2, kernel_initializer=w, bias_initializer=0.5)])

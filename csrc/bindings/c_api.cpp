@@ -50,10 +50,12 @@ Matrix<T> matrix(T* data, int64_t rows, int64_t cols, int64_t row) {
   return {data, rows, cols, row};
 }
 
-Activation activation_of(int number, bool softmax) {
+Activation activation_of(int number, double alpha, bool softmax) {
   require(number >= 0 && number < kActivations);
-  require(softmax || number != static_cast<int>(Activation::softmax));
-  return static_cast<Activation>(number);
+  const auto a = static_cast<Activation>(number);
+  require(softmax || a != Activation::softmax);
+  require(alpha >= 0 || (a != Activation::leaky_relu && a != Activation::elu));
+  return a;
 }
 
 template <class T, class... Inputs>
@@ -69,7 +71,7 @@ template <class T>
 int dense_forward(int64_t n, int64_t in, int64_t out, const T* x_, int64_t x_row, const T* w_, int64_t w_row,
                   const T* b, int activation, T alpha, T* y_, int64_t y_row) {
   return status_of([&] {
-    const Activation a = activation_of(activation, false);
+    const Activation a = activation_of(activation, alpha, false);
     const auto x = matrix(x_, n, in, x_row), w = matrix(w_, in, out, w_row);
     const auto y = matrix(y_, n, out, y_row);
     require_apart(y, x, w);
@@ -114,7 +116,7 @@ template <class T>
 int activation_forward(int activation, T alpha, int64_t n, int64_t width, const T* z_, int64_t z_row, T* y_,
                        int64_t y_row) {
   return status_of([&] {
-    const Activation a = activation_of(activation, true);
+    const Activation a = activation_of(activation, alpha, true);
     const auto z = matrix(z_, n, width, z_row);
     const auto y = matrix(y_, n, width, y_row);
     require_same_or_apart(y, z);
@@ -126,7 +128,7 @@ template <class T>
 int activation_backward(int activation, T alpha, int64_t n, int64_t width, const T* dy_, int64_t dy_row,
                         const T* saved_, int64_t saved_row, T* dz_, int64_t dz_row) {
   return status_of([&] {
-    const Activation a = activation_of(activation, true);
+    const Activation a = activation_of(activation, alpha, true);
     const auto dy = matrix(dy_, n, width, dy_row), saved = matrix(saved_, n, width, saved_row);
     const auto dz = matrix(dz_, n, width, dz_row);
     require_same_or_apart(dz, dy);

@@ -55,7 +55,7 @@ class ActivationFunction(Configurable):
     Parameters
     ----------
     name : one of ``fastperceptron.program.ACTIVATIONS``
-    alpha : the slope of ``leaky_relu`` below zero, or minus the limit of ``elu`` at minus infinity
+    alpha : the slope of ``leaky_relu`` below zero, or minus the limit of ``elu`` at minus infinity; not negative
     """
 
     def __init__(self, name: str, alpha: float | None = None) -> None:
@@ -68,7 +68,7 @@ class ActivationFunction(Configurable):
 
     def alpha_in(self, dtype: Any, operation: str) -> float:
         """alpha; an error where it is infinite in the dtype in which it is used."""
-        return as_finite(operation, f"alpha of {self.name}", self.alpha, dtype)
+        return _checked_alpha(operation, self.name, self.alpha, dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "alpha": self.alpha if self.name in DEFAULT_ALPHA else None}
@@ -109,14 +109,22 @@ class ActivationFunction(Configurable):
 
 
 def alpha_of(operation: str, activation: str, alpha: float | None, dtype: Any = np.float64) -> float:
-    """The parameter of an activation that has one, as given or its default; 0 for the others. Finite in the dtype."""
+    """The parameter of an activation that has one, as given or its default; 0 for the others."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"{operation}: activation must be one of {', '.join(ACTIVATIONS)}; received {activation!r}")
     if activation not in DEFAULT_ALPHA:
         if alpha is not None:
             raise ValueError(f"{operation}: {activation} takes no alpha; received {alpha!r}")
         return 0.0
-    return as_finite(operation, f"alpha of {activation}", DEFAULT_ALPHA[activation] if alpha is None else alpha, dtype)
+    return _checked_alpha(operation, activation, DEFAULT_ALPHA[activation] if alpha is None else alpha, dtype)
+
+
+def _checked_alpha(operation: str, activation: str, alpha: Any, dtype: Any) -> float:
+    """Finite in the dtype, and not negative: the derivative is computed from y, whose sign must be that of z."""
+    number = as_finite(operation, f"alpha of {activation}", alpha, dtype)
+    if number < 0:
+        raise ValueError(f"{operation}: alpha of {activation} must not be negative; received {alpha!r}")
+    return number
 
 
 def _floating(z: Any) -> NDArray[Any]:

@@ -27,14 +27,14 @@ enum {
   FASTPERCEPTRON_OK = 0,
   FASTPERCEPTRON_NOT_IMPORTED = 1, /* import_fastperceptron has not succeeded in this source */
   FASTPERCEPTRON_BAD_ARGUMENT = 2, /* NULL where there are elements, a negative size, a stride shorter than its row, an
-                                      unknown activation, more than 2^40 elements, a misaligned pointer, an output that
-                                      overlaps an input */
+                                      unknown activation, a negative alpha of one that has an alpha, more than 2^40
+                                      elements, a misaligned pointer, an output that overlaps an input */
   FASTPERCEPTRON_WRONG_TYPE = 3,   /* the predictor's numbers are of the other type */
   FASTPERCEPTRON_NO_MEMORY = 4,
   FASTPERCEPTRON_FAILED = 5        /* no instruction set can be had: FASTPERCEPTRON_ISA names a wrong one */
 };
 
-/* alpha is the parameter of leaky_relu and elu; others ignore it. */
+/* alpha is the parameter of leaky_relu and elu, not negative; others ignore it. */
 enum {
   FASTPERCEPTRON_LINEAR = 0,
   FASTPERCEPTRON_RELU = 1,
