@@ -130,6 +130,16 @@ def test_stop_training_in_a_batch_and_in_an_epoch() -> None:
     assert model.fit(x, y, epochs=5, verbose=0, callbacks=halt).epoch == [0, 1, 2]
 
 
+def test_stop_training_before_a_batch_ends_with_that_batch() -> None:
+    x, y = classification()
+    model = classifier()
+    recorder = Recorder()
+    stop = fp.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(model, "stop_training", True))
+    history = model.fit(x, y, epochs=5, verbose=0, callbacks=[stop, recorder])
+    assert int(model.get_state()["counters/step"]) == 1
+    assert history.history["loss"] == [recorder.logs["on_train_batch_end"]["loss"]]
+
+
 def test_early_stopping_restores_the_best() -> None:
     x, y = classification()
     model = classifier()

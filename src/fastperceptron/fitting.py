@@ -103,7 +103,7 @@ class Fit:
         budget = 0.0 if per_batch else BUDGET
         model._reset_logs()
         position = 0
-        while position < count and not (per_batch and model.stop_training):
+        while position < count and not (per_batch and position and model.stop_training):
             batch = position // self.batch_size
             if per_batch:
                 hooks.call("on_train_batch_begin", batch, {})
