@@ -182,6 +182,27 @@ def test_learning_rate_can_change_in_flight() -> None:
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
 
 
+def test_momentum_that_a_subclass_gets_later() -> None:
+    class Wrapped(fp.SGD):
+        def update(self, param: Any, grad: Any, slots: Any) -> Any:
+            return super().update(param, grad, slots)
+
+    x, y = classification(64)
+    models = []
+    for optimizer in (fp.SGD, Wrapped):
+        model = classifier(dtype="float64")
+        model.compile(optimizer(0.1), fp.losses.SparseCategoricalCrossentropy(from_logits=True))
+        for momentum in (0.0, 0.9):
+            model.optimizer.momentum = momentum
+            model.fit(x, y, epochs=2, verbose=0)
+        models.append(model)
+    for mine, theirs in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9)
+    state = models[1].get_state()
+    assert any(name.startswith("slots/momentum/") for name in state)
+    models[1].set_state(state)
+
+
 def test_an_optimizer_of_ones_own_on_arrays() -> None:
     mine, theirs = np.array([3.0, -4.0]), np.array([3.0, -4.0])
     a, b = MySGD(0.1, 0.5), fp.SGD(0.1, 0.5)

@@ -171,11 +171,12 @@ class Engine:
         assert network is not None
         assert graph is not None
         self._count_updates()
-        native = self._compiled.optimizer.native() if self._compiled is not None else None
+        optimizer = self.optimizer
+        native, slots = (None, ()) if optimizer is None else (optimizer.native(), optimizer.slot_names)
         settings = [
             (weight.trainable and layer.trainable, layer._learning_rate_multiplier) for weight, layer in graph.owners
         ]
-        if self._pushed == (native, settings):
+        if self._pushed == (native, slots, settings):
             return
         if self._compiled is not None:
             self._check_numbers(self._compiled, graph)
@@ -189,7 +190,7 @@ class Engine:
             self._segments.set_trainable(flags)
             self._segments.set_rates(rates)
             self._segments.set_slot_names()
-        self._pushed = (native, settings)
+        self._pushed = (native, slots, settings)
 
     def _check_numbers(self, compiled: Compiled, graph: Graph) -> None:
         """What the network computes with, in the dtype in which it does."""
