@@ -96,6 +96,37 @@ def test_code_of_ones_own_is_named_not_stored(tmp_path: Path) -> None:
     assert "slots/velocity/my_dense/kernel" in model.get_state()
 
 
+class Summed(fp.Loss):
+    def __init__(self, parts: Any) -> None:
+        self.parts = parts
+
+    def value_and_grad(self, y_true: Any, y_pred: Any, weights: Any) -> Any:
+        found = [part.value_and_grad(y_true, y_pred, weights) for part in self.parts]
+        return sum(losses for losses, _ in found), sum(dy for _, dy in found)
+
+
+class Doubled(fp.Initializer):
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def sample(self, shape: Any, key: int, step: int) -> Any:
+        return 2 * self.inner.sample(shape, key, step)
+
+
+def test_code_of_ones_own_may_be_within_other_code_of_ones_own() -> None:
+    class Tens(fp.Initializer):
+        def sample(self, shape: Any, key: int, step: int) -> Any:
+            return np.full(shape, 10.0)
+
+    x, y = regression()
+    model = fp.Sequential([fp.Input((5,)), fp.Dense(1, kernel_initializer=Doubled(Doubled(Tens())))], seed=0)
+    model.compile("sgd", Summed([MyMSE(), Summed([fp.losses.Huber(), MyMSE()])]))
+    twin = model.copy()
+    for each in (model, twin):
+        each.fit(x, y, verbose=0)
+    assert same_state(model, twin)
+
+
 @pytest.mark.parametrize("sequential", [True, False])
 def test_frozen_weights_stay_frozen_in_copies(sequential: bool, tmp_path: Path) -> None:
     x, y = regression()

@@ -5,7 +5,7 @@ They are JSON data but for arrays, of which :func:`fastperceptron.serialization.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .checks import kind_of
@@ -100,17 +100,24 @@ def without_given_values(config: Any) -> Any:
     return {name: without_given_values(item) for name, item in config.items()}
 
 
+def _described(value: Any) -> Iterator[Configurable]:
+    """The objects that a configuration with this value describes, however deep in it they are."""
+    if isinstance(value, Configurable):
+        yield value
+        value = value.get_config()
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    for item in items:
+        yield from _described(item)
+
+
 def foreign_classes(model: Model) -> dict[str, type[Any]]:
     """Classes that are not this package's, by the names under which the configuration knows them."""
     parts: list[Any] = list(model.layers)
     if model._compiled is not None:
-        parts += [model._compiled.optimizer, *model._compiled.losses]
-        parts += [metric for metrics in model._compiled.metrics for metric in metrics]
-    parts = [part for part in parts if part is not None]
-    parts += [value for part in parts if not isinstance(part, str) for value in vars(part).values()]
+        parts += [model._compiled.optimizer, *model._compiled.losses, *model._compiled.metrics]
     known = {name: cls for kind in KINDS for name, cls in public_classes(kind).items()}
     found: dict[str, type[Any]] = {}
-    for cls in dict.fromkeys(type(part) for part in parts if isinstance(part, Configurable)):
+    for cls in dict.fromkeys(map(type, _described(parts))):
         if cls.__module__.startswith(f"{__package__}."):
             continue
         name = cls.__name__
