@@ -118,6 +118,10 @@ def test_what_an_operation_was_made_from_is_fixed_once_it_was_made(backend: str)
         with pytest.raises(AttributeError, match=f"{name} cannot change after the layer was built"):
             setattr(layer, name, value)
         assert getattr(layer, name) is before
+    for activation in (fp.activations.leaky_relu, fp.Dense(2, "leaky_relu").activation):
+        with pytest.raises(AttributeError, match="activation leaky_relu: alpha cannot change; with_alpha gives"):
+            activation.alpha = 0.9
+        assert pickle.loads(pickle.dumps(activation)) == activation
 
 
 def test_weights_of_a_layer_are_written_together(backend: str) -> None:

@@ -62,6 +62,11 @@ class ActivationFunction(Configurable):
         self.alpha = alpha_of("ActivationFunction", name, alpha)
         self.name = name
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self):  # of models that have it only the configurations would change
+            raise AttributeError(f"activation {self.name}: {name} cannot change; with_alpha gives another")
+        super().__setattr__(name, value)
+
     def with_alpha(self, alpha: float) -> ActivationFunction:
         """The same function with another parameter."""
         return ActivationFunction(self.name, alpha)
