@@ -124,6 +124,27 @@ def test_of_a_frozen_layer_in_python_is_shown_what_it_gives() -> None:
     assert list(model.trace(x, y)["last"]) == ["x", "kernel", "bias", "y", "dy", "dkernel", "dx"]
 
 
+def test_a_loss_in_python_that_writes_over_what_it_is_given() -> None:
+    class Rough(fp.Loss):
+        def value_and_grad(self, y_true: Any, y_pred: Any, weights: Any) -> Any:
+            y_pred -= y_true
+            y_true[:] = 1e9
+            weights /= y_pred.size
+            return (y_pred**2).mean(axis=1), 2 * y_pred * weights[:, None]
+
+    x, y = regression(6)
+    y = np.ascontiguousarray(y, np.float64)
+    before = y.copy()
+    model = fp.Sequential([fp.Input((x.shape[1],)), fp.Dense(1)], seed=1, dtype="float64")
+    model.compile("sgd", "mse")
+    plain = model.trace(x, y)
+    model.compile("sgd", Rough())
+    rough = model.trace(x, y)
+    np.testing.assert_array_equal(y, before)
+    assert rough.cost == pytest.approx(plain.cost, rel=1e-12)
+    np.testing.assert_allclose(rough["dense", "dw"], plain["dense", "dw"], rtol=1e-12)
+
+
 def test_forward_only_and_inference() -> None:
     model = fp.Sequential([fp.Input((3,)), fp.Dense(2), fp.Dropout(0.5)], seed=0)
     x = np.ones((4, 3))

@@ -229,7 +229,7 @@ class _Tracer:
         y = y if loss.takes_labels else np.ascontiguousarray(y, prediction.dtype)
         native = loss.native()
         if native is None:
-            losses, gradient = value_and_grad(loss, y, prediction.copy(), given, True)
+            losses, gradient = value_and_grad(loss, y.copy(), prediction.copy(), given.copy(), True)
             assert gradient is not None
             dy = gradient if judge.weight == 1 else gradient * judge.weight
         else:
