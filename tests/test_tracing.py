@@ -109,6 +109,32 @@ def test_a_layer_in_python_is_traced_as_it_is_trained() -> None:
             np.testing.assert_allclose(trace.gradients[f"{weight.layer}/{weight.name}"], was - now, rtol=0, atol=1e-12)
 
 
+def test_states_that_a_layer_assigns_to_are_as_before() -> None:
+    class Centred(fp.Layer):
+        def build(self, input_shape: Any) -> None:
+            self.mean = self.add_weight("mean", input_shape, "zeros", trainable=False)
+
+        def forward(self, x: Any, training: bool) -> Any:
+            if training:
+                self.mean.assign(0.5 * self.mean + 0.5 * x.mean(axis=0))
+            return x - self.mean, None
+
+        def backward(self, dy: Any, saved: Any) -> Any:
+            return dy, []
+
+    x, y = regression(6)
+    model = fp.Sequential([Centred(), fp.Dense(1)], seed=1)
+    model.compile("sgd", "mse")
+    model.fit(x, y, verbose=0)
+    before = model.get_state()
+    trace = model.trace(x, y)
+    assert np.abs(trace["centred", "y"] - model.trace(x, training=False)["centred", "y"]).max() > 0
+    np.testing.assert_equal(model.get_state(), before)
+    with pytest.raises(fp.ShapeError):
+        model.trace(x, np.ones((6, 2)))
+    np.testing.assert_equal(model.get_state(), before)
+
+
 def test_of_a_frozen_layer_in_python_is_shown_what_it_gives() -> None:
     class Frozen(MyDense):
         def backward(self, dy: Any, x: Any) -> Any:

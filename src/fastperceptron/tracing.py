@@ -14,6 +14,7 @@ from .layer import Layer
 from .layers import Add, Concatenate, Multiply
 from .program import NEEDS_Z, Operation
 from .usercode import input_gradients, layer_backward, layer_forward, parameter_gradient, value_and_grad
+from .weights import assign_all, values_of
 
 if TYPE_CHECKING:
     from .fitting import Rows
@@ -114,7 +115,8 @@ class _Use:
 def trace(model: Model, x: Any, y: Any, sample_weight: Any, training: bool) -> Trace:
     """See ``Model.trace``."""
     graph = model._built_graph("trace")
-    with model._ownership.reading("trace"):
+    states = [weight for weight, _ in graph.state_owners] if training else []
+    with model._ownership.writing("trace") if states else model._ownership.reading("trace"):
         rows = None
         if y is None:
             inputs = model._check_inputs(graph, "trace", x)
@@ -122,7 +124,11 @@ def trace(model: Model, x: Any, y: Any, sample_weight: Any, training: bool) -> T
             model._ready("trace")
             rows = model._check_data(graph, "trace", x, y, sample_weight)
             inputs = rows.x
-        return _Tracer(model, inputs, training).run(rows)
+        before = values_of("trace", states)
+        try:
+            return _Tracer(model, inputs, training).run(rows)
+        finally:  # layers in Python assign to their states
+            assign_all("trace", states, before)
 
 
 class _Tracer:
