@@ -242,6 +242,10 @@ def test_iterations_are_the_models_steps(optimizer: Any) -> None:
     model.train_on_batch(x, y)
     assert model.optimizer is not None
     assert model.optimizer.iterations == 9
+    model.add(fp.Dropout(0.5))
+    assert model.optimizer.iterations == 9
+    assert model.pop().name == "dropout_1"
+    assert model.optimizer.iterations == 9
 
 
 def test_a_class_is_not_an_optimizer() -> None:

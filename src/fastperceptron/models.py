@@ -189,6 +189,7 @@ class Model(Trainer):
                 weight.initialize(key, step)
         network = self._backend.Network(graph.program)
         network.key = key
+        network.step = 0 if self._network is None else self._network.step
         self._graph, self._network = graph, network
         for owners in (graph.owners, graph.state_owners):
             for index, (weight, _) in enumerate(owners):

@@ -145,10 +145,7 @@ class Sequential(Model):
             self._given_shape, self._graph, self._network = shape, None, None
             self._clear_runtime()
             return
-        step = 0 if self._network is None else self._network.step
         self._adopt(self._chain_graph(shape), self._network_key)
-        assert self._network is not None
-        self._network.step = step
 
     def _as_config(self) -> dict[str, Any]:
         shape = self._given_shape if self._graph is None else self._graph.input_shapes[0]
