@@ -302,6 +302,21 @@ def test_bad_options(options: Any, message: str) -> None:
     assert not model.built
 
 
+def test_numbers_of_numpys_narrow_types() -> None:
+    x = np.zeros((200_000, 1), np.float32)
+    model = fp.Sequential([fp.Dense(1)], seed=0)
+    model.compile("sgd", "mse")
+    rows: list[int] = []
+    count = fp.LambdaCallback(on_predict_batch_end=lambda batch, logs: rows.append(len(logs["outputs"])))
+    model.fit(x, x, batch_size=np.int64(100_000), validation_split=np.float16(0.5), verbose=0)
+    assert int(model.get_state()["counters/step"]) == 1
+    model.predict(x[:450], batch_size=np.uint8(200), callbacks=count)
+    assert rows == [200, 200, 50]
+    stopping = fp.EarlyStopping("watched", baseline=np.float16(0.3), patience=2)  # 0.30005
+    watched = fp.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(watched=0.3 - 1e-5 * epoch))
+    assert len(model.fit(x[:2], x[:2], epochs=3, verbose=0, callbacks=[watched, stopping]).epoch) == 3
+
+
 def test_uncompiled() -> None:
     model = fp.Sequential([fp.Input((1,)), fp.Dense(1)])
     for call in (model.fit, model.evaluate, model.train_on_batch, model.trace):

@@ -219,7 +219,7 @@ class EarlyStopping(Callback):
         self.verbose = verbose
         larger = monitor.endswith(("accuracy", "acc", "r2", "r2_score", "auc"))
         self.larger_is_better = mode == "max" or (mode == "auto" and larger)
-        self.baseline = baseline
+        self.baseline = None if baseline is None else float(baseline)
         self.restore_best_weights = as_flag("EarlyStopping", "restore_best_weights", restore_best_weights)
         self.start_from_epoch = start_from_epoch
         self._begin()

@@ -145,7 +145,7 @@ class Trainer(Engine):
             raise ValueError(f"fit: validation_split must be at least 0 and below 1; received {share!r}")
         if has_data or share == 0:
             return None, None
-        kept = math.floor(n * (1 - share) + 1e-9)
+        kept = math.floor(n * (1 - float(share)) + 1e-9)
         if not 0 < kept < n:
             raise ValueError(f"fit: validation_split {share} must leave rows on both sides; received {n} rows")
         order = random.permutation(self._network_key, random.STREAM_SPLIT, 0, n)
@@ -278,7 +278,7 @@ class Trainer(Engine):
         """
         display = SILENT if verbose == 0 else progress_for(verbose, "predict")
         if batch_size is not None:
-            _rows(batch_size, "predict", "batch_size")
+            batch_size = _rows(batch_size, "predict", "batch_size")
         network, graph = self._network, self._graph
         if network is None or graph is None or self._runner is None:
             raise NotBuiltError("predict: expected a model with weights; call fit or build first")
