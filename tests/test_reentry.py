@@ -81,6 +81,32 @@ def test_evaluations_inside_an_evaluation_leave_its_logs_alone(backend: str) -> 
         assert model.evaluate(X, Y, batch_size=64, callbacks=At("on_test_batch_end", work)) == expected
 
 
+class Listing(fp.Metric):
+    """Notes the sizes of batches in a list that somebody else has too."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = sizes
+
+    def reset_state(self) -> None:
+        self.sizes.clear()
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.sizes.append(len(y_pred))
+
+    def result(self) -> float:
+        return sum(self.sizes)
+
+
+@each_backend
+def test_what_metrics_share_with_others_stays_theirs(backend: str) -> None:
+    sizes: list[int] = []
+    model = model_of(backend)
+    model.compile("sgd", fp.losses.SparseCategoricalCrossentropy(from_logits=True), [Listing(sizes)])
+    work = At("on_train_batch_end", lambda m: m.evaluate(X[:9], Y[:9]))
+    history = model.fit(X, Y, batch_size=64, verbose=0, callbacks=work).history
+    assert sum(sizes) == len(X) == history["listing"][0]
+
+
 class Curious(fp.Metric):
     """Uses the model in the middle of a step."""
 

@@ -256,14 +256,16 @@ class Engine:
         """An evaluation inside a callback leaves the logs of the training around it alone."""
         totals = self._totals()
         python = [metric for judge in self._judges for metric in judge.metrics if metric.native() is None]
-        states = [copy.deepcopy(metric.__dict__) for metric in python]
+        states = [dict(vars(metric)) for metric in python]
         try:
+            for metric in python:  # what it changes are copies
+                vars(metric).update(copy.deepcopy(vars(metric)))
             yield
         finally:
             self._reset_logs()
             self._base = totals
             for metric, state in zip(python, states, strict=True):
-                metric.__dict__.update(state)
+                vars(metric).update(state)
 
     # -- data ----------------------------------------------------------------------------------------------------
 
