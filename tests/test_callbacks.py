@@ -259,6 +259,12 @@ def test_logs_of_other_callbacks_can_be_watched() -> None:
     history = model.fit(x, y, epochs=5, verbose=0, validation_split=0.2, callbacks=[stopping, AfterEvaluation()])
     assert history.history["val_watched"] == [1.0, 1.0]
     assert len(model.fit(x, y, epochs=5, verbose=0, callbacks=Own("watched")).epoch) == 2
+
+    class Writing(fp.History):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            logs["watched"] = epoch
+
+    assert len(model.fit(x, y, epochs=5, verbose=0, callbacks=[Writing(), fp.EarlyStopping("watched")]).epoch) == 2
     writer = fp.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(watched=epoch))
     assert len(model.fit(x, y, epochs=5, verbose=0, callbacks=[writer, fp.EarlyStopping("watched")]).epoch) == 2
     with pytest.raises(ValueError, match="received 'watched'"):  # the writer comes too late

@@ -113,7 +113,7 @@ class CallbackList:
         for callback in self.callbacks:
             if isinstance(callback, EarlyStopping):
                 callback.check_monitor(names, others or (written and callback.monitor.startswith("val_")))
-            if not isinstance(callback, History) and not watches_only(callback):
+            if not watches_only(callback):
                 others |= callback_defines(callback, "on_epoch_end")
 
     def call(self, hook: str, *arguments: Any) -> None:
@@ -127,8 +127,8 @@ def callback_defines(callback: Callback, hook: str) -> bool:
 
 
 def watches_only(callback: Callback) -> bool:
-    """Whether it is an EarlyStopping that takes the logs as they come."""
-    return isinstance(callback, EarlyStopping) and type(callback).on_epoch_end is EarlyStopping.on_epoch_end
+    """Whether it is an EarlyStopping or a History, which take the logs as they come."""
+    return type(callback).on_epoch_end in (EarlyStopping.on_epoch_end, History.on_epoch_end)
 
 
 class History(Callback):
