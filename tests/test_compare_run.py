@@ -151,6 +151,23 @@ def test_who_does_not_predict_the_same_is_found(
     assert {command for _, command in pretender.asked if command.startswith("outputs")} == {"outputs 1024"}
 
 
+@pytest.mark.parametrize("wrong", [0, 8])
+def test_a_wrong_row_is_found(wrong: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    contestants, workload = module("contestants"), module("workloads").Workload("tiny", (3, 2), 4, 8)
+
+    class Wrong(contestants.NumpyByHand):  # type: ignore[misc, name-defined]
+        def predictor(self, rows: int) -> Any:
+            y = super().predictor(rows)().copy()
+            y[wrong] += 1.0
+            return lambda: y
+
+    for contestant, least, most in ((contestants.NumpyByHand, 0.0, 1e-5), (Wrong, 0.1, np.inf)):
+        monkeypatch.setitem(contestants.CONTESTANTS, "numpy", contestant)
+        service = module("worker")._Service("numpy", 1)
+        service.open(json.dumps(workload._asdict()))
+        assert least <= service.outputs("9") <= most
+
+
 @pytest.mark.parametrize(("form", "names"), [([], ["native", "numpy"]), (["--quick"], ["native"])])
 def test_growth_in_both_forms(pretender: type[Pretender], form: list[str], names: list[str]) -> None:
     options = module("compare").arguments(["--workloads", "A", *form])
