@@ -266,7 +266,9 @@ class Comparison:
                     both[1]["by_turns"] = [timing.rounds for timing in timings]
 
     def footprint(self) -> None:
-        found: dict[str, Any] = {"import_seconds": import_seconds(), "wheel_bytes": wheel_bytes()}
+        found: dict[str, Any] = {"import_seconds": import_seconds()}
+        if (size := wheel_bytes()) is not None:
+            found["wheel_bytes"] = size
         if can_measure_memory():
             found["memory_d"] = memory_while_training("D", self.options.threads)._asdict()
         self.result["footprint"] = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -35,12 +36,19 @@ def import_seconds(repeats: int = 10) -> float:
     return min(float(run_python(program)) for _ in range(repeats))
 
 
-def wheel_bytes() -> int:
-    """Size of the installed package's files, compressed as in a wheel."""
+def wheel_bytes() -> int | None:
+    """Size of the installed package's files, compressed as in a wheel; None where what is imported is not among them,
+    as in an editable installation."""
+    import fastperceptron
+
+    files: dict[Path, metadata.PackagePath] = {}
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        files = {Path(str(file.locate())).resolve(): file for file in metadata.files("fastperceptron") or []}
+    if Path(fastperceptron.__file__).resolve() not in files:
+        return None
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in metadata.files("fastperceptron") or []:
-            path = Path(str(file.locate()))
+        for path, file in files.items():
             if path.is_file() and path.suffix != ".pyc" and ".." not in file.parts:
                 archive.write(path, str(file))
     return len(buffer.getvalue())

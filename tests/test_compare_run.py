@@ -4,6 +4,9 @@ answer. Nothing is timed."""
 from __future__ import annotations
 
 import json
+import os
+import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -289,6 +292,25 @@ def test_fewer_epochs_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     data = module("time_to_result").Data(ones, np.arange(8) % 2, ones, np.arange(8) % 2, (4,), 4, 5, 0.05)
     with pytest.raises(RuntimeError, match="expected 5 epochs of training; there were 1"):
         module("time_to_result").FITTERS["native"](data, 0)
+
+
+def test_the_wheel_is_that_of_what_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is said of an editable installation, or of another version than the one that runs."""
+    footprint = module("footprint")
+    source = tmp_path / "fastperceptron" / "__init__.py"
+    source.parent.mkdir()
+    source.write_bytes(os.urandom(10_000))
+    info = tmp_path / "fastperceptron-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: fastperceptron\n", encoding="utf-8")
+    monkeypatch.setattr(fp, "__file__", str(source))
+    monkeypatch.syspath_prepend(tmp_path)
+    for record, least, most in (("fastperceptron/__init__.py,,\n", 10_000, 11_000), ("_editable.pth,,\n", None, None)):
+        (info / "RECORD").write_text(record, encoding="utf-8")
+        size = footprint.wheel_bytes()
+        assert size is None if least is None else least < size < most
+    monkeypatch.setattr(sys, "path", [])  # as where it is not installed
+    assert footprint.wheel_bytes() is None
 
 
 def test_memory_that_training_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
