@@ -290,6 +290,10 @@ def test_what_losses_and_metrics_are_given_is_theirs(backend: str, loss: str) ->
     assert found[1] == found[2] == pytest.approx(4 * found[3])
     assert found[0] == pytest.approx(found[3])
     assert model.evaluate(x, y, sample_weight=weights) == found
+    assert model.trace(x, y, sample_weight=weights).cost == pytest.approx(found[0])
+    outputs = model.predict(x)
+    assert MSEInPlace()(y, outputs) == pytest.approx(found[0])
+    assert outputs.tobytes() == model.predict(x).tobytes()
     alike = fp.Sequential([fp.Input((2,)), fp.Dense(1)], seed=0, backend=backend)
     alike.compile("sgd", MyMSE())
     for one in (model, alike):

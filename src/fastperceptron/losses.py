@@ -69,7 +69,8 @@ class Loss(Configurable):
     def per_sample(self, y_true: Any, y_pred: Any) -> Array:
         """The loss of each sample, (n,). Vectors stand for one column."""
         y_true, y_pred = self._arrays(y_true, y_pred)
-        result = self.value_and_grad(y_true, y_pred, np.ones(len(y_pred), y_pred.dtype))
+        # Copies: user's code may work in place.
+        result = self.value_and_grad(y_true.copy(), y_pred.copy(), np.ones(len(y_pred), y_pred.dtype))
         return np.asarray(check_pair(f"{self.name}.value_and_grad", result, "(losses, dy)")[0])
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
