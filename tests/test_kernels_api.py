@@ -418,6 +418,11 @@ ONES = np.ones((2, 3))
     ("call", "error", "message"),
     [
         (
+            lambda: kernels.dense_forward([[1.0], [1.0, 2.0]], np.ones((3, 4))),
+            ShapeError,
+            "dense_forward: x must be a rectangular array",
+        ),
+        (
             lambda: kernels.dense_forward(np.ones((8, 5)), np.ones((3, 4))),
             ShapeError,
             r"dense_forward: x must have shape \(n, 3\) to match w \(3, 4\); received \(8, 5\)",

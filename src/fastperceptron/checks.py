@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import DTypeError, ShapeError
 
 __all__ = [
+    "as_array",
     "as_counter",
     "as_dtype",
     "as_finite",
@@ -39,10 +40,18 @@ _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _LARGEST = {dtype: float(np.finfo(dtype).max) for dtype in (_FLOAT32, _FLOAT64)}
 
 
+def as_array(operation: str, name: str, value: Any) -> Array:
+    """What NumPy makes of it, which is nothing where lists are ragged."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"{operation}: {name} must be a rectangular array; {error}") from error
+
+
 def as_float_array(operation: str, name: str, value: ArrayLike) -> Array:
     """The value as a float32 or float64 array in native byte order."""
     refuse_masked(operation, name, value)
-    a: Array = np.asarray(value)
+    a = as_array(operation, name, value)
     dtype = a.dtype
     if dtype is _FLOAT32 or dtype is _FLOAT64:  # nearly always: NumPy's own types are singletons
         return a

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import check_finite, is_integer, is_number, kind_of, refuse_masked
+from .checks import as_array, check_finite, is_integer, is_number, kind_of, refuse_masked
 from .errors import DTypeError, ShapeError
 
 __all__ = [
@@ -66,12 +66,9 @@ def as_real(value: Any, operation: str, name: str) -> Array:
 
 
 def _to_numpy(value: Any, operation: str, name: str) -> Array:
-    try:
-        if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
-            return np.from_dlpack(value)
-        array = np.asarray(value)
-    except ValueError as error:  # ragged lists
-        raise ShapeError(f"{operation}: {name} must be a rectangular array; {error}") from error
+    if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
+        return np.from_dlpack(value)
+    array = as_array(operation, name, value)
     if array.ndim == 0 and array.dtype.kind == "O" and not isinstance(value, int):
         raise DTypeError(f"{operation}: {name} must hold real numbers; received {kind_of(value)}")
     return array

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import backends
 from .activations import alpha_of
 from .checks import (
+    as_array,
     as_counter,
     as_finite,
     as_flag,
@@ -66,7 +67,7 @@ def _targets(operation: str, kind: str, y_true: ArrayLike, y_pred: ArrayLike) ->
         check_one_dtype(operation, y_true=t, y_pred=p)
         return t, p
     refuse_masked(operation, "y_true", y_true)
-    labels: Array = np.asarray(y_true)
+    labels = as_array(operation, "y_true", y_true)
     if labels.dtype.kind not in "iu":
         raise DTypeError(f"{operation}: y_true must be integer labels; received {labels.dtype}")
     check_shape(operation, "y_true", labels, (len(p),), f"to match y_pred {p.shape}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import check_pair
+from .checks import as_array, check_pair
 from .errors import ShapeError
 from .layer import Layer, Shape, Shapes
 from .losses import Loss
@@ -94,7 +94,7 @@ def metric_result(metric: Metric) -> float:
 
 def checked(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], operation: str, name: str) -> Array:
     """What a user's code returned, as an array of this shape and dtype."""
-    array = np.asarray(value)
+    array = as_array(operation, name, value)
     if array.shape != shape:
         raise ShapeError(f"{operation}: {name} must have shape {shape}; received {array.shape}")
     if array.dtype.kind not in "biuf":
