@@ -88,6 +88,8 @@ def test_apply_checks_before_it_changes() -> None:
     assert (param == 1).all()
     with pytest.raises(fp.DTypeError, match="parameter 0 must be a float32 or float64 array in native"):
         optimizer.apply([np.ones(3, np.int64)], [np.ones(3)])
+    with pytest.raises(TypeError, match="apply: expected a list of gradients; received NoneType"):
+        fp.SGD().apply([np.ones(1)], None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="as many gradients as parameters, 1; received 0"):
         optimizer.apply([param], [])
     frozen = np.ones(3)

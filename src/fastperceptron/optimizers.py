@@ -28,7 +28,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import as_finite, as_flag, is_number, kind_of, refuse_masked
+from .checks import as_finite, as_flag, as_list, is_number, kind_of, refuse_masked
 from .errors import DTypeError, ShapeError
 from .serialization import Configurable
 
@@ -83,7 +83,7 @@ class Optimizer(Configurable):
         """One step on a list of float32 or float64 arrays, in place. Slots belong to positions in the list."""
         from .data import as_real
 
-        params, grads = list(params), list(grads)
+        params, grads = as_list("apply", "parameters", params), as_list("apply", "gradients", grads)
         if len(params) != len(grads):
             raise ValueError(f"apply: expected as many gradients as parameters, {len(params)}; received {len(grads)}")
         checked, roots = [], {_root_of(param) for param in params}
