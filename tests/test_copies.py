@@ -87,6 +87,13 @@ def test_code_of_ones_own_is_named_not_stored(tmp_path: Path) -> None:
     model.save(tmp_path / "m")
     with pytest.raises(fp.ModelFormatError, match="custom_objects; received 'MyDense'"):
         fp.load_model(tmp_path / "m")
+    for wrong in (["MyDense"], {"MyDense": "MyDense"}):
+        for make in (
+            lambda objects: fp.load_model(tmp_path / "m", custom_objects=objects),
+            lambda objects: fp.Model.from_config(model.get_config(), objects),
+        ):
+            with pytest.raises(TypeError, match=r"custom_objects must map names to classes; received (list|str)"):
+                make(wrong)
     again = fp.load_model(tmp_path / "m", custom_objects=CUSTOM)
     twins = [again, model.copy(), pickle.loads(pickle.dumps(model))]
     model.fit(x, y, epochs=1, verbose=0)

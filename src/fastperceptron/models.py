@@ -351,9 +351,9 @@ class Model(Trainer):
         config: Mapping[str, Any], custom_objects: Classes | None = None, backend: str | None = None
     ) -> Model:
         """A model of this structure with fresh weights. Raises ValueError for what is not a configuration."""
-        from .saving import from_config
+        from .saving import checked_classes, from_config
 
-        model, graph = from_config(config, custom_objects or {}, backend)
+        model, graph = from_config(config, checked_classes("from_config", custom_objects), backend)
         if graph is not None:
             model._adopt(graph, random.make_key(model._seed))
         return model

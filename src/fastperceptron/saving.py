@@ -23,7 +23,7 @@ from .sequential import Sequential
 from .serialization import deserialize, public_classes
 from .state import check_counters, check_state, expected_state, set_state
 
-__all__ = ["from_config", "load_model", "rebuild"]
+__all__ = ["checked_classes", "from_config", "load_model", "rebuild"]
 
 Array = NDArray[Any]
 Classes = Mapping[str, type[Any]]
@@ -46,15 +46,12 @@ def load_model(
     """
     from .modelfile import read_model_file
 
-    backends.resolve(backend)  # an error here is not the file's
-    if custom_objects is not None and not isinstance(custom_objects, Mapping):
-        raise TypeError(
-            f"load_model: custom_objects must be a mapping {{name: class}}; received {kind_of(custom_objects)}"
-        )
+    backends.resolve(backend)  # an error here, or in the next line, is not the file's
+    classes = checked_classes("load_model", custom_objects)
     made: list[tuple[Model, Graph, Any]] = []
 
     def check(config: dict[str, Any], described: dict[str, tuple[str, tuple[int, ...]]]) -> None:
-        parts = _parts(config, custom_objects or {}, backend)
+        parts = _parts(config, classes, backend)
         model, graph, compiled = parts
         if graph is None:
             raise ModelFormatError("expected a built model; received one without an input shape")
@@ -69,6 +66,15 @@ def load_model(
         raise ModelFormatError(f"{error} in {os.fspath(path)}") from error
     _finish(model, graph, compiled, tensors)
     return model
+
+
+def checked_classes(operation: str, custom_objects: Any) -> Classes:
+    """The classes of a user's own, by name."""
+    given: Any = {} if custom_objects is None else custom_objects
+    wrong = [one for one in given.values() if not isinstance(one, type)] if isinstance(given, Mapping) else [given]
+    if wrong:
+        raise TypeError(f"{operation}: custom_objects must map names to classes; received {kind_of(wrong[0])}")
+    return dict(given)
 
 
 def from_config(config: Any, custom_objects: Classes, backend: str | None) -> tuple[Model, Graph | None]:
