@@ -71,6 +71,12 @@ def test_errors() -> None:
         L.MeanSquaredError()([1.0, 2.0, 3.0], [1.0, 2.0])
     with pytest.raises(ValueError, match=r"labels from 0 to 1.*received 2 in row 1"):
         L.SparseCategoricalCrossentropy()([0, 2], [[0.5, 0.5], [0.5, 0.5]])
+    with pytest.raises(ValueError, match=r"binary_crossentropy: y_true must lie in \[0, 1\]; received 2.0 in row 1"):
+        L.BinaryCrossentropy()([0, 2], [0.5, 0.5])
+    with pytest.raises(
+        ValueError, match=r"categorical_crossentropy: y_true must be at least 0; received -1.0 in row 0"
+    ):
+        L.CategoricalCrossentropy().per_sample([[-1, 1]], [[0.5, 0.5]])
     with pytest.raises(fp.DTypeError, match="real numbers"):
         L.MeanSquaredError()(["a"], [1.0])
     with pytest.raises(ValueError, match="at least one sample"):

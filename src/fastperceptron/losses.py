@@ -93,9 +93,12 @@ class Loss(Configurable):
         return None
 
     def _arrays(self, y_true: Any, y_pred: Any) -> tuple[Array, Array]:
-        from .data import as_compared
+        from .data import as_compared, check_range
 
-        return as_compared(y_true, y_pred, self.takes_labels, self.name)
+        y_true, y_pred = as_compared(y_true, y_pred, self.takes_labels, self.name)
+        if self._target_range is not None and y_true.size:
+            check_range(y_true, *self._target_range, self.name, "y_true")
+        return y_true, y_pred
 
 
 class _Native(Loss):
