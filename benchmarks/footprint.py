@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from interleave import ContestantError
 from machine import set_environment
 from workloads import WORKLOADS
 
@@ -26,7 +27,10 @@ def run_python(program: str, *arguments: str, threads: int | None = None) -> str
     variables = dict(os.environ)
     if threads is not None:
         set_environment(threads, variables)
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ContestantError(f"a process ended with status {done.returncode}: {done.stderr[-500:]}")
+    return done.stdout
 
 
 def import_seconds(repeats: int = 10) -> float:

@@ -313,6 +313,18 @@ def test_the_wheel_is_that_of_what_is_imported(tmp_path: Path, monkeypatch: pyte
     assert footprint.wheel_bytes() is None
 
 
+def test_a_process_that_fails_is_left_out_with_its_last_words(
+    pretender: type[Pretender], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    comparison, footprint = compare(), module("footprint")
+    comparison.options.output = tmp_path
+    monkeypatch.setattr(module("comparison"), "import_seconds", lambda: footprint.run_python("import nothing_like_it"))
+    task = module("comparison").Task("import, wheel, memory", 1.0, comparison.footprint)
+    monkeypatch.setattr(comparison, "tasks", lambda: [task])
+    comparison.run()
+    assert "No module named 'nothing_like_it'" in comparison.result["failed"]["import, wheel, memory"]
+
+
 def test_memory_that_training_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four float32 arrays as large as the parameters, the activations of a batch, and 16 MB."""
     footprint, parameters = module("footprint"), 4 * 1025 * 1024 + 1025 * 1000
