@@ -168,6 +168,8 @@ def _where_others_win(result: Result) -> str:
     for what, contestants in races:
         fair = dict(ranked(contestants))
         winners = []
+        if "native" not in fair:
+            lines.append(f"- {what}: we are not ranked")
         for who, entry in fair.items():
             own = "native-bf16" if entry["bfloat16"] and "native-bf16" in fair else "native"
             if who in OURS or own not in fair:

@@ -203,6 +203,16 @@ def test_who_is_quicker_by_either_statistic_wins(result: dict[str, Any]) -> None
     assert "JAX takes 0.90 of our time (by the medians of the times 1.10)" in text
 
 
+def test_who_is_not_ranked_does_not_win(result: dict[str, Any]) -> None:
+    """Where we compute another step, or nothing, it is not said that nobody wins."""
+    result["prediction"] = {}
+    assert "Nowhere in this run." in module("report").tables(result)
+    result["training"]["A"]["contestants"]["native"]["reason"] = "cost of step 1: expected 2; received 3"
+    text = module("report").tables(result)
+    assert "Nowhere in this run." not in text
+    assert "- A, training: we are not ranked" in text
+
+
 def test_who_did_not_take_part_is_listed(result: dict[str, Any]) -> None:
     result["absent"] = {"torch-bf16-compile": "not in the short form", "mlpfile": "not installed"}
     expected = [
