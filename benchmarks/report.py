@@ -13,7 +13,6 @@ from standings import (
     LABELS,
     OURS,
     Result,
-    best_other,
     cliffs,
     fewer_threads,
     peak_of,
@@ -23,7 +22,7 @@ from standings import (
 )
 from wanted import wanted
 
-__all__ = ["best_other", "between_markers", "cliffs", "pictures", "ratio", "tables", "wanted", "write_between_markers"]
+__all__ = ["between_markers", "pictures", "tables", "write_between_markers"]
 
 _BEGIN, _END = "<!-- compare: begin -->", "<!-- compare: end -->"
 

@@ -83,21 +83,21 @@ def result() -> dict[str, Any]:
 
 
 def line(result: dict[str, Any], beginning: str) -> Any:
-    found = [line for line in module("report").wanted(result) if line.what.startswith(beginning)]
+    found = [line for line in module("wanted").wanted(result) if line.what.startswith(beginning)]
     assert len(found) == 1, beginning
     return found[0]
 
 
 def test_best_other_computes_the_same_at_the_same_precision(result: dict[str, Any]) -> None:
     contestants = result["training"]["A"]["contestants"]
-    assert module("report").best_other(contestants, False) == "jax"  # medians 7, 8; torch differs
-    assert module("report").best_other(contestants, None) == "torch-bf16"
-    assert module("report").best_other({"native": entry(1.0)}, False) is None
+    assert module("standings").best_other(contestants, False) == "jax"  # medians 7, 8; torch differs
+    assert module("standings").best_other(contestants, None) == "torch-bf16"
+    assert module("standings").best_other({"native": entry(1.0)}, False) is None
 
 
 def test_ratios_are_within_rounds(result: dict[str, Any]) -> None:
     contestants = result["training"]["A"]["contestants"]
-    ratio = module("report").ratio(contestants["numpy"], contestants["native"])
+    ratio = module("standings").ratio(contestants["numpy"], contestants["native"])
     assert (ratio.within, ratio.medians) == (6, pytest.approx(8))  # of 8, 6 and 6; 8 us and 1
     assert line(result, "A, float32 step: times").reached == "7.00 x"
     assert line(result, "A, float32 step: times").held is True
@@ -165,7 +165,7 @@ def test_what_does_not_apply_says_so(result: dict[str, Any]) -> None:
     assert line(result, "D at 16 threads").held is None
     assert line(result, "D, float32 step: times").note == "not measured"
     missing = {**result, "training": {}, "prediction": {}, "limits": {}}
-    assert all(found.held is not True for found in module("report").wanted(missing)[:10])
+    assert all(found.held is not True for found in module("wanted").wanted(missing)[:10])
 
 
 def test_tables(result: dict[str, Any]) -> None:
