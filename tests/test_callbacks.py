@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -113,6 +115,23 @@ def test_using_the_model_inside_a_batch_hook_leaves_the_logs_alone() -> None:
     assert same_state(plain, nosy)
     for name, values in first.items():
         np.testing.assert_allclose(values, second[name], rtol=1e-12)
+
+
+def test_a_trained_model_that_nobody_has_is_gone_at_once() -> None:
+    x, y = classification()
+    model = classifier()
+    gc.disable()
+    try:
+        history = model.fit(x, y, epochs=2, verbose=0)
+        assert history.model is model
+        assert model.history is history
+        gone = weakref.ref(model)
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert history.model is None
+    assert len(history.history["loss"]) == 2
 
 
 def test_stop_training_in_a_batch_and_in_an_epoch() -> None:

@@ -7,6 +7,7 @@ does so about twenty times a second.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -139,13 +140,22 @@ class History(Callback):
         self.epoch: list[int] = []
         self.params = {}
 
+    @property
+    def model(self) -> Any:
+        """The model as long as it lives, else None: it has its history, and a cycle would keep its memory."""
+        return self._model()
+
+    @model.setter
+    def model(self, model: Trainer) -> None:
+        self._model = weakref.ref(model)
+
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.epoch.append(epoch)
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "model"}
+        return {name: value for name, value in self.__dict__.items() if name != "_model"}
 
     def __repr__(self) -> str:
         return f"<History of {len(self.epoch)} epochs: {', '.join(self.history)}>"
