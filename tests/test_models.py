@@ -265,6 +265,8 @@ def test_sequential_and_input_name_what_came() -> None:
         fp.Sequential([fp.Dense])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"Input: shape must be positive integers.*received 3\.5"):
         fp.Input(3.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Sequential: name must be text; received None"):
+        fp.Sequential(name=None)  # type: ignore[arg-type]
 
 
 def test_targets_of_layers_that_give_a_number_per_row() -> None:

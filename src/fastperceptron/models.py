@@ -84,10 +84,12 @@ class Model(Trainer):
             name_layers(structure.layers)
             self._adopt(build_graph(structure, dtype), random.make_key(seed))
 
-    def _prepare(self, seed: Any, dtype: str, backend: str | None, name: str) -> None:
+    def _prepare(self, seed: Any, dtype: str, backend: str | None, name: Any) -> None:
+        if not isinstance(name, str):
+            raise ValueError(f"{type(self).__name__}: name must be text; received {name!r}")
         if dtype not in list(PRECISIONS):  # dtype may be anything, unhashable too
             raise ValueError(f"{type(self).__name__}: dtype must be one of {', '.join(PRECISIONS)}; received {dtype!r}")
-        self.name = str(name)
+        self.name = name
         self.dtype = dtype
         self.stop_training = False
         self.history = None
