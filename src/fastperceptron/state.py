@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import kind_of, refuse_masked
+from .checks import as_array, kind_of, refuse_masked
 from .errors import DTypeError, NotBuiltError, ShapeError
 from .graph import Graph
 from .undo import wholly
@@ -111,7 +111,7 @@ def set_state(model: Trainer, state: Mapping[str, Any]) -> None:
     optimizer = model._compiled.optimizer if model._compiled is not None else None
     for name, value in state.items():
         refuse_masked("set_state", str(name), value)
-    arrays = {name: np.asarray(value) for name, value in state.items()}
+    arrays = {name: as_array("set_state", str(name), value) for name, value in state.items()}
     described = {name: (array.dtype.newbyteorder("=").name, array.shape) for name, array in arrays.items()}
     check_state(described, expected_state(graph, optimizer), "set_state")
     check_counters(arrays, "set_state")
