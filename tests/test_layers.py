@@ -72,6 +72,7 @@ def test_flatten_and_shapes(backend: str) -> None:
     assert keeps.predict(x).shape == (2, 2, 3)
     with pytest.raises(fp.ShapeError, match=r"dense: Dense takes rows of one axis.*\('n', 2, 3\).*Flatten"):
         fp.Sequential([fp.Input((2, 3)), fp.Dense(4)])
+    assert fp.Flatten()(np.ones((0, 3, 4))).shape == (0, 12)
 
 
 def test_dropout_only_while_training(backend: str) -> None:

@@ -257,7 +257,7 @@ class Flatten(_BuiltIn):
         return super().emit(builder, sources, input_shape, output_shape) if self.is_python else sources[0]
 
     def forward(self, x: Array, training: bool) -> tuple[Array, Any]:
-        return x.reshape(x.shape[0], -1), x.shape
+        return x.reshape(x.shape[0], math.prod(x.shape[1:])), x.shape
 
     def backward(self, dy: Array, saved: Any) -> tuple[Array, list[Array | None]]:
         return dy.reshape(saved), []
