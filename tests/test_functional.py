@@ -677,6 +677,14 @@ def test_a_list_of_one_value(backend: str, tmp_path: Path, join: Any) -> None:
     model.profile(rows, np.ones((5, 2)), seconds=0.01)
 
 
+@pytest.mark.parametrize("join", [fp.Add, fp.Multiply, fp.Concatenate])
+def test_joins_of_arrays_need_as_many_rows_of_each(join: Any) -> None:
+    layer = join(name="join")
+    with pytest.raises(fp.ShapeError, match="join: x must have as many rows as there are samples, 4; received 1"):
+        layer([np.ones((4, 3)), np.ones((1, 3))])
+    assert not layer.built
+
+
 def test_uses_of_a_layer_have_no_name_of_an_input() -> None:
     x, layer = fp.Input((3,), name="a:2"), fp.Dense(3, name="a")
     model = fp.Model(x, fp.Add()([layer(x), layer(layer(x))]), seed=0)

@@ -237,7 +237,7 @@ class Layer(Configurable):
 
     def _computed_for(self, x: Any) -> Any:
         """The output for arrays. The first of them build the layer, wholly or not at all."""
-        from .data import as_rows
+        from .data import as_rows, same_rows
         from .random import make_key
 
         if self.takes_list and not isinstance(x, (list, tuple)):
@@ -247,6 +247,8 @@ class Layer(Configurable):
         if not given or len(known) != len(given):
             raise ShapeError(f"{self.name}: expected a list of {len(known) or 'some'} arrays; received {len(given)}")
         arrays = [as_rows(a, shape, self.name) for a, shape in zip(given, known, strict=True)]
+        for a in arrays:
+            same_rows(len(arrays[0]), a, self.name, "x")
         if not self.built:
             found = tuple(a.shape[1:] for a in arrays)
             with as_before_on_failure(self, *self.weights):
