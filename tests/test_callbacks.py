@@ -286,6 +286,10 @@ def test_logs_of_other_callbacks_can_be_watched() -> None:
     assert len(model.fit(x, y, epochs=5, verbose=0, callbacks=[Writing(), fp.EarlyStopping("watched")]).epoch) == 2
     writer = fp.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(watched=epoch))
     assert len(model.fit(x, y, epochs=5, verbose=0, callbacks=[writer, fp.EarlyStopping("watched")]).epoch) == 2
+    for odd in ("high", None):
+        writer = fp.LambdaCallback(on_epoch_end=lambda epoch, logs, odd=odd: logs.update(watched=odd))
+        with pytest.raises(TypeError, match=f"EarlyStopping: watched must be a number; received {odd!r}"):
+            model.fit(x, y, verbose=0, callbacks=[writer, fp.EarlyStopping("watched")])
     with pytest.raises(ValueError, match="received 'watched'"):  # the writer comes too late
         model.fit(x, y, epochs=5, verbose=0, callbacks=[fp.EarlyStopping("watched"), writer])
 

@@ -289,7 +289,11 @@ class EarlyStopping(Callback):
     def _value(self, logs: Mapping[str, float]) -> float:
         if self.monitor not in logs:
             raise ValueError(self._missing(logs))
-        return logs[self.monitor]
+        value: Any = logs[self.monitor]  # perhaps another callback's
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"EarlyStopping: {self.monitor} must be a number; received {value!r}") from None
 
     def _missing(self, names: Iterable[str]) -> str:
         names = list(names)
