@@ -1,7 +1,7 @@
 """Callbacks: code of one's own that runs while a model trains.
 
-All hooks of Keras exist. Defining a per-batch hook makes ``fit`` return to Python after every batch; without one it
-does so about twenty times a second.
+All hooks of Keras exist, but not the old names of two, ``on_batch_begin`` and ``on_batch_end``. Defining a per-batch
+hook makes ``fit`` return to Python after every batch; without one it does so about twenty times a second.
 """
 
 from __future__ import annotations
