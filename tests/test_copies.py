@@ -134,6 +134,37 @@ def test_code_of_ones_own_may_be_within_other_code_of_ones_own() -> None:
     assert same_state(model, twin)
 
 
+class Reported(fp.Metric):
+    """The mean of a loss."""
+
+    def __init__(self, loss: Any, name: str | None = None) -> None:
+        super().__init__(name)
+        self.loss = loss
+
+    def reset_state(self) -> None:
+        self.losses: list[float] = []
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.losses += self.loss.per_sample(y_true, y_pred).tolist()
+
+    def result(self) -> float:
+        return float(np.mean(self.losses))
+
+
+def test_code_of_ones_own_may_hold_what_is_of_another_kind(tmp_path: Path) -> None:
+    x, y = regression()
+    model = fp.Sequential([fp.Input((5,)), fp.Dense(1)], seed=0)
+    model.compile("sgd", "mse", metrics=[Reported(fp.losses.Huber(0.5))])
+    model.save(tmp_path / "m")
+    for twin in (model.copy(), fp.load_model(tmp_path / "m", custom_objects={"Reported": Reported})):
+        assert twin.evaluate(x, y) == model.evaluate(x, y)
+    model.compile("sgd", "mse", metrics=[Reported(fp.losses.MeanSquaredError())])  # there is such a metric too
+    for use in (model.copy, lambda: model.save(tmp_path / "n")):
+        with pytest.raises(ValueError, match=r"two called MeanSquaredError, of fastperceptron\.metrics and .*\.losses"):
+            use()
+    assert not (tmp_path / "n").exists()
+
+
 @pytest.mark.parametrize("sequential", [True, False])
 def test_frozen_weights_stay_frozen_in_copies(sequential: bool, tmp_path: Path) -> None:
     x, y = regression()

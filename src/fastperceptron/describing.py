@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .checks import kind_of
 from .graph import Graph
 from .layer import Layer
-from .serialization import KINDS, Configurable, as_json, public_classes, serialize
+from .serialization import Configurable, as_json, public_classes, serialize
 
 if TYPE_CHECKING:
     from .models import Model
@@ -112,19 +112,19 @@ def _described(value: Any) -> Iterator[Configurable]:
 
 def foreign_classes(model: Model) -> dict[str, type[Any]]:
     """Classes that are not this package's, by the names under which the configuration knows them."""
-    parts: list[Any] = list(model.layers)
+    parts: dict[str, Any] = {"layer": model.layers}
     if model._compiled is not None:
-        parts += [model._compiled.optimizer, *model._compiled.losses, *model._compiled.metrics]
-    known = {name: cls for kind in KINDS for name, cls in public_classes(kind).items()}
+        chosen = model._compiled
+        parts |= {"loss": chosen.losses, "metric": chosen.metrics, "optimizer": chosen.optimizer}
     found: dict[str, type[Any]] = {}
-    for cls in dict.fromkeys(map(type, _described(parts))):
-        if cls.__module__.startswith(f"{__package__}."):
-            continue
-        name = cls.__name__
-        other = known.get(name) or found.setdefault(name, cls)
-        if other is not cls:
-            raise ValueError(
-                f"{type(model).__name__}: copies and files know classes by name; received two called {name},"
-                f" of {other.__module__} and {cls.__module__} (rename one)"
-            )
+    for kind, values in parts.items():
+        known = public_classes(kind)
+        for cls in dict.fromkeys(map(type, _described(values))):
+            name = cls.__name__
+            other = known.get(name) or found.setdefault(name, cls)
+            if other is not cls:
+                raise ValueError(
+                    f"{type(model).__name__}: copies and files know classes by name; received two called {name},"
+                    f" of {other.__module__} and {cls.__module__} (rename one)"
+                )
     return found

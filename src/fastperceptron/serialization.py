@@ -167,7 +167,8 @@ def deserialize(data: Any, classes: Mapping[str, type[Any]], kind: str) -> Any:
 
 
 def public_classes(kind: str) -> dict[str, type[Any]]:
-    """This package's classes of one of KINDS that a configuration may name: those that can be used as they are."""
+    """This package's classes that a configuration of one of KINDS may name: those that can be used as they are. Where
+    two have one name it is that of this kind."""
     from . import activations, initializers, layers, losses, metrics, optimizers
 
     modules = {
@@ -178,7 +179,7 @@ def public_classes(kind: str) -> dict[str, type[Any]]:
     }
     bases = (layers.Layer, initializers.Initializer, losses.Loss, metrics.Metric, optimizers.Optimizer)
     found: dict[str, type[Any]] = {}
-    for module in modules[kind]:
+    for module in [module for each in sorted(KINDS, key=kind.__eq__) for module in modules[each]]:
         for name in module.__all__:
             item = getattr(module, name)
             if isinstance(item, type) and issubclass(item, Configurable) and item not in bases:
