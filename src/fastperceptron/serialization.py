@@ -71,10 +71,11 @@ class Configurable:
         import inspect
 
         args, kwargs = self._arguments
-        bound = inspect.signature(type(self).__init__).bind(self, *args, **kwargs)
+        signature = inspect.signature(type(self).__init__)
+        bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         config = dict(list(bound.arguments.items())[1:])
-        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+        for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 config.update(config.pop(name, {}))
             elif parameter.kind is parameter.VAR_POSITIONAL and config.pop(name, ()):
