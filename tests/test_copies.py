@@ -259,6 +259,16 @@ def test_copies_of_what_is_not_built_will_be_built_alike() -> None:
         assert same_state(model, twin)
 
 
+def test_weights_do_not_get_lost_where_nothing_is_built() -> None:
+    model = trained()
+    chain = fp.Sequential([fp.Dense(16), model.pop()])
+    for use in (chain.copy, lambda: pickle.dumps(chain)):
+        with pytest.raises(fp.NotBuiltError, match="copy: expected a built model, since its layers have weights"):
+            use()
+    chain.build(4)
+    assert same_state(chain.copy(), chain)
+
+
 def test_given_arrays_are_not_stored_twice(tmp_path: Path) -> None:
     model = fp.Sequential([fp.Input((100,)), fp.Dense(100, kernel_initializer=np.full((100, 100), 1 / 3))])
     model.save(tmp_path / "m")

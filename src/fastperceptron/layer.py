@@ -180,7 +180,7 @@ class Layer(Configurable):
 
     def compute_output_shape(self, input_shape: Shapes) -> Shape:
         """The shape of one row of the output; by default found by a forward pass over one row of zeros."""
-        idle = [weight for weight in self.weights if weight._array is None and weight._network is None]
+        idle = [weight for weight in self.weights if not weight.has_values]
         for weight in idle:
             weight._array = np.zeros(weight.shape, weight.dtype)
         try:

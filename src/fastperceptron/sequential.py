@@ -9,6 +9,7 @@ from typing import Any
 from . import random
 from .checks import kind_of
 from .describing import layer_entry
+from .errors import NotBuiltError
 from .graph import Graph, build_graph, chain, name_layers
 from .layer import Input, Layer, Shape, Value, checked_shape
 from .models import Model
@@ -133,6 +134,8 @@ class Sequential(Model):
         return layer
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._network is None and any(weight.has_values for weight in self.weights):
+            raise NotBuiltError("copy: expected a built model, since its layers have weights; call fit or build first")
         return super().__getstate__() | {"key": self._network_key}
 
     def _rechain(self) -> None:

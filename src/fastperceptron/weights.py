@@ -51,7 +51,7 @@ class Weight(NDArrayOperatorsMixin):
 
     def initialize(self, key: int, step: int) -> None:
         """Draws the starting values, unless the weight has values already."""
-        if self._array is None and self._network is None:
+        if not self.has_values:
             self._array = self.initializer.checked(self.shape, key, step, self.dtype, f"{self.layer}/{self.name}")
 
     def bind(self, network: Network, index: int, ownership: Ownership, dtype: str) -> None:
@@ -79,6 +79,11 @@ class Weight(NDArrayOperatorsMixin):
             self._network.set_state(self._index, array)
         else:
             self._network.set_parameter(self._index, array)
+
+    @property
+    def has_values(self) -> bool:
+        """Whether there are any, of its own or in a network."""
+        return self._array is not None or self._network is not None
 
     @property
     def value(self) -> NDArray[Any]:
