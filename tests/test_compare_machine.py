@@ -30,6 +30,19 @@ def test_a_busy_machine_is_told(load: float | None, others: float | None, said: 
     assert warning.startswith(f"The machine was busy ({said}): ") if said else warning == ""
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_environment_is_the_same_for_all(threads: int) -> None:
+    """Whatever the caller's says, everybody has the same number of threads, and nobody is held back or replaced."""
+    held_back = ["OPENBLAS_CORETYPE", "MKL_ENABLE_INSTRUCTIONS", "FASTPERCEPTRON_ISA", "FASTPERCEPTRON_BACKEND"]
+    environment = {**dict.fromkeys(held_back, "old"), "OMP_NUM_THREADS": "7", "XLA_FLAGS": "--other", "HOME": "/"}
+    module("machine").set_environment(threads, environment)
+    assert not set(held_back) & set(environment)
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    assert [environment[name] for name in names] == [str(threads)] * 3
+    one_thread = " --xla_cpu_multi_thread_eigen=false" * (threads == 1)
+    assert (environment["HOME"], environment["XLA_FLAGS"]) == ("/", f"--other{one_thread}")
+
+
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="ticks are those of POSIX")
 def test_what_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """In ten seconds CPU 0 works for seven, CPU 3 for four, we and our children for three: eight of twenty."""

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -76,6 +77,25 @@ def test_rounds_are_interleaved(pretender: type[Pretender]) -> None:
     assert {command for _, command in pretender.asked} == {"predict 7"}
     assert [who for who, _ in pretender.asked] == ["a", "b", *("a", "b"), *("b", "a"), *("a", "b")]
     assert [timing.rounds for timing in timings] == [(1.0, 1.0, 1.0)] * 2
+
+
+def test_a_slice_begins_with_a_step_that_is_not_timed() -> None:
+    calls: list[Any] = []
+    service = module("worker")._Service("numpy", 1)
+    service._contestant = SimpleNamespace(
+        prepare=lambda: calls.append("prepare"), run=lambda steps: calls.append(steps) or 64
+    )
+    assert service.run("50")["steps"] == 64  # whole epochs, say
+    assert calls == ["prepare", 1, 50]
+
+
+@pytest.mark.parametrize(("clock", "seconds"), [("wall", 0.5), ("cpu", 0.25)])
+def test_seconds_are_those_of_the_steps_made(clock: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker_type = module("interleave").Worker
+    worker = worker_type.__new__(worker_type)
+    worker._clock = clock
+    monkeypatch.setattr(worker_type, "ask", lambda self, command: {"wall": 32.0, "cpu": 16.0, "steps": 64})
+    assert worker.seconds_per_step(50) == seconds
 
 
 def test_all_steps_and_predictions_are_timed_side_by_side(pretender: type[Pretender]) -> None:
@@ -274,6 +294,42 @@ def test_avx2_is_forced_and_checked(pretender: type[Pretender]) -> None:
     with pytest.raises(module("interleave").ContestantError, match="expected products by float32 avx2; received"):
         comparison.avx2()
     assert "avx2" not in comparison.result
+
+
+def test_limits_are_the_largest_that_were_measured(pretender: type[Pretender]) -> None:
+    """At the beginning and at the end of a run."""
+    comparison = compare()
+    for bandwidth in (3e10, 2e10):
+        pretender.answers["native", "bandwidth"] = {"read": bandwidth, "update": 5e10 - bandwidth}
+        comparison.limits()
+    found = comparison.result["limits"]["1"]
+    assert found == {"memory read": 3e10, "memory update": 3e10, "float32": 1e12, "float64": 1e12, "bfloat16": 1e12}
+
+
+@pytest.mark.parametrize(("clock", "ratio", "native", "sklearn"), [("wall", 3.0, 2.0, 7.0), ("cpu", 5.0, 1.0, 5.0)])
+def test_a_result_is_compared_seed_by_seed(
+    clock: str, ratio: float, native: float, sklearn: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time_to_result = module("time_to_result")
+    asked = []
+    wall = {"native": [1.0, 2.0, 4.0], "sklearn": [3.0, 7.0, 8.0]}
+    cpu = {"native": [1.0, 1.0, 1.0], "sklearn": [5.0, 5.0, 9.0]}
+
+    class Fitter(Pretender):
+        made: ClassVar = []
+
+        def ask(self, command: str) -> Any:
+            asked.append((self.contestant, command))
+            seed = int(command.split()[-1])
+            times = {name: found[self.contestant][seed % 3] for name, found in (("wall", wall), ("cpu", cpu))}
+            return {**times, "accuracy": 0.9 + 0.01 * seed}
+
+    monkeypatch.setattr(time_to_result, "Worker", Fitter)
+    found = time_to_result.measure("digits", 1, 3, clock)
+    assert (found["ratio"], found["seconds"]) == (ratio, {"native": native, "sklearn": sklearn})
+    assert [who for who, _ in asked] == ["native", "sklearn"] * 4  # the first time to load libraries and data
+    assert [command for _, command in asked[2:]] == [f"fit digits {seed}" for seed in (0, 0, 1, 1, 2, 2)]
+    assert found["accuracy"]["native"] == pytest.approx([0.91, 0.01])
 
 
 @pytest.mark.parametrize("side", ["native", "sklearn"])
