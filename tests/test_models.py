@@ -283,3 +283,21 @@ def test_targets_of_layers_that_give_a_number_per_row() -> None:
     losses = model.fit(np.ones((4, 3)), np.ones(4), epochs=2, verbose=0).history["loss"]  # of outputs 6, then less
     assert losses[0] == 25
     assert losses[1] < 25
+
+
+def test_weights_of_one_name_would_get_lost() -> None:
+    """In files and copies, which know them by name."""
+
+    class Two(fp.Layer):
+        def build(self, input_shape: Any) -> None:
+            for inner in (fp.Dense(3), fp.Dense(3)):
+                inner.prepare(input_shape)
+                self.weights += inner.weights
+
+        def forward(self, x: Any, training: bool) -> Any:
+            return x, None
+
+    layer = Two(name="two")
+    with pytest.raises(ValueError, match="names of a layer's weights must differ; received two/kernel, two/bias more"):
+        fp.Sequential([fp.Input((3,)), layer])
+    assert not layer.built

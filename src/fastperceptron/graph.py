@@ -6,6 +6,7 @@ In a model's structure the inputs are the nodes 0, 1, ..., and the calls of laye
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -300,6 +301,9 @@ def build_graph(structure: Structure, dtype: str) -> Graph:
         tuple(Parameter(f"{weight.layer}/{weight.name}", weight.shape) for weight, _ in owners)
         for owners in (builder.owners, builder.state_owners)
     )
+    names = Counter(parameter.name for parameter in (*parameters, *states))
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"Model: names of a layer's weights must differ; received {', '.join(twice)} more than once")
     program = Program(dtype, tuple(builder.widths), parameters, tuple(builder.operations), tuple(outputs), states)
     owners = tuple(builder.owners), tuple(builder.state_owners)
     shapes = tuple(structure.shape(node) for node in structure.outputs)
