@@ -450,6 +450,16 @@ def test_configurations_come_back_as_they_were(tmp_path: Path) -> None:
             np.testing.assert_equal(twin.layers[0].config, config)
 
 
+def test_numbers_of_numpy_are_pythons_in_configurations() -> None:
+    numbers = {"flag": np.bool_(True), "count": np.uint8(3), "share": np.float32(0.5)}
+    model = fp.Sequential([fp.Input((2,)), Holding(numbers)])
+    model.metadata = dict(numbers)
+    twin: Any = model.copy()
+    for found in (model.get_config()["layers"][0]["config"], twin.layers[0].config, twin.metadata):
+        assert found == {"flag": True, "count": 3, "share": 0.5}
+        assert [type(value) for value in found.values()] == [bool, int, float]
+
+
 def test_layers_that_give_a_number_per_row_survive_files(tmp_path: Path) -> None:
     class Total(fp.Layer):
         def forward(self, x: Any, training: bool) -> tuple[Any, Any]:

@@ -132,6 +132,8 @@ def as_json(value: Any, where: str, expected: str, item: Callable[[Any], Any]) -
     """`value` as it comes back from JSON, its items by `item`; raises TypeError for what would come back as another."""
     if value is None or isinstance(value, (bool, str)):
         return value
+    if isinstance(value, np.bool_):
+        return bool(value)
     if isinstance(value, (int, np.integer)):
         return int(value)
     if isinstance(value, (float, np.floating)):
