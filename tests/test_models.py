@@ -63,6 +63,8 @@ def test_structure_errors() -> None:
         fp.Sequential([], dtype=["float32"])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="dtype must be one of float32, float64, mixed_bfloat16; received 'float16'"):
         fp.Sequential(dtype="float16")
+    with pytest.raises(AttributeError, match="dtype"):
+        fp.Sequential().dtype = "float64"  # type: ignore[misc]
     layer = fp.Dense(2)
     layer(a)
     with pytest.raises(fp.ShapeError, match=r"built for rows of shape \(3,\); received \(4,\)"):
@@ -266,8 +268,9 @@ def test_sequential_and_input_name_what_came() -> None:
         fp.Sequential([fp.Dense])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"Input: shape must be positive integers.*received 3\.5"):
         fp.Input(3.5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="Sequential: name must be text; received None"):
-        fp.Sequential(name=None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Sequential: name must be text; received 3"):
+        fp.Sequential(name=3)  # type: ignore[arg-type]
+    assert fp.Sequential(name=None).name == "sequential"
 
 
 def test_targets_of_layers_that_give_a_number_per_row() -> None:

@@ -36,9 +36,9 @@ class Engine:
     """The part of a model between its layers and its training."""
 
     name: str
-    dtype: str
     stop_training: bool
     history: History | None
+    _dtype: str
     _backend: ModuleType
     _ownership: Ownership
     _graph: Graph | None
@@ -53,6 +53,11 @@ class Engine:
         self._pushed: Any = None
         self._live: Any = None  # the native predictor that predict_one uses
         self._base: list[Array] | None = None
+
+    @property
+    def dtype(self) -> str:
+        """What the model computes in, as it was made."""
+        return self._dtype
 
     # -- provided by Model ---------------------------------------------------------------------------------------
 

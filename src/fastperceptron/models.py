@@ -23,7 +23,7 @@ from .graph import Graph, build_graph, name_layers, structure_of
 from .layer import Layer, Shape
 from .ownership import Ownership
 from .program import PRECISIONS
-from .serialization import as_lists
+from .serialization import as_lists, snake_case
 from .state import get_state, set_state
 from .training import Trainer
 from .undo import as_before_on_failure
@@ -75,7 +75,7 @@ class Model(Trainer):
         seed: Any = None,
         dtype: str = "float32",
         backend: str | None = None,
-        name: str = "model",
+        name: str | None = None,
     ) -> None:
         self._prepare(seed, dtype, backend, name)
         structure = structure_of(inputs, outputs)
@@ -85,12 +85,14 @@ class Model(Trainer):
             self._adopt(build_graph(structure, dtype), random.make_key(seed))
 
     def _prepare(self, seed: Any, dtype: str, backend: str | None, name: Any) -> None:
+        if name is None:
+            name = snake_case(type(self).__name__)
         if not isinstance(name, str):
             raise ValueError(f"{type(self).__name__}: name must be text; received {name!r}")
         if dtype not in list(PRECISIONS):  # dtype may be anything, unhashable too
             raise ValueError(f"{type(self).__name__}: dtype must be one of {', '.join(PRECISIONS)}; received {dtype!r}")
         self.name = name
-        self.dtype = dtype
+        self._dtype = dtype
         self.stop_training = False
         self.history = None
         #: JSON data of one's own that is saved with the model: numbers, text, lists, mappings by text.

@@ -40,7 +40,7 @@ class Sequential(Model):
         seed: Any = None,
         dtype: str = "float32",
         backend: str | None = None,
-        name: str = "sequential",
+        name: str | None = None,
     ) -> None:
         self._prepare(seed, dtype, backend, name)
         self._key = random.make_key(seed)
