@@ -32,7 +32,12 @@ class Pace {
     if (rows != rows_ || worth != worth_ || most != most_) *this = Pace(rows, worth, most, now);
     // A call of fewer steps tells nothing; the next one may.
     const bool due = now >= trial_, can_tell = steps >= kTrialLeftOut + kTrialSteps;
-    if (due && can_tell) return {other(), kTrialLeftOut + trial_steps(), kNever, true, true, kTrialLeftOut};
+    if (due && can_tell) {
+      const int64_t most_steps = kTrialLeftOut + trial_steps();
+      const std::chrono::duration<double> patience(kPatience * static_cast<double>(most_steps) * seconds_);
+      const auto end = seconds_ > 0 ? now + kWaking + std::chrono::duration_cast<Clock::duration>(patience) : kNever;
+      return {other(), most_steps, end, true, true, kTrialLeftOut};
+    }
     return {best_, INT64_MAX, due ? kNever : trial_, false, true};
   }
 
@@ -46,12 +51,15 @@ class Pace {
       return;
     }
     up_ = !up_;
+    // One that took far longer, or was given up, is not soon repeated.
+    const bool far = steps <= 0 || each > kFar * seconds_;
+    pause_ = far ? std::min(2 * pause_, kLongest) : kEvery;
     if (steps > 0 && seconds_ > 0 && each < kBetter * seconds_) {
       up_ = stretch.threads > best_;  // the same way once more
       best_ = stretch.threads;
       seconds_ = each;
     }
-    trial_ = now + kEvery;
+    trial_ = now + pause_;
   }
 
   // The most threads, but for trials, that steps of so many rows have run on lately; 0: none were paced.
@@ -61,10 +69,12 @@ class Pace {
 
  private:
   // Larger steps always gain by a team, and threads with less than kLeastFlop never do. A trial costs a hundredth of
-  // the time at most, unless a team takes far longer.
-  static constexpr double kMostFlop = 2e8, kLeastFlop = 5e5, kBetter = 0.95, kTrialSeconds = 2e-4;
-  static constexpr int64_t kTrialSteps = 5, kMostTrialSteps = 50, kTrialLeftOut = 3;
-  static constexpr std::chrono::milliseconds kFirst{5}, kEvery{100};
+  // the time at most, unless a team takes far longer, as where another program has one of the CPUs: each of its steps
+  // may wait for that program's time slice then.
+  static constexpr double kMostFlop = 2e8, kLeastFlop = 5e5, kBetter = 0.95, kTrialSeconds = 6e-4;
+  static constexpr double kPatience = 2, kFar = 1.5;
+  static constexpr int64_t kTrialSteps = 5, kMostTrialSteps = 50, kTrialLeftOut = 6;
+  static constexpr std::chrono::milliseconds kFirst{5}, kEvery{100}, kLongest{400}, kWaking{1};
 
   Pace(int64_t rows, int worth, int most, Clock::time_point now)
       : rows_(rows), worth_(worth), most_(most), best_(worth), up_(worth == 1), trial_(now + kFirst) {}
@@ -84,6 +94,7 @@ class Pace {
   bool up_ = false;     // which way the next trial goes
   double seconds_ = 0;  // a step's, on best_ threads
   Clock::time_point trial_{};
+  std::chrono::milliseconds pause_ = kEvery;  // before the next trial
 };
 
 }  // namespace fp
