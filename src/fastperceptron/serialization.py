@@ -182,7 +182,8 @@ def public_classes(kind: str) -> dict[str, type[Any]]:
     }
     bases = (layers.Layer, initializers.Initializer, losses.Loss, metrics.Metric, optimizers.Optimizer)
     found: dict[str, type[Any]] = {}
-    for module in [module for each in sorted(KINDS, key=kind.__eq__) for module in modules[each]]:
+    order = [*(other for other in KINDS if other != kind), kind]  # the last of one name counts
+    for module in [module for each in order for module in modules[each]]:
         for name in module.__all__:
             item = getattr(module, name)
             if isinstance(item, type) and issubclass(item, Configurable) and item not in bases:

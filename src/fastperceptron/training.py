@@ -163,12 +163,9 @@ class Trainer(Engine):
         if self._compiled is None:
             raise RuntimeError("train_on_batch: expected a compiled model; call compile(optimizer, loss) first")
         with self._ownership.writing("train_on_batch") as around:
-            if self._graph is not None:
-                rows = self._check_data(self._graph, "train_on_batch", x, y, sample_weight, class_weight)
-            else:
-                x, shape = self._first_rows(x, "train_on_batch")
-                with self._structured(shape) as graph:
-                    rows = self._check_data(graph, "train_on_batch", x, y, sample_weight, class_weight)
+            x, shape = self._first_rows(x, "train_on_batch")
+            with self._structured(shape) as graph:
+                rows = self._check_data(graph, "train_on_batch", x, y, sample_weight, class_weight)
             self._push()
             assert self._runner is not None
             n = rows.n
