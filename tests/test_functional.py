@@ -425,7 +425,7 @@ def test_state_names() -> None:
     names = list(compiled(graph()).get_state())
     assert "params/shared/kernel" in names
     assert "slots/momentum/kind/bias" in names
-    assert len(names) == len(set(names)) == 2 * 8 + 3
+    assert len(names) == len(set(names)) == 2 * 8 + 4
 
 
 def test_states_of_a_layer_in_python(backend: str, tmp_path: Path) -> None:

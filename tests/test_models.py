@@ -189,6 +189,7 @@ def test_state_tree_names_and_types() -> None:
         *(f"slots/momentum/{name}" for name in weights),
         "counters/step",
         "counters/epoch",
+        "counters/iterations",
         "random/key",
     ]
     assert state["counters/epoch"].shape == ()
@@ -205,7 +206,8 @@ def test_state_tree_names_and_types() -> None:
         ("params/dense/bias", np.ones(16), "params/dense/bias must have dtype float32; received float64"),
         ("params/dense/bias", [[1.0], [1.0, 2.0]], "params/dense/bias must be a rectangular array"),
         ("counters/step", np.array(-1), r"counters/step must lie in .0, 2\*\*48.; received -1"),
-        ("surplus", np.ones(1), "expected the 11 arrays of this model; received a state with surplus"),
+        ("counters/iterations", np.array(99), r"counters/iterations must lie in .0, counters/step = 7.; received 99"),
+        ("surplus", np.ones(1), "expected the 12 arrays of this model; received a state with surplus"),
         ("random/key", None, "received a state without random/key"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -233,7 +234,7 @@ def test_names() -> None:
 
 
 @pytest.mark.parametrize("optimizer", [fp.SGD, MySGD])
-def test_iterations_are_the_models_steps(optimizer: Any) -> None:
+def test_iterations_are_the_updates_since_the_slots_were_zero(optimizer: Any) -> None:
     x, y = classification(64)
     model, seen = classifier(), []
     model.compile(optimizer(0.01), fp.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -245,9 +246,36 @@ def test_iterations_are_the_models_steps(optimizer: Any) -> None:
     assert model.optimizer is not None
     assert model.optimizer.iterations == 9
     model.add(fp.Dropout(0.5))
-    assert model.optimizer.iterations == 9
+    assert model.optimizer.iterations == 0
+    model.train_on_batch(x, y)
     assert model.pop().name == "dropout_1"
-    assert model.optimizer.iterations == 9
+    assert model.optimizer.iterations == 0
+    model.fit(x, y, batch_size=16, verbose=0, callbacks=count)
+    assert seen == [1, 2, 3, 4] * 2
+    model.compile(optimizer(0.01), model.loss)
+    assert model.optimizer.iterations == 0
+    model.train_on_batch(x, y)
+    assert model.optimizer.iterations == 1
+    assert int(model.get_state()["counters/step"]) == 15
+
+
+@pytest.mark.parametrize("optimizer", [fp.SGD, MySGD])
+def test_copies_states_and_backends_keep_the_iterations(optimizer: Any) -> None:
+    x, y = classification(64)
+    model = classifier()
+    model.compile("sgd", fp.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x, y, batch_size=16, verbose=0)
+    model.compile(optimizer(0.01), model.loss)
+    model.fit(x, y, batch_size=32, verbose=0)
+    twin, other, moved = copy.deepcopy(model), classifier(), copy.copy(model).to_backend("numpy")
+    other.build(x.shape[1])
+    other.compile(optimizer(0.01), model.loss)
+    other.set_state(model.get_state())
+    for again in (twin, other, moved):
+        assert again.optimizer is not None
+        assert again.optimizer.iterations == 2
+        again.train_on_batch(x, y)
+        assert again.optimizer.iterations == 3
 
 
 def test_a_class_is_not_an_optimizer() -> None:

@@ -24,7 +24,7 @@ from .judging import Compiled, Judge, compiled_for, heads_of, judges_of, log_nam
 from .ownership import Ownership
 from .program import PRECISIONS
 from .segments import Segments
-from .undo import as_before_on_failure
+from .undo import as_before_on_failure, wholly
 from .usercode import metric_result
 
 __all__ = ["Engine"]
@@ -47,6 +47,7 @@ class Engine:
     _epoch: int
 
     def _clear_runtime(self) -> None:
+        self._memory_began = 0  # the network's step when its optimizer remembered nothing
         self._judges: list[Judge] = []
         self._runner: Network | Segments | None = None
         self._segments: Segments | None = None
@@ -116,11 +117,13 @@ class Engine:
                 with as_before_on_failure(self):
                     self._compiled = compiled
                     if self._network is not None:
-                        self._configure(anew=True)
+                        self._configure()
             except BaseException:
                 if self._network is not None:
                     self._tell_network()
                 raise
+            if self._network is not None:
+                wholly(self._forget)
 
     @property
     def optimizer(self) -> optimizers.Optimizer | None:
@@ -139,9 +142,8 @@ class Engine:
             return log_names(judges_of(self._compiled, None))
         return log_names(self._judges)
 
-    def _configure(self, anew: bool = False) -> None:
-        """Tells the network about optimizer, loss and metrics, and finds out what must run in Python. anew: the
-        optimizer remembers nothing."""
+    def _configure(self) -> None:
+        """Tells the network about optimizer, loss and metrics, and finds out what must run in Python."""
         network, graph = self._network, self._graph
         assert network is not None
         assert graph is not None
@@ -158,9 +160,9 @@ class Engine:
         if not graph.program.is_native or in_python or optimizer is not None:
             self._segments = Segments(network, graph.shapes, self._judges, optimizer)
         self._runner = self._segments or network
-        self._tell_network(anew)
+        self._tell_network()
 
-    def _tell_network(self, anew: bool = False) -> None:
+    def _tell_network(self) -> None:
         """Of what is compiled: heads, metrics, optimizer, and what is trained at which rate."""
         assert self._network is not None
         if self._compiled is not None:
@@ -168,9 +170,17 @@ class Engine:
             self._network.set_heads(heads)
             self._network.set_metrics(known)
         self._pushed = None
-        self._push(anew)
+        self._push()
 
-    def _push(self, anew: bool = False) -> None:
+    def _forget(self) -> None:
+        """The memory of the network's optimizer begins anew; that of one in Python has done so in `_configure`."""
+        assert self._network is not None
+        self._network.set_optimizer(None, {})  # clears the slots
+        self._memory_began = self._network.step
+        self._pushed = None
+        self._push()
+
+    def _push(self) -> None:
         """Brings the network up to date with hyperparameters, trainable flags and rates that may have changed."""
         network, graph = self._network, self._graph
         assert network is not None
@@ -188,9 +198,8 @@ class Engine:
         flags, rates = [flag for flag, _ in settings], [rate for _, rate in settings]
         network.set_trainable(flags)
         network.set_rates(rates)
-        if anew:
-            network.set_optimizer(None, {})  # clears the slots
-        network.set_optimizer(*(native or (None, {})))
+        if native is not None:
+            network.set_optimizer(*native)
         if self._segments is not None:
             self._segments.set_trainable(flags)
             self._segments.set_rates(rates)
@@ -211,10 +220,26 @@ class Engine:
         rate = native[1]["learning_rate"] * layer.learning_rate_multiplier
         as_finite(layer.name, "learning_rate times learning_rate_multiplier", rate, dtype)
 
+    @property
+    def _iterations(self) -> int:
+        """Updates since the optimizer remembered nothing."""
+        assert self._network is not None
+        if self._segments is not None and self._segments.has_optimizer:
+            return self._network.step - self._segments.memory_began
+        return self._network.step - self._memory_began
+
+    @_iterations.setter
+    def _iterations(self, value: int) -> None:
+        assert self._network is not None
+        self._memory_began = self._network.step - value
+        if self._segments is not None:
+            self._segments.memory_began = self._memory_began
+        self._count_updates()
+
     def _count_updates(self) -> None:
-        """Tells the optimizer how many updates the network has had."""
+        """Tells the optimizer how many updates it has made."""
         if self._compiled is not None and self._network is not None:
-            self._compiled.optimizer.iterations = self._network.step
+            self._compiled.optimizer.iterations = self._iterations
 
     def _ready(self, operation: str) -> tuple[Network, Compiled]:
         if self._compiled is None:

@@ -194,7 +194,7 @@ class Model(Trainer):
         network = self._backend.Network(graph.program)
         network.key = key
         network.step = 0 if self._network is None else self._network.step
-        self._graph, self._network = graph, network
+        self._graph, self._network, self._memory_began = graph, network, network.step
         for owners in (graph.owners, graph.state_owners):
             for index, (weight, _) in enumerate(owners):
                 weight.release()

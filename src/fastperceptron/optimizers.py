@@ -46,7 +46,7 @@ class Optimizer(Configurable):
     """
 
     slot_names: tuple[str, ...] = ()
-    #: Finished updates, before the one in progress: 0 in the first.
+    #: Finished updates since its slots were zero, before the one in progress: 0 in the first.
     iterations: int = 0
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

@@ -73,11 +73,16 @@ class Segments:
         self._segments = _cut(self._operations)
         self._rates = [1.0] * len(network.program.parameters)
         self.set_trainable([True] * len(network.program.parameters))
+        self.memory_began = network.step  # when the optimizer remembered nothing
         self.is_exchanging = False  # old parameters and slots for new ones: some are new
         self._locks: dict[int, threading.RLock] = {}  # by process
         self.slots: dict[str, list[Array]] = {}
         self.set_slot_names()
         self.reset_metrics()
+
+    @property
+    def has_optimizer(self) -> bool:
+        return self._optimizer is not None
 
     # -- configuration -------------------------------------------------------------------------------------------
 
@@ -269,7 +274,7 @@ class Segments:
     def _update(self, optimizer: Optimizer) -> None:
         """All new values first, then one uninterrupted exchange."""
         network = self.network
-        optimizer.iterations = network.step
+        optimizer.iterations = network.step - self.memory_began
         changed: list[tuple[int, Array, dict[str, Array]]] = []
         for index, trainable in enumerate(self._trainable):
             if not trainable:

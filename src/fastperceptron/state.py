@@ -5,6 +5,7 @@
 ``state/<layer>/<weight>``                weights made with ``trainable=False``
 ``slots/<slot>/<layer>/<weight>``         the optimizer's memory
 ``counters/step``, ``counters/epoch``     finished updates and epochs, int64
+``counters/iterations``                   updates since the optimizer's memory began, int64
 ``random/key``                            the key of all random numbers, uint64
 ========================================= ==================================================
 
@@ -43,6 +44,7 @@ def expected_state(graph: Graph, optimizer: Optimizer | None) -> Described:
         found |= {f"slots/{slot}/{name}": (dtype, shape) for name, shape in graph.program.parameters}
     found["counters/step"] = ("int64", ())
     found["counters/epoch"] = ("int64", ())
+    found["counters/iterations"] = ("int64", ())
     found["random/key"] = ("uint64", ())
     return found
 
@@ -68,6 +70,11 @@ def check_counters(arrays: Mapping[str, Array], operation: str) -> None:
     for name in ("counters/step", "counters/epoch"):
         if not 0 <= int(arrays[name]) < 1 << 48:
             raise ValueError(f"{operation}: {name} must lie in [0, 2**48); received {int(arrays[name])}")
+    iterations, step = int(arrays["counters/iterations"]), int(arrays["counters/step"])
+    if not 0 <= iterations <= step:
+        raise ValueError(
+            f"{operation}: counters/iterations must lie in [0, counters/step = {step}]; received {iterations}"
+        )
 
 
 def get_state(model: Trainer) -> dict[str, Array]:
@@ -97,6 +104,7 @@ def get_state(model: Trainer) -> dict[str, Array]:
                 found[f"slots/{slot}/{name}"] = _little(value)
         found["counters/step"] = np.array(network.step, "<i8")
         found["counters/epoch"] = np.array(model._epoch, "<i8")
+        found["counters/iterations"] = np.array(model._iterations, "<i8")
         found["random/key"] = np.array(network.key, "<u8")
         return found
 
@@ -132,7 +140,7 @@ def set_state(model: Trainer, state: Mapping[str, Any]) -> None:
         network.step = int(native["counters/step"])
         network.key = int(native["random/key"])
         model._epoch = int(native["counters/epoch"])
-        model._count_updates()
+        model._iterations = int(native["counters/iterations"])
 
     with model._ownership.writing("set_state"):
         model._push()
