@@ -289,6 +289,16 @@ def test_many_inputs_and_outputs(dtype: str, width: int, units: int) -> None:
 # -- what comes in -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("dtype", "given"), [("float64", np.float32), ("float32", np.float64)])
+def test_subnormal_numbers_of_another_type_are_converted_alike(backend: str, dtype: str, given: Any) -> None:
+    """1e-40 is subnormal in float32 and not in float64. No arithmetic follows, which would make it zero."""
+    model = fp.Sequential([fp.Input((3,)), fp.Activation("linear")], dtype=dtype, backend=backend)
+    x = np.full((2, 3), 1e-40, given)
+    assert model.predict(x).tolist() == x.astype(dtype).tolist()
+    assert model.predictor()(x).tolist() == x.astype(dtype).tolist()
+    assert model.predict_one(x[0]).tolist() == x[0].astype(dtype).tolist()
+
+
 def test_every_kind_of_array(backend: str) -> None:
     model = chain((6, 5, 3))
     p = model.predictor()

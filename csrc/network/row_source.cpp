@@ -4,8 +4,10 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <type_traits>
 
+#include "runtime/fpstate.hpp"
 #include "runtime/memory.hpp"
 
 namespace fp {
@@ -101,6 +103,10 @@ RowCopy<T> row_copy(Element e) {
 template <class T>
 void DenseSource::gather_as(const int64_t* index, int64_t begin, int64_t count, T* out, int64_t out_row) const {
   const RowCopy<T> copy = row_copy<T>(element);
+  // What is subnormal in one type may be normal in the other: converted here as by NumPy, for a predictor.
+  std::optional<FpState> exact;
+  if (std::is_floating_point_v<T> && element == (sizeof(T) == sizeof(float) ? Element::f64 : Element::f32))
+    exact.emplace(FpState::gradual());
   // Rows in any order are out of reach of hardware prefetchers: some KiB of those to come are fetched ahead.
   // Consecutive rows without gaps on either side are one long row.
   if (!index && out_row == cols && row_bytes == col_bytes * cols)

@@ -26,12 +26,15 @@ class FpState {
   struct Word {};
 #endif
 
-  FpState() : FpState(native()) {}
+  FpState() : FpState(native(true)) {}
   // For what has to run in another state, as the caller's code does.
   explicit FpState(Word word) : saved_(now()) { set(word); }
   ~FpState() { set(saved_); }
   FpState(const FpState&) = delete;
   FpState& operator=(const FpState&) = delete;
+
+  // The same, but subnormal numbers are what they are.
+  static Word gradual() { return native(false); }
 
   static Word now() {
 #if defined(FP_STATE_MXCSR)
@@ -66,12 +69,12 @@ class FpState {
     asm volatile("msr fpsr, %0" : : "r"(word.status));
 #endif
   }
-  static Word native() {
+  static Word native([[maybe_unused]] bool flushes) {
 #if defined(FP_STATE_MXCSR)
     constexpr Word kAllMasked = 0x1f80, kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;
-    return kAllMasked | kFlushToZero | kDenormalsAreZero;
+    return flushes ? kAllMasked | kFlushToZero | kDenormalsAreZero : kAllMasked;
 #elif defined(FP_STATE_FPCR)
-    return {uint64_t{1} << 24, 0};  // flush to zero
+    return {flushes ? uint64_t{1} << 24 : 0, 0};  // flush to zero
 #else
     return {};
 #endif
