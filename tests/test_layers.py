@@ -220,6 +220,7 @@ def test_flags_are_true_or_false() -> None:
         lambda: fp.Dense(1, use_bias="False"),
         lambda: fp.Dense(1, trainable="no"),
         lambda: setattr(fp.Dense(1), "trainable", None),
+        lambda: setattr(fp.Sequential([fp.Input((2,)), fp.Dense(1)]).weights[0], "trainable", "no"),
     ):
         with pytest.raises(TypeError, match="must be True or False; received"):
             make()

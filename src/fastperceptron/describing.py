@@ -53,7 +53,7 @@ def layer_entry(layer: Layer, graph: Graph | None) -> dict[str, Any]:
     }
     if layer.learning_rate_multiplier != 1:
         entry["learning_rate_multiplier"] = layer.learning_rate_multiplier
-    flags = [(weight.name, bool(weight.trainable), weight.is_state) for weight in layer.weights]
+    flags = [(weight.name, weight.trainable, weight.is_state) for weight in layer.weights]
     changed = {name: flag for name, flag, is_state in flags if flag == is_state}
     if changed and graph is not None:
         entry["trainable_weights"] = changed

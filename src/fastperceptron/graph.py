@@ -131,7 +131,9 @@ class Graph(NamedTuple):
         return Signature(self.input_names, self.input_shapes, self.output_names, self.output_shapes, is_dict)
 
 
-def chain(input_shape: Shape, layers: Sequence[Layer], output_shapes: Mapping[int, Shape]) -> Structure:
+def chain(
+    input_shape: Shape, layers: Sequence[Layer], output_shapes: Mapping[int, Shape], input_name: str = "input"
+) -> Structure:
     """Each layer on the one before it. `output_shapes` has those that are known, by call."""
     calls: list[Call] = []
     shape = input_shape
@@ -141,7 +143,7 @@ def chain(input_shape: Shape, layers: Sequence[Layer], output_shapes: Mapping[in
         output_shape = layer.prepare(shape, output_shapes.get(number))
         calls.append(Call(layer, (number,), shape, output_shape))
         shape = output_shape
-    return Structure(("input",), (input_shape,), tuple(calls), (len(calls),))
+    return Structure((input_name,), (input_shape,), tuple(calls), (len(calls),))
 
 
 def structure_of(inputs: Any, outputs: Any) -> Structure:

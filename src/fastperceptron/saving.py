@@ -13,11 +13,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from . import backends, random
-from .checks import as_flag, kind_of
+from .checks import kind_of
 from .errors import ModelFormatError
 from .graph import Call, Graph, Structure, build_graph, name_layers
 from .judging import compiled_for, judges_of
-from .layer import Layer, Shape, checked_shape
+from .layer import Input, Layer, Shape, checked_shape
 from .models import Model
 from .sequential import Sequential
 from .serialization import deserialize, public_classes
@@ -104,10 +104,11 @@ def from_config(config: Any, custom_objects: Classes, backend: str | None) -> tu
         chain._key = random.make_key(seed)
     graph = None
     if config.get("input_shape") is not None:
-        chain._given_shape = checked_shape(config["input_shape"], "from_config")
+        begin = Input(checked_shape(config["input_shape"], "from_config"), config.get("input_name"))
+        chain._given_shape, chain._input_name = begin.shape, begin.name or chain._input_name
         if calls:
             shapes = {number: shape for number, call in enumerate(calls) if (shape := known[call]) is not None}
-            graph = chain._chain_graph(chain._given_shape, shapes)
+            graph = chain._chain_graph(begin.shape, shapes)
             _set_trainable(layers, config["layers"])
     if config["class"] == "Sequential":
         return chain, graph
@@ -191,7 +192,7 @@ def _set_trainable(layers: list[Layer], entries: list[Mapping[str, Any]]) -> Non
                 f" received {flags!r:.80}"
             )
         for name, flag in flags.items():
-            weights[name].trainable = as_flag(f"from_config: {layer.name}", name, flag)
+            weights[name].trainable = flag
 
 
 def _parts(config: Any, custom_objects: Classes, backend: str | None) -> tuple[Model, Graph | None, Any]:
@@ -226,8 +227,10 @@ def _finish(model: Model, graph: Graph, compiled: Any, state: Mapping[str, Array
 
 
 def rebuild(target: Model, saved: Mapping[str, Any]) -> None:
-    """Fills `target`, an empty model, from ``Model.__getstate__``; the same checks as for a file."""
-    model, graph, compiled = _parts(saved["config"], saved["classes"], saved["backend"])
+    """Fills `target`, an empty model, from ``Model.__getstate__``; the same checks as for a file. Where its backend is
+    not, in another installation, it runs on the one in force."""
+    is_missing = saved["backend"] == "native" and backends.native_failure() is not None
+    model, graph, compiled = _parts(saved["config"], saved["classes"], None if is_missing else saved["backend"])
     if saved["state"] is not None:
         if graph is None:
             raise ValueError("Model: expected a configuration with an input shape to go with the state; received none")

@@ -46,6 +46,7 @@ class Sequential(Model):
         self._key = random.make_key(seed)
         self._chain: list[Layer] = []
         self._given_shape: Shape | None = None
+        self._input_name = "input"
         self._begin(() if layers is None else layers)
 
     def _begin(self, layers: Sequence[Layer | Input]) -> None:
@@ -64,6 +65,7 @@ class Sequential(Model):
             if self._chain or self._given_shape is not None or not isinstance(layer, Input):
                 raise ValueError("Sequential: an Input may only be the first of the list; received one after it")
             self._given_shape = layer.shape
+            self._input_name = layer.name or self._input_name
         elif isinstance(layer, Layer):
             self._own([layer])
             self._chain.append(layer)
@@ -106,7 +108,7 @@ class Sequential(Model):
 
     def _chain_graph(self, shape: Shape, output_shapes: Mapping[int, Shape] | None = None) -> Graph:
         self._own(self.layers)
-        structure = chain(shape, self._chain, output_shapes or {})
+        structure = chain(shape, self._chain, output_shapes or {}, self._input_name)
         self._name_chain()
         return build_graph(structure, self.dtype)
 
@@ -159,6 +161,7 @@ class Sequential(Model):
             "dtype": self.dtype,
             "seed": self._seed,
             "input_shape": None if shape is None else list(shape),
+            "input_name": self._input_name,
             "layers": [layer_entry(layer, self._graph) for layer in layers],
             "calls": [layers.index(layer) for layer in self._chain],
         }

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import DTypeLike, NDArray
 
-from .checks import as_dtype, as_list
+from .checks import as_dtype, as_flag, as_list
 from .errors import NotBuiltError, ShapeError
 from .initializers import Initializer
 from .undo import wholly
@@ -48,6 +48,15 @@ class Weight(NDArrayOperatorsMixin):
         self._network: Network | None = None
         self._ownership: Ownership | None = None
         self._index = -1
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes it, where it changes the layer; may be set at any time between calls."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = as_flag(f"{self.layer}/{self.name}", "trainable", value)
 
     def initialize(self, key: int, step: int) -> None:
         """Draws the starting values, unless the weight has values already."""
