@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from typing import Any
 
@@ -212,7 +213,9 @@ def test_an_error_in_a_callback_frees_the_model() -> None:
         ({"patience": -1}, ValueError, "patience must be an integer of at least 0; received -1"),
         ({"patience": 1.5}, ValueError, "patience must be an integer"),
         ({"min_delta": "a"}, TypeError, "min_delta must be a number; received 'a'"),
-        ({"baseline": "a"}, TypeError, "baseline must be a number or None"),
+        ({"baseline": "a"}, TypeError, "baseline must be a number; received 'a'"),
+        ({"baseline": math.nan}, ValueError, "baseline must be finite in float64; received nan"),
+        ({"verbose": "a"}, ValueError, "verbose must be 0 or 1; received 'a'"),
         ({"start_from_epoch": None}, ValueError, "start_from_epoch must be an integer"),
     ],
 )

@@ -203,6 +203,8 @@ def test_a_last_step_that_diverges_is_an_error_and_saves_nothing(
         ("train fruit.csv --target weight", "line 2, column 'kind': expected a finite number; found 'apple'"),
         ("train fruit.csv --target kind --features weight,size", "expected a column 'size'"),
         ("train fruit.csv --target kind --features kind,weight", "must not contain the target"),
+        ("train fruit.csv --target kind --features weight,weight", "name each column once; received 'weight' twice"),
+        ("train digits --delimiter ;", "--delimiter and --task regression are for files"),
         ("train fruit.csv --target kind --task regression", "line 2, column 'kind': expected a number; found 'apple'"),
         ("train fruit.csv --target kind --activation rely", "rely"),
         ("train fruit.csv --target kind --save no/where", "the directory does not exist"),

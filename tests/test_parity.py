@@ -223,8 +223,8 @@ def test_special_values(native: Any, name: str, dtype: type) -> None:
     saved = z if name in NEEDS_Z else expected
     dy = np.ones_like(z)
     np.testing.assert_allclose(
-        native.activation_backward(name, alpha, dy, saved, None)[~np.isnan(z)],
-        fallback.activation_backward(name, alpha, dy, saved)[~np.isnan(z)],
+        native.activation_backward(name, alpha, dy, saved, None),
+        fallback.activation_backward(name, alpha, dy, saved),
         rtol=64 * EPS[dtype],
         atol=64 * EPS[dtype],
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import as_finite, as_flag, is_integer, is_number, kind_of
+from .checks import as_finite, as_flag, is_integer, kind_of
 
 if TYPE_CHECKING:
     from .training import Trainer
@@ -215,12 +215,12 @@ class EarlyStopping(Callback):
             raise TypeError(f"EarlyStopping: monitor must be the name of a log; received {monitor!r}")
         if not is_integer(patience) or patience < 0:
             raise ValueError(f"EarlyStopping: patience must be an integer of at least 0; received {patience!r}")
-        if baseline is not None and not is_number(baseline):
-            raise TypeError(f"EarlyStopping: baseline must be a number or None; received {baseline!r}")
         if not is_integer(start_from_epoch) or start_from_epoch < 0:
             raise ValueError(
                 f"EarlyStopping: start_from_epoch must be an integer of at least 0; received {start_from_epoch!r}"
             )
+        if verbose not in (0, 1):
+            raise ValueError(f"EarlyStopping: verbose must be 0 or 1; received {verbose!r}")
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"EarlyStopping: mode must be 'auto', 'min' or 'max'; received {mode!r}")
         self.monitor = monitor
@@ -229,7 +229,7 @@ class EarlyStopping(Callback):
         self.verbose = verbose
         larger = monitor.endswith(("accuracy", "acc", "r2", "r2_score", "auc"))
         self.larger_is_better = mode == "max" or (mode == "auto" and larger)
-        self.baseline = None if baseline is None else float(baseline)
+        self.baseline = None if baseline is None else as_finite("EarlyStopping", "baseline", baseline)
         self.restore_best_weights = as_flag("EarlyStopping", "restore_best_weights", restore_best_weights)
         self.start_from_epoch = start_from_epoch
         self._begin()

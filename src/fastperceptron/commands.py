@@ -149,8 +149,11 @@ def _training_data(arguments: argparse.Namespace) -> tuple[NDArray[Any], NDArray
     from .preparation import Preparation
 
     if arguments.data == "digits":
-        if arguments.target is not None or arguments.features is not None or arguments.task == "regression":
-            raise UserError("--target, --features and --task regression are for files; the digits have one target")
+        for_files = (arguments.target, arguments.features, arguments.delimiter)
+        if any(given is not None for given in for_files) or arguments.task == "regression":
+            raise UserError(
+                "--target, --features, --delimiter and --task regression are for files; the digits have one target"
+            )
         x, y = load_digits()
         names = tuple(f"pixel_{i // 8}_{i % 8}" for i in range(64))
         task, target, classes = "classification", "digit", tuple("0123456789")
@@ -160,6 +163,9 @@ def _training_data(arguments: argparse.Namespace) -> tuple[NDArray[Any], NDArray
     features = None if arguments.features is None else [name.strip() for name in arguments.features.split(",")]
     if features is not None and arguments.target in features:
         raise UserError(f"--features must not contain the target {arguments.target!r}")
+    if features is not None and len(set(features)) != len(features):
+        twice = next(name for name in features if features.count(name) > 1)
+        raise UserError(f"--features must name each column once; received {twice!r} twice")
     table = read_csv(arguments.data, target=arguments.target, features=features, delimiter=arguments.delimiter)
     found = read_target(table, arguments.task)
     if len(table.x) < 2 or (found.task == "classification" and len(found.classes) < 2):
@@ -190,6 +196,8 @@ def _features(arguments: argparse.Namespace, preparation: Preparation | None, wi
     from .datasets import load_digits
 
     if arguments.data == "digits":
+        if arguments.delimiter is not None:
+            raise UserError("--delimiter is for files; the digits are none")
         x: NDArray[Any] = load_digits()[0]
     else:
         names = None if preparation is None else preparation.features

@@ -172,7 +172,7 @@ def _d_relu(dy: Array, y: Array, alpha: float, out: Array) -> None:
 
 
 def _d_leaky_relu(dy: Array, y: Array, alpha: float, out: Array) -> None:
-    np.copyto(out, np.where(y > 0, dy, alpha * dy))
+    np.copyto(out, np.where(y > 0, dy, np.where(np.isnan(y), y, alpha * dy)))
 
 
 def _d_elu(dy: Array, y: Array, alpha: float, out: Array) -> None:
