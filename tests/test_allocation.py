@@ -1,4 +1,5 @@
-"""Training allocates nothing from step to step, and each call of the network opens one parallel region."""
+"""Training allocates nothing from step to step, and each call of the network opens one parallel region. Where there is
+no memory, calls fail and leave the network as it was."""
 
 from __future__ import annotations
 
@@ -39,7 +40,13 @@ long count_allocations(void) { return allocations; }
 long count_regions(void) { return regions; }
 
 void* malloc(size_t n) { ++allocations; return __libc_malloc(n); }
-void* calloc(size_t n, size_t m) { ++allocations; return __libc_calloc(n, m); }
+/* Of zeroed memory, the one after so many fails. */
+static __thread long left = -1;
+void fail_after(long count) { left = count; }
+void* calloc(size_t n, size_t m) {
+  ++allocations;
+  return left >= 0 && left-- == 0 ? NULL : __libc_calloc(n, m);
+}
 void* realloc(void* p, size_t n) { ++allocations; return __libc_realloc(p, n); }
 void* memalign(size_t a, size_t n) { ++allocations; return __libc_memalign(a, n); }
 void* aligned_alloc(size_t a, size_t n) { ++allocations; return __libc_memalign(a, n); }
@@ -168,3 +175,80 @@ def test_a_thousand_steps_allocate_no_more_than_one(kind: str, threads: int, cou
     assert found["train"][2] <= (threads - 1) * steps // 20
     assert found["evaluate"][1] <= found["evaluate"][2] <= threads - 1
     assert found["predict"][2] <= threads - 1
+
+
+FAILING = """
+import ctypes, sys
+import numpy as np
+import fastperceptron as fp
+from fastperceptron.program import Head
+
+fail_after = ctypes.CDLL(None).fail_after
+fail_after.argtypes = [ctypes.c_long]
+rng = np.random.default_rng(0)
+n = 300
+x, narrow, wide, w = (rng.standard_normal((n, k), np.float32) for k in (40, 3, 70, 1))
+y, w, order = (narrow, wide), (None, w[:, 0] ** 2), rng.permutation(n)
+kind = "mean_squared_error"
+
+def calls(network, found):
+    out = [np.empty_like(a) for a in y]
+    yield lambda: network.set_heads([Head(0, kind)])
+    yield lambda: network.train_steps(x, narrow, None, None, 64, 0, n, 1e9)
+    yield lambda: network.set_heads([Head(1, kind)])
+    yield lambda: network.set_metrics([("r2", 0.0), ("mean_absolute_error", 0.0)])
+    yield lambda: network.train_steps(x, wide, None, order, 64, 0, n, 1e9)
+    yield lambda: network.predict(x, out, 0, n, 1e9)
+    yield lambda: network.set_heads([Head(0, kind), Head(1, kind, 0.0, 0.5, "weights")])
+    yield lambda: network.evaluate_steps(x, y, w, order, 100, 0, n, 1e9)
+    yield lambda: network.set_optimizer("sgd", {"learning_rate": 0.01, "momentum": 0.9})
+    yield lambda: network.train_steps(x, y, w, order, n, 0, n, 1e9)
+    yield lambda: network.load_batch(x, y, w, None, 0, 200)
+    yield lambda: network.forward(0, len(network.program.operations), True)
+    yield lambda: network.loss(True)
+    yield lambda: network.backward(0, len(network.program.operations))
+    yield lambda: found.extend(network.get_gradient(i) for i in range(6))
+    yield network.update
+    found += out + network.get_metrics() + [network.get_slot("momentum", i) for i in range(6)]
+    found += [network.get_parameter(i) for i in range(6)]
+
+def results(failing):
+    given = fp.Input((40,))
+    middle = fp.Dense(33, activation="gelu")(given)
+    model = fp.Model(given, [fp.Dense(k)(middle) for k in (3, 70)], seed=0, backend="native", dtype=sys.argv[1])
+    model.compile("sgd", ["mse"] * 2)
+    network, found, failures = model._network, [], 0
+    network.set_threads(int(sys.argv[2]))
+    network.set_trainable([True] * 6)
+    network.set_optimizer("sgd", {"learning_rate": 0.01})
+    for call in calls(network, found):
+        count = 0
+        while failing:
+            fail_after(count)
+            try:
+                call()
+            except MemoryError:
+                count += 1
+                continue
+            finally:
+                fail_after(-1)
+            break
+        else:
+            call()
+        failures += count
+    return [a.tobytes() for a in found], failures
+
+undisturbed, _ = results(False)
+disturbed, failures = results(True)
+assert failures > 50, failures
+assert undisturbed == disturbed
+print("done")
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_calls_without_memory_may_be_repeated(dtype: str, threads: int, counter: Path, tmp_path: Path) -> None:
+    """Each allocation of each call fails once. Memory of the old size was taken for that of the new one."""
+    printed = run_script(tmp_path / "failing.py", FAILING, dtype, str(threads), LD_PRELOAD=str(counter))
+    assert printed == "done\n"

@@ -198,10 +198,11 @@ struct Workspace {
   std::vector<Buffer<T>> inputs;
   Block turns[2];
   void allocate(Block& b, int64_t width) {
-    b.row = batch_row<T>(width);
-    if (capacity > INT64_MAX / static_cast<int64_t>(sizeof(T)) / b.row) throw std::bad_alloc();
-    b.memory = Buffer<T>(b.row * capacity);
+    const int64_t row = batch_row<T>(width);
+    if (capacity > INT64_MAX / static_cast<int64_t>(sizeof(T)) / row) throw std::bad_alloc();
+    b.memory = Buffer<T>(row * capacity);
     b.data = b.memory.data();
+    b.row = row;  // not before there is memory for it
   }
 };
 
