@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from promises import classifier, digest, labelled, run_script
-from pure import BACKENDS
+from pure import BACKENDS, native_only
 
 import fastperceptron as fp
 
@@ -253,6 +253,48 @@ stop = True
 thread.join()
 """
     run_script(tmp_path / "fork.py", code, backend)
+
+
+@native_only
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_child_forked_in_the_middle_of_a_native_step(tmp_path: Path) -> None:
+    """By a signal's handler, which returns in the child as well: the model is in use there until the call has ended,
+    and no longer."""
+    code = """
+import os, signal
+import numpy as np
+import fastperceptron as fp
+
+fp.set_num_threads(1)
+model = fp.Sequential([fp.Input((256,)), fp.Dense(512), fp.Dense(10)], seed=0, backend="native")
+model.compile("sgd", "mse")
+x, y, pids, refused = np.ones((6000, 256), np.float32), np.ones((6000, 10), np.float32), [], []
+
+def is_refused(use):
+    try:
+        use()
+    except fp.ModelBusyError:
+        return True
+    return False
+
+def handler(number, frame):
+    if not is_refused(model.get_weights):  # between two calls
+        return signal.setitimer(signal.ITIMER_REAL, 0.05)
+    pids.append(os.fork())
+    if pids[0] == 0:
+        refused.extend([is_refused(model.get_weights), is_refused(lambda: model.predict(x[:5]))])
+
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+while not pids:
+    model._network.train_steps(x, y, None, None, 64, 0, 6000, 1e9)
+model.fit(x[:64], y[:64], verbose=0)
+model.predict(x[:5])
+if pids[0] == 0:
+    os._exit(0 if refused == [True, True] else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
+"""
+    run_script(tmp_path / "fork.py", code)
 
 
 @each_backend

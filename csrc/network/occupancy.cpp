@@ -18,41 +18,28 @@ int32_t process_id() {
 #endif
 }
 
+thread_local const Hold* innermost = nullptr;
+
 }  // namespace
 
-// changed(count) is the new count, or throws.
-template <class F>
-void Occupancy::enter(const F& changed) {
+Hold::Hold(Occupancy& o, int32_t holder) : o_(o), holder_(holder), around_(innermost) {
   const int32_t me = process_id();
-  for (Holders now = holders_.load();;) {
-    // Holders counted before a fork belong to threads that this process does not have.
-    const Holders next{me, changed(now.process == me ? now.count : 0)};
-    if (holders_.compare_exchange_weak(now, next)) return;
+  int32_t own = 0;
+  for (const Hold* h = around_; h; h = h->around_) own += &h->o_ == &o ? h->holder_ : 0;
+  for (Occupancy::Holders now = o.holders_.load();;) {
+    // Others counted before a fork are threads that this process does not have.
+    const int32_t count = now.process == me ? now.count : own;
+    if (holder == kReader && count < 0) throw Busy("predict: another thread is training or changing this model");
+    if (holder == kWriter && count != 0) throw Busy("another thread is using this model");
+    if (o.holders_.compare_exchange_weak(now, {me, count + holder})) break;
   }
+  innermost = this;
 }
 
-void Occupancy::leave(int32_t holder) {
-  for (Holders now = holders_.load();;)
-    if (holders_.compare_exchange_weak(now, {now.process, now.count - holder})) return;
+Hold::~Hold() {
+  innermost = around_;
+  for (Occupancy::Holders now = o_.holders_.load();;)
+    if (o_.holders_.compare_exchange_weak(now, {now.process, now.count - holder_})) return;
 }
-
-void Occupancy::enter_shared() {
-  enter([](int32_t count) {
-    if (count < 0) throw Busy("predict: another thread is training or changing this model");
-    return count + kReader;
-  });
-}
-
-void Occupancy::leave_shared() { leave(kReader); }
-
-void Occupancy::enter_exclusive(Writes what) {
-  enter([](int32_t count) {
-    if (count != 0) throw Busy("another thread is using this model");
-    return kWriter;
-  });
-  if (what == Writes::parameters) changes_->fetch_add(1);
-}
-
-void Occupancy::leave_exclusive() { leave(kWriter); }
 
 }  // namespace fp
