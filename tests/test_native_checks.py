@@ -163,6 +163,15 @@ def test_row_numbers_out_of_range_leave_the_network_as_it_was(width: int, bad: i
         np.testing.assert_array_equal(a, b)
 
 
+def test_there_are_no_row_numbers_of_an_array_without_rows() -> None:
+    model = fp.Sequential([fp.Input((128,)), fp.Dense(16), fp.Dense(3)], seed=0, backend="native")
+    model.compile("sgd", "mse")
+    x, y = np.empty((0, 128), np.float32), np.empty((0, 3), np.float32)
+    for run in (model._network.train_steps, model._network.evaluate_steps):
+        with pytest.raises(IndexError, match="rows: expected 0 <= row < 0, received 0"):
+            run(x, y, None, np.arange(8), 8, 0, 8, 1.0)
+
+
 def test_misaligned_row_numbers_are_refused() -> None:
     _, network = labelled_by(3, 2)
     numbers = np.frombuffer(bytearray(33), np.uint8)[1:].view(np.int64)

@@ -57,7 +57,7 @@ void Run<T>::find_inputs(const Team& team) {
 template <class T>
 void Run<T>::look_at_inputs(int64_t first, int64_t end, int64_t rows, const Way& cut) {
   const auto row_bytes = program.widths[0] * static_cast<int64_t>(sizeof(T));
-  const bool possible = sources->index && !products() && plan.inputs_multiplied &&
+  const bool possible = sources->index && sources->x->rows > 0 && !products() && plan.inputs_multiplied &&
                         row_bytes >= std::max(kScatteredBytes, 2 * plan.input_products);
   scattered = possible && kernels.scattered == Scattered::quickly;
   if (!possible || kernels.scattered != Scattered::slowly) return;
