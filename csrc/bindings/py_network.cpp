@@ -3,7 +3,6 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <stdexcept>
 #include <utility>
 
 #include "bindings/arrays.hpp"

@@ -5,8 +5,6 @@
 #include <optional>
 
 #include "kernels/table.hpp"
-#include "network/metrics.hpp"
-#include "network/program.hpp"
 #include "network/row_source.hpp"
 
 namespace fp {

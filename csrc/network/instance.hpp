@@ -98,7 +98,6 @@ class Instance {
     }
   }
 
-  const Layout& layout() const { return layout_; }
   const Layout& state_layout() const { return state_layout_; }
   const Slice& slice(int p) const { return layout_.slices[p]; }
   int count() const { return static_cast<int>(layout_.slices.size()); }
@@ -249,7 +248,6 @@ class Instance {
   }
   // A parameter's momentum, which is SGD's one slot; nullptr without.
   T* velocity_at(int64_t offset) { return sgd.momentum != 0 ? slots.front().block.data() + offset : nullptr; }
-  T* velocity(int p) { return velocity_at(slice(p).offset); }
 
   Buffer<T> parameters, gradients, state;
   std::vector<Slot> slots;

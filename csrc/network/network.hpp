@@ -74,8 +74,7 @@ class Network {
   void set_threads(int threads);
   void set_trainable(std::vector<char> flags);
   void set_rates(std::vector<double> rates);
-  void set_sgd(std::optional<Sgd> sgd);  // nullopt: updates come from outside; there are no slots
-  const std::optional<Sgd>& sgd() const { return optimizer_; }
+  void set_sgd(std::optional<Sgd> sgd);     // nullopt: updates come from outside; there are no slots
   void set_heads(std::vector<Head> heads);  // metrics of heads that are gone go too
   void set_metrics(std::vector<Metric> metrics);
   // How often heads or metrics have been set.

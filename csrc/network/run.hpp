@@ -10,6 +10,7 @@
 #include "network/hazards.hpp"
 #include "network/heads.hpp"
 #include "network/instance.hpp"
+#include "network/metrics.hpp"
 #include "network/plan.hpp"
 #include "network/way.hpp"
 #include "network/workspace.hpp"

@@ -87,10 +87,6 @@ void ensure_default() {
   default_threads.store(found.threads, std::memory_order_release);
 }
 
-}  // namespace
-
-namespace {
-
 // The number of the CPU this thread runs on, from 1; 0 where the system does not tell cheaply.
 int this_place() {
 #if defined(__linux__)
