@@ -259,58 +259,49 @@ int64_t Network<T>::predict(const RowSource& x, const std::vector<T*>& out, int6
       spares_.take([&](const Workspace<T>& spare) { return spare.fits(chunk, team_size, kernels<T>(), products); });
   if (!space) space = std::make_unique<Workspace<T>>(program, kernels<T>(), products, chunk, team_size, false);
 
-  struct Context {
-    Run<T> run;
-    const std::vector<T*>& out;
-    int64_t chunk, end, reached;
-    bool done[2];  // in turn: the next chunk's answer must not overtake a thread that has yet to read this one's
-    double budget;
-    Interrupt::Clock::time_point start;
-  };
   Interrupt interrupt(limits.poll, limits.context);
-  Context job{run(*space, interrupt, false), out, chunk, end, begin, {}, limits.budget, Interrupt::Clock::now()};
+  const auto start = Interrupt::Clock::now();
   Sources sources;
   sources.x = &x;
-  job.run.sources = &sources;
-  job.run.unobserved = true;
-  job.run.begin = begin;
-  parallel_run(
-      team_size,
-      [](Team& team, void* p) {
-        Context& c = *static_cast<Context*>(p);
-        Run<T> run = c.run;
-        run.join(team);
-        for (int turn = 0;; turn ^= 1) {
-          run.n = std::min(c.chunk, c.end - run.begin);
-          run.choose_way(team, false);
-          run.gather(team);
-          run.forward(team, 0, static_cast<int>(run.program.operations.size()));
-          for (int v : run.program.outputs) run.hazards->reads(run.value_thing(v), run.own_rows());
-          run.hazards->settle(team);
-          const Range r = run.rows_of(team);
-          for (std::size_t k = 0; k < c.out.size(); ++k) {
-            const int v = run.program.outputs[k];
-            const auto y = run.value(v);
-            const int64_t width = run.program.widths[v];
-            for (int64_t i = r.begin; i < r.end; ++i)
-              std::memcpy(c.out[k] + (run.begin + i) * width, y.data + i * y.row,
-                          sizeof(T) * static_cast<std::size_t>(width));
-          }
-          if (team.rank == 0) {
-            // Only this thread's looks stop a run: whoever left something out did so after one of them.
-            if (!run.interrupt.stopped()) c.reached += run.n;
-            run.interrupt.check(team);
-            const double spent = std::chrono::duration<double>(Interrupt::Clock::now() - c.start).count();
-            c.done[turn] = c.reached >= c.end || spent >= c.budget || run.interrupt.stopped();
-          }
-          run.hazards->meet(team);
-          if (c.done[turn]) return;
-          run.begin += run.n;
-        }
-      },
-      &job);
+  Run<T> whole = run(*space, interrupt, false);
+  whole.sources = &sources;
+  whole.unobserved = true;
+  whole.begin = begin;
+  int64_t reached = begin;
+  bool done[2] = {};  // in turn: the next chunk's answer must not overtake a thread that has yet to read this one's
+  parallel_run(team_size, [&](Team& team) {
+    Run<T> run = whole;
+    run.join(team);
+    for (int turn = 0;; turn ^= 1) {
+      run.n = std::min(chunk, end - run.begin);
+      run.choose_way(team, false);
+      run.gather(team);
+      run.forward(team, 0, static_cast<int>(program.operations.size()));
+      for (int v : program.outputs) run.hazards->reads(run.value_thing(v), run.own_rows());
+      run.hazards->settle(team);
+      const Range r = run.rows_of(team);
+      for (std::size_t k = 0; k < out.size(); ++k) {
+        const int v = program.outputs[k];
+        const auto y = run.value(v);
+        const int64_t width = program.widths[v];
+        for (int64_t i = r.begin; i < r.end; ++i)
+          std::memcpy(out[k] + (run.begin + i) * width, y.data + i * y.row,
+                      sizeof(T) * static_cast<std::size_t>(width));
+      }
+      if (team.rank == 0) {
+        // Only this thread's looks stop a run: whoever left something out did so after one of them.
+        if (!interrupt.stopped()) reached += run.n;
+        interrupt.check(team);
+        const double spent = std::chrono::duration<double>(Interrupt::Clock::now() - start).count();
+        done[turn] = reached >= end || spent >= limits.budget || interrupt.stopped();
+      }
+      run.hazards->meet(team);
+      if (done[turn]) return;
+      run.begin += run.n;
+    }
+  });
   spares_.leave(std::move(space));
-  return job.reached;
+  return reached;
 }
 
 template <class T>

@@ -36,22 +36,15 @@ struct Network<T>::Call {
   template <class F>
   static void over(Network& net, bool training, F&& fn) {
     Interrupt never(nullptr, nullptr);
-    struct Context {
-      Run<T> run;
-      F* fn;
-    } job{net.run(*net.space_, never, training), &fn};
-    job.run.n = net.batch_rows_;
+    Run<T> whole = net.run(*net.space_, never, training);
+    whole.n = net.batch_rows_;
     const int team_size = net.useful_threads(net.batch_rows_, training);
-    parallel_run(
-        std::min(team_size, net.space_->threads),
-        [](Team& team, void* p) {
-          const Context& c = *static_cast<Context*>(p);
-          Run<T> run = c.run;
-          run.join(team);
-          run.choose_way(team, false);
-          (*c.fn)(run, team);
-        },
-        &job);
+    parallel_run(std::min(team_size, net.space_->threads), [&](Team& team) {
+      Run<T> run = whole;
+      run.join(team);
+      run.choose_way(team, false);
+      fn(run, team);
+    });
   }
 };
 

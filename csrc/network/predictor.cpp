@@ -203,40 +203,22 @@ void Predictor<T>::run_many(const Place<const T>* x, const Place<T>* y, int64_t 
   const Kernels<T>& k = kernels_in_use();
   const Need each = need(k, chunk);
   const int64_t arena = slots_ * slot_size(chunk);
-  struct Job {
-    const Predictor& self;
-    const Kernels<T>& kernels;
-    const Place<const T>* x;
-    const Place<T>* y;
-    int64_t rows, chunk, arena;
-    Need each;
-    T* memory;
-    bool by_columns;
-    Claims claims;
-  };
   const int64_t size = by_columns ? arena + team * each.size() : team * (arena + each.size());
   std::unique_ptr<Buffer<T>> memory = spares_.take([&](const Buffer<T>& spare) { return spare.size() >= size; });
   if (!memory) memory = std::make_unique<Buffer<T>>(size, Pages::small);
-  Job job{
-      *this, k, x, y, rows, chunk, arena, each, memory->data(), by_columns, {rows, team, {8, kLeastClaimed, chunk}}};
-  parallel_run(
-      team,
-      [](Team& t, void* p) {
-        Job& j = *static_cast<Job*>(p);
-        const Predictor& self = j.self;
-        const int64_t size = j.each.size();
-        T* mine = j.memory + (j.by_columns ? j.arena + t.rank * size : t.rank * (j.arena + size) + j.arena);
-        T* slots = j.by_columns ? j.memory : mine - j.arena;
-        const auto batch = [&](Range r) { return Batch{j.kernels, j.x, j.y, r, slots}; };
-        if (j.by_columns) {
-          for (int64_t at = 0; at < j.rows; at += j.chunk)
-            self.run_columns(t, batch({at, std::min(at + j.chunk, j.rows)}), mine, j.each);
-        } else {
-          for (Range r = j.claims.next(t.rank).range; r.size() > 0; r = j.claims.next(t.rank).range)
-            self.run_rows(batch(r), mine, j.each);
-        }
-      },
-      &job);
+  T* const arenas = memory->data();
+  Claims claims(rows, team, {8, kLeastClaimed, chunk});
+  parallel_run(team, [&](Team& t) {
+    T* mine = arenas + (by_columns ? arena + t.rank * each.size() : t.rank * (arena + each.size()) + arena);
+    T* slots = by_columns ? arenas : mine - arena;
+    const auto batch = [&](Range r) { return Batch{k, x, y, r, slots}; };
+    if (by_columns) {
+      for (int64_t at = 0; at < rows; at += chunk) run_columns(t, batch({at, std::min(at + chunk, rows)}), mine, each);
+    } else {
+      for (Range r = claims.next(t.rank).range; r.size() > 0; r = claims.next(t.rank).range)
+        run_rows(batch(r), mine, each);
+    }
+  });
   spares_.leave(std::move(memory));
 }
 

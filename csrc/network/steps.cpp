@@ -168,7 +168,7 @@ int64_t Network<T>::Steps::take() {
     taken = 0;
     run.begin = reached;
     run.step = net.step_;
-    parallel_run(stretch.threads, [](Team& team, void* steps) { static_cast<Steps*>(steps)->work(team); }, this);
+    parallel_run(stretch.threads, [this](Team& team) { work(team); });
     const auto now = Clock::now();
     net.pace_.note(stretch, taken - stretch.left_out, std::chrono::duration<double>(now - first).count(), now);
     done = reached >= end || interrupt.stopped() || interrupt.bad_position() != INT64_MAX ||

@@ -20,28 +20,20 @@ double total_rate(int threads, double seconds, const Work& work) {
   struct alignas(64) Rate {
     double value;
   };
-  struct Call {
-    const Work& work;
-    double seconds;
-    Buffer<Rate> rates;
-  } call{work, seconds, Buffer<Rate>(threads)};
-  parallel_run(
-      threads,
-      [](Team& team, void* context) {
-        Call& c = *static_cast<Call*>(context);
-        c.work(team);  // pages, caches and the clock frequency of wide registers
-        team.barrier();
-        const Clock::time_point start = Clock::now();
-        double done = 0, elapsed = 0;
-        while (elapsed < c.seconds) {
-          done += c.work(team);
-          elapsed = std::chrono::duration<double>(Clock::now() - start).count();
-        }
-        c.rates[team.rank].value = done / elapsed;
-      },
-      &call);
+  Buffer<Rate> rates(threads);
+  parallel_run(threads, [&](Team& team) {
+    work(team);  // pages, caches and the clock frequency of wide registers
+    team.barrier();
+    const Clock::time_point start = Clock::now();
+    double done = 0, elapsed = 0;
+    while (elapsed < seconds) {
+      done += work(team);
+      elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+    }
+    rates[team.rank].value = done / elapsed;
+  });
   double total = 0;
-  for (int i = 0; i < threads; ++i) total += call.rates[i].value;
+  for (int i = 0; i < threads; ++i) total += rates[i].value;
   return total;
 }
 
@@ -94,47 +86,42 @@ Bandwidth measure_bandwidth(int threads, double bytes, double seconds) {
 double measure_round_trip(double seconds) {
   constexpr int64_t kTrips = 100, kSamples = 1000, kDone = -1;
   struct Call {
-    double seconds;
     alignas(256) std::atomic<int64_t> there{0};
     alignas(256) std::atomic<int64_t> back{0};
     alignas(256) double samples[kSamples] = {};
     int64_t count = 0;
-  } call{seconds};
-  parallel_run(
-      2,
-      [](Team& team, void* context) {
-        Call& c = *static_cast<Call*>(context);
-        if (team.size < 2 || team.rank > 1) return;
-        team.barrier();
-        if (team.rank == 1) {
-          int64_t seen = 0;
-          while (seen != kDone) {
-            const int64_t now = c.there.load(std::memory_order_acquire);
-            if (now == seen) continue;
-            seen = now;
-            c.back.store(seen, std::memory_order_release);
-          }
-          return;
+  } c;
+  parallel_run(2, [&](Team& team) {
+    if (team.size < 2 || team.rank > 1) return;
+    team.barrier();
+    if (team.rank == 1) {
+      int64_t seen = 0;
+      while (seen != kDone) {
+        const int64_t now = c.there.load(std::memory_order_acquire);
+        if (now == seen) continue;
+        seen = now;
+        c.back.store(seen, std::memory_order_release);
+      }
+      return;
+    }
+    const Clock::time_point begin = Clock::now();
+    Clock::time_point now = begin;
+    int64_t trip = 0;
+    while (c.count < kSamples && std::chrono::duration<double>(now - begin).count() < seconds) {
+      const Clock::time_point start = now;
+      for (int64_t i = 0; i < kTrips; ++i) {
+        c.there.store(++trip, std::memory_order_release);
+        while (c.back.load(std::memory_order_acquire) != trip) {
         }
-        const Clock::time_point begin = Clock::now();
-        Clock::time_point now = begin;
-        int64_t trip = 0;
-        while (c.count < kSamples && std::chrono::duration<double>(now - begin).count() < c.seconds) {
-          const Clock::time_point start = now;
-          for (int64_t i = 0; i < kTrips; ++i) {
-            c.there.store(++trip, std::memory_order_release);
-            while (c.back.load(std::memory_order_acquire) != trip) {
-            }
-          }
-          now = Clock::now();
-          c.samples[c.count++] = std::chrono::duration<double>(now - start).count() / kTrips;
-        }
-        c.there.store(kDone, std::memory_order_release);
-      },
-      &call);
-  if (call.count == 0) return 0;
-  std::nth_element(call.samples, call.samples + call.count / 2, call.samples + call.count);
-  return call.samples[call.count / 2];
+      }
+      now = Clock::now();
+      c.samples[c.count++] = std::chrono::duration<double>(now - start).count() / kTrips;
+    }
+    c.there.store(kDone, std::memory_order_release);
+  });
+  if (c.count == 0) return 0;
+  std::nth_element(c.samples, c.samples + c.count / 2, c.samples + c.count);
+  return c.samples[c.count / 2];
 }
 
 }  // namespace fp

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <type_traits>
 
 #include "ops/share.hpp"
 #include "ops/whole.hpp"
@@ -66,12 +65,6 @@ class Scratch {
   Buffer<T> buffer_;
 };
 
-template <class Call>
-void run(int threads, Call&& call) {
-  parallel_run(
-      threads, [](Team& team, void* context) { (*static_cast<std::remove_reference_t<Call>*>(context))(team); }, &call);
-}
-
 }  // namespace
 
 template <class T>
@@ -80,7 +73,7 @@ void dense_forward(Matrix<const T> x, Matrix<const T> w, const T* b, Activation 
   int threads = threads_for_product(y, x.cols);
   Grid<T> grid(k, y.rows, y.cols, threads, false);
   Scratch<T> scratch(threads, k.gemm_scratch(y.rows, y.cols, x.cols));
-  run(threads, [&](Team& team) {
+  parallel_run(threads, [&](Team& team) {
     grid.each(team, [&](Part p) {
       ops::dense_forward<T>(k, x, w, b, activation, alpha, nullptr, 0, y, p.rows, p.cols, scratch.of(team));
     });
@@ -96,7 +89,7 @@ void dense_backward_input(Matrix<const T> dz, Matrix<const T> w, Matrix<T> dx) {
   // One line more than needed: rows a power of two apart would share the sets of the cache.
   int64_t wt_row = (std::min(grid.widest(), w.rows) + 15) / 16 * 16 + 16;
   Scratch<T> scratch(threads, k.gemm_scratch(dx.rows, dx.cols, dz.cols)), transposed(threads, wt_row * w.cols);
-  run(threads, [&](Team& team) {
+  parallel_run(threads, [&](Team& team) {
     grid.each(team, [&](Part p) {
       int64_t inputs = p.cols.size();
       T* wt = transposed.of(team);
@@ -114,7 +107,7 @@ void dense_backward_weights(Matrix<const T> x, Matrix<const T> dz, Matrix<T> dw)
   int threads = threads_for_product(dw, x.rows);
   Grid<T> grid(k, dw.rows, dw.cols, threads, false);
   Scratch<T> scratch(threads, k.gemm_scratch(dw.rows, dw.cols, x.rows));
-  run(threads, [&](Team& team) {
+  parallel_run(threads, [&](Team& team) {
     grid.each(team, [&](Part p) {
       ops::dense_backward_weights<T>(k, x, dz, dw, false, Epilogue<T>{}, p.rows, p.cols, scratch.of(team), dw.row);
     });
@@ -125,7 +118,7 @@ template <class T>
 void dense_backward_bias(Matrix<const T> dz, T* db) {
   const Kernels<T>& k = kernels<T>();
   int threads = threads_for(double(dz.rows) * double(dz.cols), kLeastSummed);
-  run(threads, [&](Team& team) {
+  parallel_run(threads, [&](Team& team) {
     Range cols = split(dz.cols, team.rank, team.size, 4 * k.lanes);
     if (cols.size() > 0)
       k.column_sums(dz.rows, cols.size(), dz.data + cols.begin, dz.row, db + cols.begin, false, kRowBlock);
@@ -142,7 +135,7 @@ bool leaves_out_zeros(Matrix<const T> a, bool transpose_a, int64_t columns) {
   g.a_row = transpose_a ? 1 : a.row;
   g.a_col = transpose_a ? a.row : 1;
   bool found = false;
-  run(1, [&](const Team&) { found = kernels<T>().leaves_out_zeros(g); });
+  parallel_run(1, [&](const Team&) { found = kernels<T>().leaves_out_zeros(g); });
   return found;
 }
 

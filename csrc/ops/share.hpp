@@ -16,18 +16,10 @@ inline int threads_for(double work, double least) {
 // Runs part(Range) over [0, n) on up to `threads` threads; borders are multiples of grain. part must not throw.
 template <class Part>
 void share(int threads, int64_t n, int64_t grain, const Part& part) {
-  struct Call {
-    const Part* part;
-    int64_t n, grain;
-  } call{&part, n, grain};
-  parallel_run(
-      threads,
-      [](Team& team, void* context) {
-        const Call& c = *static_cast<const Call*>(context);
-        Range range = split(c.n, team.rank, team.size, c.grain);
-        if (range.size() > 0) (*c.part)(range);
-      },
-      &call);
+  parallel_run(threads, [&](Team& team) {
+    Range range = split(n, team.rank, team.size, grain);
+    if (range.size() > 0) part(range);
+  });
 }
 
 }  // namespace fp

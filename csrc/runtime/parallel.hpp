@@ -35,6 +35,11 @@ inline constexpr int kMostThreads = 1024;  // of a team
 // thread runs with flush-to-zero set and has its floating-point state restored afterwards. Without OpenMP, or
 // with threads <= 1, fn runs on the caller alone.
 void parallel_run(int threads, void (*fn)(Team&, void*), void* context);
+// The same for f(team).
+template <class F>
+void parallel_run(int threads, const F& f) {
+  parallel_run(threads, [](Team& team, void* f) { (*static_cast<const F*>(f))(team); }, const_cast<F*>(&f));
+}
 
 // Thread count in force: set_thread_count, else OMP_NUM_THREADS, else min(CPU affinity, cgroup quota).
 int thread_count();
