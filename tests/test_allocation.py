@@ -39,14 +39,14 @@ static atomic_long allocations, regions;
 long count_allocations(void) { return allocations; }
 long count_regions(void) { return regions; }
 
-void* malloc(size_t n) { ++allocations; return __libc_malloc(n); }
-/* Of zeroed memory, the one after so many fails. */
+/* The one after so many fails: of zeroed memory, or of any. */
 static __thread long left = -1;
-void fail_after(long count) { left = count; }
-void* calloc(size_t n, size_t m) {
-  ++allocations;
-  return left >= 0 && left-- == 0 ? NULL : __libc_calloc(n, m);
-}
+static __thread int of_any;
+void fail_after(long count, int any) { left = count; of_any = any; }
+static int fails(void) { return left >= 0 && left-- == 0; }
+
+void* malloc(size_t n) { ++allocations; return of_any && fails() ? NULL : __libc_malloc(n); }
+void* calloc(size_t n, size_t m) { ++allocations; return fails() ? NULL : __libc_calloc(n, m); }
 void* realloc(void* p, size_t n) { ++allocations; return __libc_realloc(p, n); }
 void* memalign(size_t a, size_t n) { ++allocations; return __libc_memalign(a, n); }
 void* aligned_alloc(size_t a, size_t n) { ++allocations; return __libc_memalign(a, n); }
@@ -184,7 +184,7 @@ import fastperceptron as fp
 from fastperceptron.program import Head
 
 fail_after = ctypes.CDLL(None).fail_after
-fail_after.argtypes = [ctypes.c_long]
+fail_after.argtypes = [ctypes.c_long, ctypes.c_int]
 rng = np.random.default_rng(0)
 n = 300
 x, narrow, wide, w = (rng.standard_normal((n, k), np.float32) for k in (40, 3, 70, 1))
@@ -224,19 +224,49 @@ def results(failing):
     for call in calls(network, found):
         count = 0
         while failing:
-            fail_after(count)
+            fail_after(count, False)
             try:
                 call()
             except MemoryError:
                 count += 1
                 continue
             finally:
-                fail_after(-1)
+                fail_after(-1, False)
             break
         else:
             call()
         failures += count
     return [a.tobytes() for a in found], failures
+
+def configured():
+    model = fp.Sequential([fp.Input((40,)), fp.Dense(33), fp.Dense(3)], seed=0, backend="native", dtype=sys.argv[1])
+    model.compile("sgd", "mse", ["r2"])
+    model.train_on_batch(x, narrow)
+    return model._network
+
+changes = [
+    lambda network: network.set_heads([Head(0, "huber", 1.0), Head(0, kind)]),
+    lambda network: network.set_metrics([("r2", 0.0), ("mean_absolute_error", 0.0)]),
+    lambda network: network.set_trainable([True, True, False, False]),
+]
+for change in changes:
+    for count in range(1000):
+        networks = configured(), configured()
+        fail_after(count, True)
+        try:
+            change(networks[0])
+        except MemoryError:
+            trained = []
+            for network in networks:
+                network.train_steps(x, narrow, None, None, n, 0, n, 1e9)
+                trained.append([network.get_parameter(i).tobytes() for i in range(4)])
+                trained[-1] += [a.tobytes() for a in network.get_metrics()]
+            assert trained[0] == trained[1], count
+        else:
+            break
+        finally:
+            fail_after(-1, False)
+    assert count > 3, count
 
 undisturbed, _ = results(False)
 disturbed, failures = results(True)
@@ -249,6 +279,7 @@ print("done")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_calls_without_memory_may_be_repeated(dtype: str, threads: int, counter: Path, tmp_path: Path) -> None:
-    """Each allocation of each call fails once. Memory of the old size was taken for that of the new one."""
+    """Each allocation of each call fails once. Memory of the old size was taken for that of the new one, and settings
+    came into force without what belongs to them."""
     printed = run_script(tmp_path / "failing.py", FAILING, dtype, str(threads), LD_PRELOAD=str(counter))
     assert printed == "done\n"

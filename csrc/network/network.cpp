@@ -18,14 +18,15 @@ Network<T>::Network(Program p) : program((p.validate(), std::move(p))), instance
   if (program.mixed) instance_.packed.choose(products16(), program);
   value_begun_.assign(program.widths.size(), 0);
   parameter_begun_.assign(program.parameters.size(), 0);
-  replan();
+  plan_ = planned(plan_, heads_);
 }
 
 template <class T>
-void Network<T>::replan() {
+Plan Network<T>::planned(Plan plan, const std::vector<Head>& heads) const {
   std::vector<char> begun(program.widths.size(), 0);
-  for (const Head& head : heads_) begun[program.output(head.output)] |= head.loss.has_value();
-  plan_.build(program, begun);
+  for (const Head& head : heads) begun[program.output(head.output)] |= head.loss.has_value();
+  plan.build(program, begun);
+  return plan;
 }
 
 template <class T>
@@ -87,8 +88,9 @@ void Network<T>::set_threads(int threads) {
 template <class T>
 void Network<T>::set_trainable(std::vector<char> flags) {
   Exclusive hold(occupancy_);
-  plan_.trainable = std::move(flags);
-  replan();
+  Plan plan = plan_;
+  plan.trainable = std::move(flags);
+  plan_ = planned(std::move(plan), heads_);
 }
 
 template <class T>
@@ -117,22 +119,24 @@ std::vector<int64_t> Network<T>::head_widths() const {
 template <class T>
 void Network<T>::set_heads(std::vector<Head> heads) {
   Exclusive hold(occupancy_);
+  std::vector<Metric> metrics = metrics_;
+  std::erase_if(metrics, [&](const Metric& m) { return m.head >= static_cast<int>(heads.size()); });
+  clear_logs(heads, metrics);
+  plan_ = planned(plan_, heads);  // and what follows needs no memory
   bool same = heads.size() == heads_.size();
   for (std::size_t h = 0; same && h < heads.size(); ++h) same = heads[h].output == heads_[h].output;
   if (!same) batch_rows_ = 0;  // its targets are others'
   heads_ = std::move(heads);
-  std::erase_if(metrics_, [&](const Metric& m) { return m.head >= static_cast<int>(heads_.size()); });
+  metrics_ = std::move(metrics);
   ++configuration_;
-  clear_logs();
-  replan();
 }
 
 template <class T>
 void Network<T>::set_metrics(std::vector<Metric> metrics) {
   Exclusive hold(occupancy_);
+  clear_logs(heads_, metrics);
   metrics_ = std::move(metrics);
   ++configuration_;
-  clear_logs();
 }
 
 template <class T>
@@ -152,15 +156,16 @@ std::vector<std::vector<double>> Network<T>::logs() {
 template <class T>
 void Network<T>::reset_metrics() {
   Exclusive hold(occupancy_);
-  clear_logs();
+  clear_logs(heads_, metrics_);
 }
 
 template <class T>
-void Network<T>::clear_logs() {
-  const std::vector<int64_t> widths = head_widths();
-  for (Head& head : heads_) head.sums[0] = head.sums[1] = 0;
-  for (Metric& m : metrics_)
-    m.sums.assign(m.kind == MetricKind::r2 ? kR2Rows * static_cast<std::size_t>(widths[m.head]) : 2, 0.0);
+void Network<T>::clear_logs(std::vector<Head>& heads, std::vector<Metric>& metrics) const {
+  for (Metric& m : metrics) {
+    const auto width = static_cast<std::size_t>(program.widths[program.output(heads[m.head].output)]);
+    m.sums.assign(m.kind == MetricKind::r2 ? kR2Rows * width : 2, 0.0);
+  }
+  for (Head& head : heads) head.sums[0] = head.sums[1] = 0;
 }
 
 template <class T>

@@ -126,8 +126,8 @@ class Network {
                 bool training);
   double log_batch(const Run<T>& run);
   // The plan of a whole step, whose backward pass begins at the losses.
-  void replan();
-  void clear_logs();
+  Plan planned(Plan plan, const std::vector<Head>& heads) const;
+  void clear_logs(std::vector<Head>& heads, std::vector<Metric>& metrics) const;
   std::vector<int64_t> head_widths() const;
   [[noreturn]] void reject(const Sources& sources, int64_t position) const;
 
