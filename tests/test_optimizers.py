@@ -225,6 +225,27 @@ def test_update_may_return_the_new_value() -> None:
     assert point[0] == 4.0
 
 
+def test_update_may_write_over_the_gradient_and_keep_it() -> None:
+    class Mine(fp.Optimizer):
+        slot_names = ("velocity",)
+
+        def update(self, param: Any, grad: Any, slots: Any) -> None:
+            grad += 0.5 * slots["velocity"]
+            slots["velocity"] = grad
+            param -= self.learning_rate * grad
+
+    point, theirs, gradient = np.array([3.0, -4.0]), np.array([3.0, -4.0]), np.empty(2)
+    a, b = Mine(0.1), fp.SGD(0.1, 0.5)
+    for _ in range(5):
+        gradient[...] = 2 * point
+        before = gradient.copy()
+        a.apply([point], [gradient])
+        b.apply([theirs], [2 * theirs])
+        np.testing.assert_array_equal(gradient, before)
+        gradient[...] = np.nan  # the caller's again
+    np.testing.assert_allclose(point, theirs, rtol=1e-14)
+
+
 def test_names() -> None:
     assert isinstance(fp.optimizers.get("sgd"), fp.SGD)
     with pytest.raises(ValueError, match="received 'adamm'"):

@@ -284,6 +284,56 @@ def test_an_optimizer_with_a_slot_it_did_not_declare_changes_nothing() -> None:
         np.testing.assert_array_equal(weight, old)
 
 
+class Scratch:
+    """Gives an array again and again, as code does that spares memory."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[Any, Any] = {}
+
+    def __call__(self, values: Any) -> Any:
+        array = self._arrays.setdefault((values.shape, values.dtype), np.empty_like(values))
+        array[...] = values
+        return array
+
+
+def test_code_of_ones_own_may_return_the_same_array_each_time() -> None:
+    scratch, another = Scratch(), Scratch()
+
+    class Dense(MyDense):
+        def forward(self, x: Any, training: bool) -> tuple[Any, Any]:
+            y, saved = super().forward(x, training)
+            return scratch(y), saved
+
+        def backward(self, dy: Any, x: Any) -> tuple[Any, Any]:
+            dx, grads = super().backward(dy, x)
+            return scratch(dx), {name: scratch(gradient) for name, gradient in grads.items()}
+
+    class MSE(MyMSE):
+        def value_and_grad(self, y_true: Any, y_pred: Any, weights: Any) -> tuple[Any, Any]:
+            losses, dy = super().value_and_grad(y_true, y_pred, weights)
+            return scratch(losses), scratch(dy)
+
+    class SGD(MySGD):
+        def update(self, param: Any, grad: Any, slots: Any) -> Any:
+            super().update(param, grad, slots)
+            slots["velocity"] = scratch(slots["velocity"])
+            return another(param)
+
+    x, y = regression(40, width=4)
+    found = []
+    for dense, loss, optimizer in ((MyDense, MyMSE, MySGD), (Dense, MSE, SGD)):
+        start, shared, again = fp.Input((4,)), dense(4), dense(4)
+        h = shared(shared(start))
+        model = fp.Model(start, [dense(1)(fp.Add()([h, again(h)])), dense(1)(h)], seed=2, dtype="float64")
+        model.compile(optimizer(0.02), loss())
+        trace = model.trace(x, [y, -y])
+        traced = [array for name in trace.layers for array in trace[name].values()]
+        model.fit(x, [y, -y], epochs=2, verbose=0)
+        found.append([*model.get_weights(), *traced])
+    for theirs, mine in zip(*found, strict=True):
+        np.testing.assert_array_equal(theirs, mine)
+
+
 HELD_BACK = """
 import signal, sys
 from fastperceptron.segments import _uninterrupted

@@ -86,7 +86,7 @@ class Optimizer(Configurable):
         params, grads = as_list("apply", "parameters", params), as_list("apply", "gradients", grads)
         if len(params) != len(grads):
             raise ValueError(f"apply: expected as many gradients as parameters, {len(params)}; received {len(grads)}")
-        checked, roots = [], {_root_of(param) for param in params}
+        checked, roots, native = [], {_root_of(param) for param in params}, self.native()
         for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
             if not isinstance(param, np.ndarray) or param.dtype not in (np.float32, np.float64):
                 kind = param.dtype if isinstance(param, np.ndarray) else type(param).__name__
@@ -96,23 +96,26 @@ class Optimizer(Configurable):
             refuse_masked("apply", f"parameter {i}", param)
             if not param.flags.writeable:
                 raise ValueError(f"apply: parameter {i} must be writeable; received a read-only array")
-            gradient = as_real(grad, "apply", f"gradient {i}").astype(param.dtype, copy=False)
+            # One of the user's own may write over it.
+            gradient = as_real(grad, "apply", f"gradient {i}").astype(param.dtype, copy=native is None)
             if _root_of(gradient) in roots:  # it is read after some of that has changed
                 gradient = gradient.copy()
             if gradient.shape != param.shape:
                 raise ShapeError(f"apply: gradient {i} must have shape {param.shape}; received {gradient.shape}")
             checked.append(gradient)
-        native = self.native()
         if native is not None:
             for dtype in {param.dtype for param in params}:
                 as_finite(type(self).__name__, "learning_rate", native[1]["learning_rate"], dtype)
         self._fit_slots(params)
         for param, gradient, slots in zip(params, checked, self._slots, strict=True):
-            names = set(slots)
+            before = dict(slots)
             new = self.update(param, gradient, slots)
-            if slots.keys() != names:
-                expected, received = ", ".join(sorted(names)) or "none", ", ".join(slots)
+            if slots.keys() != before.keys():
+                expected, received = ", ".join(sorted(before)) or "none", ", ".join(slots)
                 raise ValueError(f"apply: slots must be those of slot_names ({expected}); received {received}")
+            for name, value in slots.items():
+                if value is not before[name]:  # an array that the caller, or update itself, may use again
+                    slots[name] = np.array(value)
             if new is not None and new is not param:
                 param[...] = new
         self.iterations += 1

@@ -93,13 +93,13 @@ def metric_result(metric: Metric) -> float:
 
 
 def checked(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], operation: str, name: str) -> Array:
-    """What a user's code returned, as an array of this shape and dtype."""
+    """What a user's code returned, as an array of this shape and dtype, and a copy: that code may use its own again."""
     array = as_array(operation, name, value)
     if array.shape != shape:
         raise ShapeError(f"{operation}: {name} must have shape {shape}; received {array.shape}")
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{operation}: {name} must hold real numbers; received dtype {array.dtype}")
-    return np.ascontiguousarray(array, dtype).reshape(shape)
+    return np.array(array, dtype, order="C", subok=False)
 
 
 def _each(op: Operation, shape: Shapes) -> Sequence[Shape]:
