@@ -159,6 +159,18 @@ def test_quiet_prints_the_result_alone(fruit: Path, capsys: pytest.CaptureFixtur
     assert len(lines) == 5  # and the confusion matrix
 
 
+def test_names_that_span_lines_are_printed_on_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[list[object]] = [[i, "red\nor\x1b[31m" if i < 10 else "blue"] for i in range(20)]
+    path, model = write_csv(tmp_path / "colours.csv", ["wave\nlength", "colour"], rows), tmp_path / "m"
+    assert cli.main(f"train {path} --target colour --epochs 1 --quiet --save {model}".split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["actual", "blue", "red\\nor\\x1b~"]
+    assert len(lines) == 6
+    assert cli.main(["summary", str(model)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["features: wave\\nlength", "classes: blue, red\\nor\\x1b[31m"]
+
+
 def test_training_that_diverges_is_an_error_and_saves_nothing(
     houses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -309,12 +309,17 @@ def _warn(message: str) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:20])
+    shown = ", ".join(map(_printable, names[:20]))
     return shown if len(names) <= 20 else f"{shown}, and {len(names) - 20} more"
 
 
+def _printable(name: str) -> str:
+    """A name of a file, on one line and without what a terminal would obey."""
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
 def _print_confusion(counts: NDArray[np.int64], classes: Sequence[str], out: TextIO) -> None:
-    names = [name if len(name) <= 12 else f"{name[:11]}~" for name in classes]
+    names = [name if len(name) <= 12 else f"{name[:11]}~" for name in map(_printable, classes)]
     label = max(len("actual"), *map(len, names))
     width = max(len(str(counts.max())), *map(len, names)) + 2
     print(f"{'':{label}}  predicted", file=out)
