@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fastperceptron as fp
-from fastperceptron import cli
+from fastperceptron import cli, random
 from fastperceptron.preparation import Preparation, confusion_matrix, fit_scaling, held_out_rows
 
 
@@ -557,3 +557,14 @@ def test_a_tiny_column_is_scaled_too() -> None:
     x = np.array([[0.0], [2e-165], [4e-165]])
     offset, scale = fit_scaling(x, ["a"])
     np.testing.assert_allclose((x - offset) / scale, [[-(1.5**0.5)], [0], [1.5**0.5]], atol=1e-15)
+
+
+def test_a_huge_target_that_is_held_out_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[list[object]] = [[x, 3.0 * x] for x in range(40)]
+    held_out = held_out_rows(random.permutation(random.make_key(0), random.STREAM_SPLIT, 1, 40), None, 0.2)
+    rows[int(held_out.argmax())][1] = 1e200
+    data = write_csv(tmp_path / "huge.csv", ["a", "t"], rows)
+    assert cli.main(f"train {data} --target t --epochs 1 --quiet".split()) == 0
+    done = capsys.readouterr()
+    assert done.out == "held-out RMSE 3.53553e+199, R2 -0.1429 (8 rows)\n"
+    assert done.err == ""

@@ -46,7 +46,9 @@ def train(arguments: argparse.Namespace) -> None:
     preparation = _with_scaling(preparation, x[~held_out], y[~held_out], standardize)
     dtype = PRECISIONS[arguments.dtype]
     inputs = preparation.scale(x, dtype)
-    targets = y if labels is not None else ((y - preparation.target_offset) / preparation.target_scale).astype(dtype)
+    targets = y[~held_out]
+    if labels is None:
+        targets = ((targets - preparation.target_offset) / preparation.target_scale).astype(dtype)
 
     model = _compiled_model(arguments, len(preparation.classes))
     model.build(inputs.shape[1])
@@ -57,7 +59,7 @@ def train(arguments: argparse.Namespace) -> None:
         print(f"{rows}, {inputs.shape[1]} features, {kind}", flush=True)
     history = model.fit(
         inputs[~held_out],
-        targets[~held_out],
+        targets,
         batch_size=arguments.batch_size,
         epochs=arguments.epochs,
         validation_split=arguments.validation_split,
@@ -263,10 +265,10 @@ def _report(model: Model, preparation: Preparation, inputs: NDArray[Any], y: NDA
     if not np.isfinite(z).all():
         raise _diverged(f"{which} predictions are")
     if preparation.task == "regression":
-        residual = float(((y - z) ** 2).sum())
-        spread = float(((y - y.mean()) ** 2).sum())
-        r2 = f", R2 {1 - residual / spread:.4f}" if spread else ""
-        print(f"{which} RMSE {(residual / len(y)) ** 0.5:.6g}{r2} ({len(y)} rows)")
+        residual, spread = math.hypot(*(y - z)), math.hypot(*(y - y.mean()))  # their squares may be infinite
+        ratio = residual / spread if spread else 0.0
+        r2 = f", R2 {1 - ratio * ratio:.4f}" if spread else ""
+        print(f"{which} RMSE {residual / len(y) ** 0.5:.6g}{r2} ({len(y)} rows)")
         return
     counts = confusion_matrix(y, z.argmax(axis=1), len(preparation.classes))
     right = int(counts.trace())
