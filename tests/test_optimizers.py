@@ -81,6 +81,19 @@ def test_slots_without_a_name_are_refused() -> None:
         Hidden().apply([np.ones(1)], [np.ones(1)])
 
 
+def test_a_name_is_no_tuple_of_slot_names() -> None:
+    class NoComma(fp.Optimizer):
+        slot_names = "velocity"  # type: ignore[assignment]
+
+    model = fp.Sequential([fp.Dense(1)])
+    message = "NoComma: slot_names must be a tuple of names; received 'velocity'"
+    with pytest.raises(TypeError, match=message):
+        model.compile(NoComma(), "mse")
+    assert model.optimizer is None
+    with pytest.raises(TypeError, match=message):
+        NoComma().apply([np.ones(1)], [np.ones(1)])
+
+
 def test_apply_checks_before_it_changes() -> None:
     param = np.ones(3)
     optimizer = fp.SGD(0.1, 0.9)

@@ -164,6 +164,11 @@ def test_weights_that_are_not_trainable_are_state() -> None:
         (lambda x: [[1.0], [1.0, 2.0]], None, "bad.forward: y must be a rectangular array"),
         (None, lambda dy: (dy[:1], []), r"bad.backward: dx must have shape \(8, 5\); received \(1, 5\)"),
         (None, lambda dy: (dy, [dy]), "bad.backward: expected 0 gradients, one per weight; received 1"),
+        (
+            None,
+            lambda dy: (dy, iter([])),
+            "bad.backward: grads must be a list or a dict of gradients; received list_iter",
+        ),
         (None, lambda dy: (dy, {"v": dy}), "grads must name weights of the layer; received v"),
     ],
 )

@@ -122,7 +122,7 @@ class Optimizer(Configurable):
 
     def _fit_slots(self, params: Sequence[Array]) -> None:
         """Slots of these parameters: kept under the same name, else zero."""
-        names, layout = self.slot_names, [(param.shape, param.dtype) for param in params]
+        names, layout = _slot_names_of(self), [(param.shape, param.dtype) for param in params]
         if layout != self._layout:
             if names and any(self._slots):
                 same = [shape for shape, _ in layout] == [shape for shape, _ in self._layout]
@@ -204,9 +204,18 @@ def _root_of(array: Any) -> int:
     return id(array)
 
 
+def _slot_names_of(optimizer: Optimizer) -> Sequence[str]:
+    """Refuses ("velocity"), whose comma was forgotten: a slot for each letter."""
+    names: Any = optimizer.slot_names
+    if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{type(optimizer).__name__}: slot_names must be a tuple of names; received {names!r}")
+    return names
+
+
 def get(identifier: Any) -> Optimizer:
     """An optimizer from its name ("sgd") or itself."""
     if isinstance(identifier, Optimizer):
+        _slot_names_of(identifier)
         return identifier
     if isinstance(identifier, str) and identifier.lower() == "sgd":
         return SGD()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import as_array, check_pair
+from .checks import as_array, check_pair, kind_of
 from .errors import ShapeError
 from .layer import Layer, Shape, Shapes
 from .losses import Loss
@@ -119,6 +119,8 @@ def _by_parameter(op: Operation, grads: Any) -> Iterator[tuple[int, Weight, Any]
         grads = [grads.get(weight.name) for weight in layer.weights]
     elif grads is None:
         grads = []
+    elif not hasattr(grads, "__len__"):
+        raise TypeError(f"{name}: grads must be a list or a dict of gradients; received {kind_of(grads)}")
     trainable = [i for i, weight in enumerate(layer.weights) if weight.trainable]
     if len(grads) == len(trainable) < len(layer.weights):
         grads = [grads[trainable.index(i)] if i in trainable else None for i in range(len(layer.weights))]
