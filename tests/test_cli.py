@@ -171,6 +171,34 @@ def test_names_that_span_lines_are_printed_on_one(tmp_path: Path, capsys: pytest
     assert lines[-2:] == ["features: wave\\nlength", "classes: blue, red\\nor\\x1b[31m"]
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_names_that_the_output_cannot_show_cost_no_model(tmp_path: Path, encoding: str) -> None:
+    rows = "".join(f"{i},{'яблоко' if i < 10 else 'pear'}\n" for i in range(20))
+    data, model = tmp_path / "fruit.csv", tmp_path / "m"
+    data.write_text("weight,kind\n" + rows, encoding="utf-8")
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = run("train", data, "--target", "kind", "--epochs", 30, "--quiet", "--save", model, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "\\u044f" in done.stdout
+    assert done.stdout.endswith(f"saved {model}\n")
+    assert "\\u044f\\u0431" in run("summary", model, env=env).stdout
+    done = run("predict", model, data, env=env)
+    assert done.returncode == 1
+    received = "'\\u044f\\u0431\\u043b\\u043e\\u043a\\u043e'"
+    assert done.stderr == f"fastperceptron: error: --output must name a file, since {encoding} has no {received}\n"
+    assert run("predict", model, data, "--output", tmp_path / "out.csv", env=env).returncode == 0
+    assert "яблоко" in (tmp_path / "out.csv").read_text(encoding="utf-8")
+
+
+def test_without_an_output(fruit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    model = tmp_path / "m"
+    assert cli.main(f"train {fruit} --target kind --epochs 2 --save {model}".split()) == 0
+    assert cli.main(f"predict {model} {fruit} --output {tmp_path / 'out.csv'}".split()) == 0
+    assert cli.main(f"predict {model} {fruit}".split()) == 1
+    assert cli.main(["summary", str(model)]) == 0
+
+
 def test_training_that_diverges_is_an_error_and_saves_nothing(
     houses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -50,12 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status. Wrong usage and --help leave through SystemExit, as argparse does."""
     arguments = build_parser().parse_args(argv)
     run: Callable[[argparse.Namespace], None] = arguments.run
+    if run is not commands.predict and isinstance(sys.stdout, io.TextIOWrapper):
+        # Names that the terminal's encoding lacks are no reason to lose a model. Predictions are data.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             warnings.simplefilter("always", DivergenceWarning)
             run(arguments)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # pythonw has no output
+                sys.stdout.flush()
     except KeyboardInterrupt:
         print("\nfastperceptron: interrupted", file=sys.stderr)
         return 130

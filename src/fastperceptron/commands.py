@@ -115,7 +115,13 @@ def predict(arguments: argparse.Namespace) -> None:
     if preparation is not None and not finite.all():  # no class is the likeliest
         raise UserError(f"{arguments.data}: expected finite outputs; those of row {finite.argmin() + 1} are not")
     if arguments.output is None:
-        _write_predictions(sys.stdout, z, preparation, arguments.probabilities)
+        if sys.stdout is None:
+            raise UserError("--output must name a file where there is no standard output; received none")
+        try:
+            _write_predictions(sys.stdout, z, preparation, arguments.probabilities)
+        except UnicodeEncodeError as error:
+            lacking = error.object[error.start : error.end]
+            raise UserError(f"--output must name a file, since {sys.stdout.encoding} has no {lacking!r}") from error
         return
     text = io.StringIO()
     _write_predictions(text, z, preparation, arguments.probabilities)
