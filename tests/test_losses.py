@@ -89,6 +89,22 @@ def test_a_loss_of_ones_own() -> None:
     assert MyMSE()([1.0, 2.0], [2.0, 4.0]) == 2.5
     assert MyMSE().per_sample([[1.0], [2.0]], [[2.0], [4.0]]).tolist() == [1.0, 4.0]
 
+    class Columns(MyMSE):
+        def value_and_grad(self, y_true: Any, y_pred: Any, weights: Any) -> Any:
+            return (y_pred - y_true) ** 2, y_pred
+
+    class Kept(MyMSE):
+        losses = np.zeros(2)
+
+        def value_and_grad(self, y_true: Any, y_pred: Any, weights: Any) -> Any:
+            self.losses[...] = super().value_and_grad(y_true, y_pred, weights)[0]
+            return self.losses, y_pred
+
+    with pytest.raises(fp.ShapeError, match=r"value_and_grad: losses must have shape \(2,\); received \(2, 1\)"):
+        Columns()([1.0, 2.0], [2.0, 4.0])
+    first, second = (Kept().per_sample([1.0, 2.0], y).tolist for y in ([2.0, 4.0], [1.0, 2.0]))
+    assert (first(), second()) == ([1.0, 4.0], [0.0, 0.0])
+
 
 @pytest.mark.parametrize(
     ("metric", "loss", "width"),

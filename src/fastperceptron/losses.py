@@ -28,7 +28,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import as_flag, by_name, check_pair, is_number, kind_of
+from .checks import as_flag, by_name, is_number, kind_of
 from .serialization import Configurable, snake_case
 
 __all__ = [
@@ -68,10 +68,12 @@ class Loss(Configurable):
 
     def per_sample(self, y_true: Any, y_pred: Any) -> Array:
         """The loss of each sample, (n,). Vectors stand for one column."""
+        from .usercode import value_and_grad
+
         y_true, y_pred = self._arrays(y_true, y_pred)
         # Copies: user's code may work in place.
-        result = self.value_and_grad(y_true.copy(), y_pred.copy(), np.ones(len(y_pred), y_pred.dtype))
-        return np.asarray(check_pair(f"{self.name}.value_and_grad", result, "(losses, dy)")[0])
+        weights = np.ones(len(y_pred), y_pred.dtype)
+        return value_and_grad(self, y_true.copy(), y_pred.copy(), weights, training=False)[0]
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
         """The cost: sum_i weight_i loss_i / n."""
