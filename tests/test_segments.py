@@ -155,6 +155,37 @@ def test_weights_that_are_not_trainable_are_state() -> None:
     assert model.count_params() == 16
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_one_weight_of_a_layer_with_states_is_frozen(by_name: bool) -> None:
+    class Scale(fp.Layer):
+        def build(self, input_shape: Any) -> None:
+            self.add_weight("gain", input_shape, "ones")
+            self.add_weight("mean", input_shape, "zeros", trainable=False)
+            self.add_weight("offset", input_shape, "zeros")
+
+        def forward(self, x: Any, training: bool) -> Any:
+            gain, mean, offset = self.get_weights()
+            return (x - mean) * gain + offset, x - mean
+
+        def backward(self, dy: Any, x: Any) -> Any:
+            grads = {"gain": (dy * x).sum(axis=0), "offset": dy.sum(axis=0)}
+            return dy * self.weights[0], grads if by_name else list(grads.values())
+
+    x, y = regression(16)
+    model = fp.Sequential([fp.Input((5,)), Scale(), fp.Dense(1)], seed=0)
+    model.compile("sgd", "mse")
+    gain, mean, offset = model.layers[0].weights
+    for frozen in ([], [gain], [offset], [gain, offset]):
+        for weight in (gain, offset):
+            weight.trainable = all(weight is not one for one in frozen)
+        mean.trainable = not frozen  # which changes nothing: it is a state
+        before = model.layers[0].get_weights()
+        assert {"dgain", "doffset"} <= set(model.trace(x, y)["scale"])
+        model.fit(x, y, verbose=0)
+        kept = [bool((a == b).all()) for a, b in zip(before, model.layers[0].get_weights(), strict=True)]
+        assert kept == [not gain.trainable, True, not offset.trainable]
+
+
 @pytest.mark.parametrize(
     ("forward", "backward", "message"),
     [

@@ -201,7 +201,9 @@ class Layer(Configurable):
         return check_pair(f"{self.name}.forward", self.forward(x, False), "(y, saved)")[0]
 
     def backward(self, dy: Array, saved: Any) -> tuple[Any, Sequence[Array | None] | Mapping[str, Array]]:
-        """(dx, grads): the gradient of the input, and of the weights: a list in their order, or a dict by name."""
+        """(dx, grads): the gradient of the input, and of the weights: a list in their order, or a dict by name.
+
+        Weights made with ``trainable=False`` have none and may be left out."""
         raise NotImplementedError(f"{type(self).__name__} must define backward(dy, saved) -> (dx, grads)")
 
     def emit(self, builder: ProgramBuilder, sources: tuple[int, ...], input_shape: Shapes, output_shape: Shape) -> int:

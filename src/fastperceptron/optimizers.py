@@ -76,7 +76,9 @@ class Optimizer(Configurable):
         self._learning_rate = float(value)
 
     def update(self, param: Array, grad: Array, slots: Mapping[str, Array]) -> Array | None:
-        """One step on one parameter, changing `param` and `slots` in place (or returning the new `param`)."""
+        """One step on one parameter, changing `param` and `slots` in place (or returning the new `param`).
+
+        `grad` may be written to."""
         raise NotImplementedError(f"{type(self).__name__} must define update(param, grad, slots)")
 
     def apply(self, params: Sequence[Any], grads: Sequence[Any]) -> None:

@@ -109,7 +109,7 @@ def _each(op: Operation, shape: Shapes) -> Sequence[Shape]:
 
 
 def _by_parameter(op: Operation, grads: Any) -> Iterator[tuple[int, Weight, Any]]:
-    """From a dict by name, or a list for all weights or for the trainable ones."""
+    """From a dict by name, or a list for all weights, for those that are no states, or for those that are trained."""
     layer: Layer = op.layer
     name = f"{op.name}.backward"
     if isinstance(grads, Mapping):
@@ -121,9 +121,11 @@ def _by_parameter(op: Operation, grads: Any) -> Iterator[tuple[int, Weight, Any]
         grads = []
     elif not hasattr(grads, "__len__"):
         raise TypeError(f"{name}: grads must be a list or a dict of gradients; received {kind_of(grads)}")
+    parameters = [i for i, weight in enumerate(layer.weights) if not weight.is_state]
     trainable = [i for i, weight in enumerate(layer.weights) if weight.trainable]
-    if len(grads) == len(trainable) < len(layer.weights):
-        grads = [grads[trainable.index(i)] if i in trainable else None for i in range(len(layer.weights))]
+    for chosen in (parameters, trainable):
+        if len(grads) == len(chosen) < len(layer.weights):
+            grads = [grads[chosen.index(i)] if i in chosen else None for i in range(len(layer.weights))]
     if len(grads) != len(layer.weights):
         raise ValueError(f"{name}: expected {len(layer.weights)} gradients, one per weight; received {len(grads)}")
     numbers = iter(op.parameters)
