@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -305,6 +306,29 @@ def test_layers_of_ones_own() -> None:
     np.testing.assert_allclose(layer(x), x @ layer.get_weights()[0], rtol=1e-6)
     assert MyTanh()([[0.5]])[0, 0] == pytest.approx(np.tanh(0.5))
     assert MyTanh().name == "my_tanh"
+
+
+@pytest.mark.parametrize("shape", [4, [4], (None, 4), (np.int64(4),), np.array([4])])
+def test_an_output_shape_of_ones_own_is_what_an_inputs_may_be(shape: Any, tmp_path: Path) -> None:
+    class Same(MyTanh):
+        def compute_output_shape(self, input_shape: Any) -> Any:
+            return shape
+
+    model = fp.Sequential([fp.Input((4,)), Same()])
+    assert model.output_shape == (4,)
+    model.save(tmp_path / "m")
+    again = fp.load_model(tmp_path / "m", custom_objects={"Same": Same})
+    assert again.output_shape == (4,)
+
+
+@pytest.mark.parametrize("shape", [None, (4.0,), (0,), "4"])
+def test_an_output_shape_of_ones_own_that_is_none_is_refused(shape: Any) -> None:
+    class Same(MyTanh):
+        def compute_output_shape(self, input_shape: Any) -> Any:
+            return shape
+
+    with pytest.raises(ValueError, match=r"same.compute_output_shape: shape must be positive integers, one per axis"):
+        fp.Sequential([fp.Input((4,)), Same()])
 
 
 def test_weight_in_expressions() -> None:

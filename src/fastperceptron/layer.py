@@ -271,7 +271,13 @@ class Layer(Configurable):
             if not self.built:
                 self.build(input_shape)
                 self.input_shape, self.built = input_shape, True
-            return self.compute_output_shape(input_shape) if output_shape is None else output_shape
+            return self._output_shape_for(input_shape) if output_shape is None else output_shape
+
+    def _output_shape_for(self, input_shape: Shapes) -> Shape:
+        """What ``compute_output_shape`` says, which may be a user's; without axes for a number per row."""
+        shape: Any = self.compute_output_shape(input_shape)
+        has_none = isinstance(shape, (tuple, list)) and not shape
+        return () if has_none else checked_shape(shape, f"{self.name}.compute_output_shape")
 
     def get_weights(self) -> list[Array]:
         """Copies of the layer's weights, in order."""
