@@ -312,6 +312,18 @@ def test_copies_states_and_backends_keep_the_iterations(optimizer: Any) -> None:
         assert again.optimizer.iterations == 3
 
 
+def test_iterations_are_as_before_when_adding_a_layer_fails() -> None:
+    x, y = classification(64)
+    model, optimizer = classifier(), fp.SGD(0.01)
+    model.compile(optimizer, fp.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x, y, batch_size=16, verbose=0)
+    optimizer.learning_rate = 1e38
+    with pytest.raises(ValueError, match="learning_rate times learning_rate_multiplier must be finite in float32"):
+        model.add(fp.Dense(3, learning_rate_multiplier=100))
+    assert optimizer.iterations == int(model.get_state()["counters/iterations"]) == 4
+    assert optimizer.learning_rate == 1e38
+
+
 def test_a_class_is_not_an_optimizer() -> None:
     with pytest.raises(TypeError, match=r"received the class SGD; write SGD\(\)"):
         fp.Sequential([fp.Dense(1)]).compile(fp.SGD, "mse")  # type: ignore[arg-type]

@@ -181,9 +181,11 @@ class Model(Trainer):
                 )
 
     def _as_before_on_failure(self, *more: Any) -> AbstractContextManager[None]:
-        """The model, its layers and their weights, and what else may be one of its layers."""
+        """The model, its layers and their weights, its optimizer, and what else may be one of its layers."""
         layers = [*self.layers, *(layer for layer in more if isinstance(layer, Layer))]
-        return as_before_on_failure(self, *layers, *(weight for layer in layers for weight in layer.weights))
+        weights = [weight for layer in layers for weight in layer.weights]
+        optimizers = [] if self.optimizer is None else [self.optimizer]
+        return as_before_on_failure(self, *layers, *weights, *optimizers)
 
     def _adopt(self, graph: Graph, key: int, initialize: bool = True) -> None:
         """Makes the network of this structure; the layers' weights live in it from now on."""
