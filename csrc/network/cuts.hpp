@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
 #include "network/run.hpp"
 #include "network/worth.hpp"
@@ -44,19 +45,20 @@ void Run<T>::pieces(Team& team, Range rows, Range cols, int64_t depth, bool may_
   // Columns are cut before rows, which share the packed weights.
   const double speed = products() ? static_cast<double>(products()->speed) : 1;
   const double per_output = 2.0 * static_cast<double>(std::max<int64_t>(depth, 1)) + kFlopPerEpilogue * speed;
-  auto cut = [](double most, int64_t grain) {
-    return std::max(grain, static_cast<int64_t>(std::min(most, 1e15)) / grain * grain);
-  };
   const double piece = kFlopPerPiece * static_cast<double>(kernels.lanes) * speed;
   if (per_output * static_cast<double>(rows.size()) * static_cast<double>(cols.size()) < piece / 64) {
     if (!may_stop || !interrupt.stopped()) f(rows, cols);
     return;  // too small to ask the clock
   }
-  const int64_t wide = cut(piece / per_output / static_cast<double>(std::min(rows.size(), kRowsPerPiece)), 192);
+  const double outputs = std::min(piece / per_output, 1e15);
+  const int64_t wide =
+      std::max<int64_t>(192, static_cast<int64_t>(outputs) / std::min(rows.size(), kRowsPerPiece) / 192 * 192);
   // Long sums of few outputs are bound by what they read.
   const double most_read = kElementsPerPiece / static_cast<double>(std::max<int64_t>(depth, 1));
-  const int64_t tall =
-      cut(std::min(most_read, piece / per_output / static_cast<double>(std::min(wide, cols.size()))), 96);
+  const double high = std::min(most_read, outputs / static_cast<double>(std::min(wide, cols.size())));
+  // Each piece packs what its rows are multiplied by: rather one half as high again than two.
+  const int64_t count = std::max<int64_t>(1, std::llround(static_cast<double>(rows.size()) / high));
+  const int64_t tall = ((rows.size() + count - 1) / count + 95) / 96 * 96;
   for (int64_t c = cols.begin; c < cols.end; c += wide)
     for (int64_t r = rows.begin; r < rows.end; r += tall) {
       if (may_stop && interrupt.stopped()) return;

@@ -4,6 +4,13 @@
 
 namespace fp {
 
+namespace {
+
+// Of the left operand of a weights' gradient.
+constexpr int64_t kFarBytes = int64_t(4) << 20;
+
+}  // namespace
+
 template <class T>
 void Run<T>::dense_forward(Team& team, int i, const Work& work) {
   if constexpr (kMixes<T>)
@@ -103,7 +110,10 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
     hazards->writes(space.things.sum(op.bias), part);
     if (fuse) hazards->writes(space.things.parameter(op.bias), part);
   }
-  const Work work{part, s.rows, s.cols, n, true};
+  // Rows read few columns of x, again for each panel of dz. Where even few are too many for the inner caches, columns
+  // at least pack each panel only once.
+  const bool gives_rows = s.rows * n * static_cast<int64_t>(sizeof(T)) < kFarBytes;
+  const Work work{part, s.rows, s.cols, n, gives_rows};
   offer(team, work);
   hazards->settle(team);
   Epilogue<T> e{};
