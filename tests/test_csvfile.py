@@ -190,6 +190,23 @@ def test_long_identifiers_stay_apart() -> None:
     found = read_target(table_of(numbers), "classification")
     assert found.classes == tuple(numbers)
     assert found.y.tolist() == [0, 1, 2]
+    edge = [str(2**53), str(2**53 + 1)]
+    assert read_target(table_of(edge), "classification").classes == tuple(edge)
+    assert read_target(table_of([str(2**53 - 1), f"{2**53 - 1}.0"]), "classification").classes == (str(2**53 - 1),)
+
+
+@pytest.mark.parametrize(
+    ("different", "rows", "task"),
+    [
+        (20, 100, "classification"),
+        (20, 99, "regression"),
+        (21, 200, "regression"),
+        (2, 10, "classification"),
+        (2, 9, "regression"),
+    ],
+)
+def test_how_few_and_how_frequent_whole_numbers_are_classes(different: int, rows: int, task: str) -> None:
+    assert read_target(table_of([str(i % different) for i in range(rows)])).task == task
 
 
 def test_targets_that_do_not_fit() -> None:
@@ -213,3 +230,11 @@ def test_a_slip_in_a_numeric_target_is_not_a_class(tmp_path: Path) -> None:
         read_target(table)
     assert caught.value.line == 43
     assert len(read_target(table, "classification").classes) == 60
+
+
+def test_names_among_numbers_are_classes_unless_most_are_numbers_and_many_differ() -> None:
+    numbers, names = [str(i) for i in range(12)], [f"n{i}" for i in range(11)]
+    assert len(read_target(table_of(numbers[:11] + names)).classes) == 22
+    with pytest.raises(CSVError, match="expected a number .or task classification.*; found 'n0'"):
+        read_target(table_of(numbers + names))
+    assert len(read_target(table_of((numbers + names[:8]) * 2)).classes) == 20

@@ -94,8 +94,8 @@ def _undecodable_line(data: BinaryIO) -> int | None:
     return None
 
 
-#: Larger whole numbers, as long identifiers are, may be equal as float64.
-_MOST_EXACT = 2.0**53
+#: Whole numbers from here on, as long identifiers are, may be equal as float64.
+_FIRST_INEXACT = 2.0**53
 
 
 def read_target(table: Table, task: str = "auto") -> Target:
@@ -103,7 +103,7 @@ def read_target(table: Table, task: str = "auto") -> Target:
 
     ``task`` is "classification", "regression" or "auto": text and whole numbers that repeat (at most 20 different
     ones, 5 rows or more of each on average) are classes, other numbers are values. Labels are in the order of the
-    sorted names, or of the numbers when all names are numbers; beyond 2**53 these count as text.
+    sorted names, or of the numbers when all names are numbers; from 2**53 on these count as text.
     """
     if task not in ("auto", "classification", "regression"):
         raise ValueError(f"read_target: task must be auto, classification or regression; received {task!r}")
@@ -123,7 +123,7 @@ def read_target(table: Table, task: str = "auto") -> Target:
     if task == "regression":
         assert values is not None
         return Target(task, values, ())
-    if values is None or np.abs(values).max() > _MOST_EXACT:
+    if values is None or np.abs(values).max() >= _FIRST_INEXACT:
         names = [cell.strip() for cell in table.cells]
         classes = tuple(sorted(set(names)))
         number = {name: label for label, name in enumerate(classes)}
