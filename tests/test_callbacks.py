@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -175,7 +176,8 @@ def test_early_stopping_restores_the_best() -> None:
     assert history.history["watched"] == [3.0, 1.0, 2.0, 1.5]
     assert (stopping.best, stopping.best_epoch, stopping.stopped_epoch) == (1.0, 1, 3)
     assert all((a == b).all() for a, b in zip(model.get_weights(), weights[1], strict=True))
-    assert fp.EarlyStopping("val_accuracy").larger_is_better
+    for name in ("val_accuracy", "val_acc", "r2", "r2_score", "auc"):
+        assert fp.EarlyStopping(name).larger_is_better
     assert not fp.EarlyStopping("val_loss").larger_is_better
     with pytest.raises(ValueError, match="monitor must be one of loss, accuracy; received 'val_loss'"):
         model.fit(x, y, verbose=0, callbacks=fp.EarlyStopping())
@@ -204,6 +206,18 @@ def test_an_error_in_a_callback_frees_the_model() -> None:
         model.fit(x, y, verbose=0, callbacks=fp.LambdaCallback(on_epoch_end=fail))
     model.fit(x, y, verbose=0)
     assert int(model.get_state()["counters/epoch"]) == 2
+
+
+@pytest.mark.parametrize("min_delta", [0.5, -0.5])
+def test_the_sign_of_min_delta_does_not_matter(min_delta: float) -> None:
+    stopping: Any = fp.EarlyStopping("loss", min_delta)
+    stopping.model = SimpleNamespace(stop_training=False)
+    stopping.on_epoch_end(0, {"loss": 2.0})
+    stopping.on_epoch_end(1, {"loss": 1.25})
+    assert not stopping.model.stop_training
+    stopping.on_epoch_end(2, {"loss": 1.0})
+    assert stopping.model.stop_training
+    assert stopping.best_epoch == 1
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 
 import fastperceptron as fp
 from fastperceptron import cli, random
-from fastperceptron.preparation import Preparation, confusion_matrix, fit_scaling, held_out_rows
+from fastperceptron.preparation import Preparation, confusion_matrix, fit_scaling, held_out_rows, softmax
 
 
 def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -547,6 +547,7 @@ def test_held_out_rows_are_a_share_of_each_class() -> None:
     held_out = held_out_rows(order, labels, 0.2)
     assert np.bincount(labels[held_out], minlength=3).tolist() == [2, 1, 0]
     assert held_out_rows(order, None, 0.25).sum() == 4
+    assert held_out_rows(np.arange(3), None, 0.25).tolist() == [True, False, False]  # 0.75 rows are rather 1 than 0
     assert not held_out_rows(order, labels, 0.0).any()
     assert held_out_rows(order, labels, 0.99).sum() == 9 + 4 + 0  # one row of each class is left
 
@@ -556,6 +557,9 @@ def test_scaling_of_constant_columns() -> None:
     offset, scale = fit_scaling(x, ["a", "b"])
     assert scale.tolist() == [1.0, pytest.approx(np.sqrt(8 / 3))]
     np.testing.assert_allclose(((x - offset) / scale)[:, 0], 0, atol=1e-15)
+    for constant in (0.0, 2.0):
+        offset, scale = fit_scaling(np.full((3, 1), constant), ["a"])
+        assert (offset.tolist(), scale.tolist()) == ([constant], [1.0])
 
 
 def test_scaling_that_overflows_names_the_column() -> None:
@@ -563,11 +567,18 @@ def test_scaling_that_overflows_names_the_column() -> None:
         ValueError, match=r"scaling: column 'b' must have a finite mean and deviation; .* up to 1e[+]300"
     ):
         fit_scaling(np.array([[1, 1e300], [2, -1e300]]), ["a", "b"])
+    with pytest.raises(ValueError, match="column 'a' must have a finite mean"):  # no model that has it could be read
+        fit_scaling(np.full((3, 1), 2e300), ["a"])
 
 
 def test_confusion_matrix() -> None:
     counts = confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 2, 1, 1]), 3)
     assert counts.tolist() == [[1, 0, 1], [0, 1, 0], [0, 1, 0]]
+
+
+def test_probabilities_of_large_logits() -> None:
+    large = np.array([[1000, 1000, -1000]], np.float32)
+    np.testing.assert_array_equal(softmax(np.concatenate([large, large - 5000])), [[0.5, 0.5, 0]] * 2)
 
 
 def test_a_target_far_from_zero_keeps_its_digits(tmp_path: Path) -> None:

@@ -364,8 +364,11 @@ def test_configuration_is_checked_against_the_tensors(tmp_path: Path) -> None:
     refused(lambda c: c.update(compile={"optimizer": None, "loss": "mse", "metrics": []}), "received NoneType")
     refused(lambda c: c.update(compile=None), "received a state with slots")
     refused(lambda c: c.update(model=3), "expected a model's configuration")
-    tensors["counters/step"] = np.array(-5)
-    refused(lambda c: None, "counters/step must lie in")
+    refused(lambda c: c.update(compile=3), "expected optimizer, loss and metrics; received 3")
+    refused(lambda c: c["compile"].update(metrics="mse"), "expected optimizer, loss and metrics; received")
+    for count in (-5, 2**48):
+        tensors["counters/step"] = np.array(count)
+        refused(lambda c: None, "counters/step must lie in")
 
 
 def test_from_config_gives_fresh_weights() -> None:

@@ -32,6 +32,10 @@ def test_delimiters_line_ends_and_byte_order_marks(tmp_path: Path, delimiter: st
     assert table.lines.tolist() == [2, 3]
 
 
+def test_delimiters_within_quotes_do_not_count(tmp_path: Path) -> None:
+    assert read_csv(put(tmp_path, '"a;;;b",c\n1,2\n')).features == ("a;;;b", "c")
+
+
 def test_quotes_blank_lines_and_lines_within_quotes(tmp_path: Path) -> None:
     text = 'a,"b, with ""quotes"" and ; ; ;",kind\n1,2,"two\nlines"\n\n"3",4,x\n'
     table = read_csv(put(tmp_path, text), target="kind")
@@ -117,6 +121,12 @@ def test_a_pipe_is_read() -> None:
         assert read_csv(f"/dev/fd/{reading}").x.tolist() == [[1, 2]]
     finally:
         os.close(reading)
+
+
+def test_every_row_of_a_long_file_is_read_once(tmp_path: Path) -> None:
+    table = read_csv(put(tmp_path, "\n".join(["a,b", *(f"{i},{-i}" for i in range(10_000))])), target="b")
+    assert table.x[:, 0].tolist() == list(range(10_000))
+    assert table.cells == [str(-i) for i in range(10_000)]
 
 
 def test_an_error_far_into_a_long_file_names_its_line(tmp_path: Path) -> None:

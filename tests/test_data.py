@@ -128,6 +128,9 @@ def test_class_weights_need_classes() -> None:
     np.testing.assert_array_equal(data.class_weights({0: 2.0}, np.array([[-1], [1]]), 1, "fit"), [2, 1])
     with pytest.raises(TypeError, match="class_weight must have numbers; received str for class 0"):
         data.class_weights({0: "a"}, np.array([0]), 2, "fit")  # type: ignore[dict-item]
+    for label in ("0", 0.5, -1, 2):
+        with pytest.raises(ValueError, match=f"class_weight must have classes 0 to 1; received {label!r}"):
+            data.class_weights({label: 2.0}, np.array([0]), 2, "fit")  # type: ignore[dict-item]
 
 
 def test_objects_that_are_numbers() -> None:

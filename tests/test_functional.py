@@ -405,6 +405,8 @@ def bad_configs() -> list[tuple[str, Any]]:
         ("expected inputs", lambda c: c.update(inputs=[])),
         ("must be positive", lambda c: c["inputs"][0].update(shape=[-4])),
         ("name for each", lambda c: c.update(output_keys=["a"])),
+        ("name for each", lambda c: c.update(output_keys=["a", "a"])),
+        ("calls must use", lambda c: c["calls"].__setitem__(0, False)),
         ("of one shape|rows of shape", lambda c: c["inputs"][0].update(shape=[7])),
         ("learning_rate_multiplier", lambda c: c["layers"][0].update(learning_rate_multiplier=-1)),
     ]

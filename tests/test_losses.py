@@ -73,6 +73,9 @@ def test_errors() -> None:
         L.SparseCategoricalCrossentropy()([0, 2], [[0.5, 0.5], [0.5, 0.5]])
     with pytest.raises(ValueError, match=r"binary_crossentropy: y_true must lie in \[0, 1\]; received 2.0 in row 1"):
         L.BinaryCrossentropy()([0, 2], [0.5, 0.5])
+    for wrong in (-1.0, 2.0):
+        with pytest.raises(ValueError, match=rf"must lie in \[0, 1\]; received {wrong} in row 1"):
+            L.BinaryCrossentropy()([math.nan, wrong], [0.5, 0.5])
     with pytest.raises(
         ValueError, match=r"categorical_crossentropy: y_true must be at least 0; received -1.0 in row 0"
     ):

@@ -247,6 +247,7 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ({"a": {**ENTRY, "shape": [1] * 33}}, "at most 32"),
         ({"a": {**ENTRY, "shape": [2**62, 2**62, 2**62]}}, "needs"),
         ({"a": {"dtype": "F32", "shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}}, "needs"),
+        ({"a": {"dtype": "U8", "shape": [0, 3, 2**62], "data_offsets": [0, 0]}}, "needs"),
         ({"a": {**ENTRY, "dtype": "F128"}}, "dtype must be one of"),
         ({"a": {**ENTRY, "dtype": ["F32"]}}, "dtype must be one of"),
         ({"a": {**ENTRY, "extra": 1}}, "expected dtype"),
