@@ -123,7 +123,7 @@ def as_labels(value: Any, n: int | None, classes: int, operation: str, name: str
     private = array.copy()
     bad = (private < 0) | (private >= classes)
     if private.dtype.kind == "f":
-        bad |= (private != np.floor(private)) | np.isnan(private)
+        bad |= private != np.floor(private)
     if bad.any():
         row = int(np.argmax(bad))
         hint = "; use binary_crossentropy or more units" if classes == 1 else ""
