@@ -245,6 +245,6 @@ def test_a_slip_in_a_numeric_target_is_not_a_class(tmp_path: Path) -> None:
 def test_names_among_numbers_are_classes_unless_most_are_numbers_and_many_differ() -> None:
     numbers, names = [str(i) for i in range(12)], [f"n{i}" for i in range(11)]
     assert len(read_target(table_of(numbers[:11] + names)).classes) == 22
-    with pytest.raises(CSVError, match="expected a number .or task classification.*; found 'n0'"):
+    with pytest.raises(CSVError, match=r"expected a number \(or task classification.*; found 'n0'"):
         read_target(table_of(numbers + names))
     assert len(read_target(table_of((numbers + names[:8]) * 2)).classes) == 20
