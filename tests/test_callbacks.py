@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import pickle
 import weakref
 from types import SimpleNamespace
 from typing import Any
@@ -183,6 +184,13 @@ def test_early_stopping_restores_the_best() -> None:
         model.fit(x, y, verbose=0, callbacks=fp.EarlyStopping())
     with pytest.raises(ValueError, match="received 'up'"):
         fp.EarlyStopping(mode="up")
+
+
+def test_a_history_can_be_pickled() -> None:
+    x, y = classification()
+    history = classifier().fit(x, y, epochs=2, verbose=0)
+    twin = pickle.loads(pickle.dumps(history))
+    assert (twin.history, twin.epoch, twin.params) == (history.history, [0, 1], history.params)
 
 
 def test_errors() -> None:

@@ -380,6 +380,11 @@ def test_from_config_gives_fresh_weights() -> None:
     assert fresh.get_weights()[0].tobytes() == start.get_weights()[0].tobytes()
     unbuilt = fp.Sequential([fp.Dense(3, name="only")])
     assert fp.Model.from_config(unbuilt.get_config()).get_config() == unbuilt.get_config()
+    seeded = fp.Sequential([fp.Dense(3, name="only")], seed=5)
+    again = fp.Model.from_config(seeded.get_config())
+    for model in (seeded, again):
+        model.build(2)  # type: ignore[attr-defined]
+    assert again.get_weights()[0].tobytes() == seeded.get_weights()[0].tobytes()
 
 
 @pytest.mark.parametrize("target", BACKENDS)

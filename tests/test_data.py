@@ -121,6 +121,15 @@ def test_nothing_is_copied_on_the_way() -> None:
     assert not np.shares_memory(data.as_weights(weights, 10, "test"), weights)
 
 
+def test_vectors_are_columns() -> None:
+    for shape in ((1,), (1, 1), ()):
+        assert data.as_targets([3, 4], 2, shape, "test").tolist() == [[3], [4]]
+    model = fp.Sequential([fp.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.arange(4.0), np.arange(4.0), verbose=0)
+    assert model.input_shape == (1,)
+
+
 def test_class_weights_need_classes() -> None:
     for y in ([[0.5], [1.0]], [[1, 1], [0, 1]], [[0, 0], [0, 1]]):
         with pytest.raises(ValueError, match=r"fit: class_weight needs y of class labels.* in row 0"):

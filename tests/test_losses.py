@@ -84,8 +84,16 @@ def test_errors() -> None:
         L.MeanSquaredError()(["a"], [1.0])
     with pytest.raises(ValueError, match="at least one sample"):
         L.MeanSquaredError()(np.zeros((0, 1)), np.zeros((0, 1)))
+    assert L.BinaryCrossentropy().per_sample(np.zeros((0, 1)), np.zeros((0, 1))).shape == (0,)
     with pytest.raises(ValueError, match="delta must be a positive number; received 0"):
         L.Huber(0)
+
+
+@pytest.mark.parametrize(("from_logits", "accuracy"), [(False, 0.25), (True, 0.75)])
+def test_from_logits_yes_is_above_zero(backend: str, from_logits: bool, accuracy: float) -> None:
+    model = fp.Sequential([fp.Input((1,)), fp.Activation("linear")], backend=backend)
+    model.compile("sgd", L.BinaryCrossentropy(from_logits=from_logits), metrics=["accuracy"])
+    assert model.evaluate([[0.25], [0.375], [0.125], [0.25]], [1, 1, 0, 1], verbose=0)[1] == accuracy
 
 
 def test_a_loss_of_ones_own() -> None:

@@ -238,6 +238,32 @@ def test_update_may_return_the_new_value() -> None:
     assert point[0] == 4.0
 
 
+def test_slots_are_no_array_that_update_uses_again() -> None:
+    class Shared(fp.Optimizer):
+        slot_names = ("last",)
+        buffer = np.zeros(1)
+
+        def update(self, param: Any, grad: Any, slots: Any) -> None:
+            param += slots["last"]
+            self.buffer[...] = grad
+            slots["last"] = self.buffer
+
+    points, optimizer = [np.zeros(1), np.zeros(1)], Shared()
+    for _ in range(2):
+        optimizer.apply(points, [np.array([1.0]), np.array([2.0])])
+    assert [point.tolist() for point in points] == [[1.0], [2.0]]
+
+
+def test_a_copy_begins_without_slots_and_iterations() -> None:
+    optimizer = fp.SGD(0.5, momentum=0.5)
+    optimizer.apply([np.zeros(1)], [np.ones(1)])
+    for twin in (copy.copy(optimizer), copy.deepcopy(optimizer)):
+        point = np.zeros(2)  # of another shape, which its slots would not fit
+        twin.apply([point], [np.ones(2)])
+        assert twin.iterations == 1
+        assert point.tolist() == [-0.5, -0.5]
+
+
 def test_update_may_write_over_the_gradient_and_keep_it() -> None:
     class Mine(fp.Optimizer):
         slot_names = ("velocity",)
