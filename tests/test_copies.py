@@ -371,6 +371,26 @@ def test_configuration_is_checked_against_the_tensors(tmp_path: Path) -> None:
         refused(lambda c: None, "counters/step must lie in")
 
 
+def test_a_state_does_not_change_with_the_model_it_was_taken_of() -> None:
+    x, y = regression()
+    model = fp.Sequential([fp.Dense(1)])
+    model.compile(MySGD(), "mse")
+    model.fit(x, y, verbose=0)
+    state = model.get_state()
+    before = {name: array.copy() for name, array in state.items()}
+    model.fit(x, y, verbose=0)
+    for name, array in before.items():
+        np.testing.assert_array_equal(state[name], array)
+    assert any(name.startswith("slots/velocity/") for name in state)
+
+
+def test_a_backend_that_is_none_is_not_the_files_fault(tmp_path: Path) -> None:
+    trained().save(tmp_path / "m")
+    with pytest.raises(ValueError, match="expected 'auto', 'native' or 'numpy'; received 'gpu'") as caught:
+        fp.load_model(tmp_path / "m", backend="gpu")
+    assert not isinstance(caught.value, fp.ModelFormatError)
+
+
 def test_from_config_gives_fresh_weights() -> None:
     model = trained()
     fresh = fp.Model.from_config(model.get_config())

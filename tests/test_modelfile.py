@@ -175,6 +175,12 @@ def test_spliced_bytes_give_the_saved_model_or_the_error(
     assert_same(tensors, small_tensors())
 
 
+def test_tensors_begin_at_a_multiple_of_8_bytes(tmp_path: Path) -> None:
+    for length in range(8):
+        write_model_file(tmp_path / "m", {"text": "a" * length}, small_tensors())
+        assert int.from_bytes((tmp_path / "m").read_bytes()[:8], "little") % 8 == 0
+
+
 def test_the_safetensors_package_reads_our_files(golden: Path) -> None:
     safetensors = pytest.importorskip("safetensors")
     numpy_api = pytest.importorskip("safetensors.numpy")
