@@ -240,7 +240,7 @@ def results(failing):
 
 def configured():
     model = fp.Sequential([fp.Input((40,)), fp.Dense(33), fp.Dense(3)], seed=0, backend="native", dtype=sys.argv[1])
-    model.compile("sgd", "mse", ["r2"])
+    model.compile(fp.SGD(momentum=0.5), "mse", ["r2"])
     model.train_on_batch(x, narrow)
     return model._network
 
@@ -248,6 +248,7 @@ changes = [
     lambda network: network.set_heads([Head(0, "huber", 1.0), Head(0, kind)]),
     lambda network: network.set_metrics([("r2", 0.0), ("mean_absolute_error", 0.0)]),
     lambda network: network.set_trainable([True, True, False, False]),
+    lambda network: network.set_optimizer("sgd", {"learning_rate": 0.01, "momentum": 0.5}),
 ]
 for change in changes:
     for count in range(1000):

@@ -235,10 +235,11 @@ class Instance {
   // The slots that an optimizer needs, in this order; those that were there keep their numbers.
   void set_slots(const std::vector<std::string>& names) {
     std::vector<Slot> wanted;
-    for (const std::string& name : names) {
-      Slot* known = slot(name);
-      wanted.push_back(known ? std::move(*known) : Slot{name, Buffer<T>(parameters.size())});
-    }
+    wanted.reserve(names.size());
+    for (const std::string& name : names)
+      wanted.push_back({name, slot(name) ? Buffer<T>() : Buffer<T>(parameters.size())});
+    for (Slot& s : wanted)  // which needs no memory
+      if (Slot* known = slot(s.name)) s.block = std::move(known->block);
     slots = std::move(wanted);
   }
   Slot* slot(const std::string& name) {
