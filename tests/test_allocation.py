@@ -182,6 +182,7 @@ import ctypes, sys
 import numpy as np
 import fastperceptron as fp
 from fastperceptron.program import Head
+from parity import load_backend
 
 fail_after = ctypes.CDLL(None).fail_after
 fail_after.argtypes = [ctypes.c_long, ctypes.c_int]
@@ -249,6 +250,7 @@ changes = [
     lambda network: network.set_metrics([("r2", 0.0), ("mean_absolute_error", 0.0)]),
     lambda network: network.set_trainable([True, True, False, False]),
     lambda network: network.set_optimizer("sgd", {"learning_rate": 0.01, "momentum": 0.5}),
+    lambda network: load_backend("native").Network(network.program),
 ]
 for change in changes:
     for count in range(1000):

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <exception>
-#include <memory>
 #include <string>
 
 #include "bindings/errors.hpp"
@@ -19,7 +18,6 @@ void bind(py::module_& m, const char* name) {
   using Py = PyNetwork<T>;
   using Part = typename Py::Part;
   py::class_<Py>(m, name, "A program with its whole state; see fastperceptron.backends.protocol.Network.")
-      .def(py::init<py::object>(), py::arg("program"))
       .def_property_readonly_static("backend", [](const py::object&) { return "native"; })
       .def_property_readonly("program", [](const Py& p) { return p.program(); })
       .def_property(
@@ -127,6 +125,15 @@ void bind(py::module_& m, const char* name) {
       .def("step_threads", [](Py& p, int64_t rows) { return p.network().step_threads(rows); }, py::arg("rows"));
 }
 
+// pybind11 takes an object over and then finds memory to register it. Where there is none, it frees the object without
+// destroying it: nobody else may own it by then, and an empty one loses nothing.
+template <class T>
+py::object made(const py::object& program) {
+  py::object network = py::cast(new PyNetwork<T>(), py::return_value_policy::take_ownership);
+  py::cast<PyNetwork<T>&>(network).make(program);
+  return network;
+}
+
 }  // namespace
 
 void register_network(py::module_& m) {
@@ -143,9 +150,8 @@ void register_network(py::module_& m) {
       "Network",
       [](const py::object& program) -> py::object {
         const auto dtype = py::cast<std::string>(program.attr("dtype"));
-        if (dtype == "float32" || dtype == "mixed_bfloat16")
-          return py::cast(std::make_unique<PyNetwork<float>>(program));
-        if (dtype == "float64") return py::cast(std::make_unique<PyNetwork<double>>(program));
+        if (dtype == "float32" || dtype == "mixed_bfloat16") return made<float>(program);
+        if (dtype == "float64") return made<double>(program);
         raise_dtype("Network: expected float32, float64 or mixed_bfloat16, received " + dtype);
       },
       py::arg("program"), "The network of a program, of the class that its dtype asks for.");

@@ -64,7 +64,12 @@ py::array_t<T, py::array::c_style> plain(const py::array& value) {
 }  // namespace
 
 template <class T>
-PyNetwork<T>::PyNetwork(py::object program) : program_(std::move(program)), network_(made<T>(program_from(program_))) {
+PyNetwork<T>::PyNetwork() = default;
+
+template <class T>
+void PyNetwork<T>::make(const py::object& program) {
+  program_ = program;
+  network_ = made<T>(program_from(program_));
   for (py::handle h : program_.attr("parameters"))
     shapes_.push_back(py::cast<std::vector<py::ssize_t>>(h.attr("shape")));
   for (py::handle h : program_.attr("states"))

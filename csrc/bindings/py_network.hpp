@@ -23,7 +23,8 @@ class PyNetwork {
   using Part = typename Network<T>::Part;
   using Array = py::array_t<T, py::array::c_style>;
 
-  explicit PyNetwork(py::object program);
+  PyNetwork();  // of nothing yet: make() comes first
+  void make(const py::object& program);
   ~PyNetwork();  // large, and pybind11 has several uses for it: one copy, in the .cpp
 
   const py::object& program() const { return program_; }
