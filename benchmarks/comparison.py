@@ -32,8 +32,9 @@ _ALONG_ON = ("A", "B")
 #: Others whose steps would take more seconds than this sit a workload out, going by one of at least a hundredth of the
 #: arithmetic: bfloat16 on a CPU that has no such arithmetic may take forty times as long as float32.
 _LONGEST_STEP, _SIMILAR = 3.0, 100
-#: Where our time seems to grow by more than this beyond the arithmetic, both sizes are timed by turns, so many rounds.
-_STEEP, _TURNS = 1.1, 9
+#: Where our time seems to grow by more than this beyond the arithmetic, both sizes are timed by turns, so many rounds
+#: in each of two processes.
+_STEEP, _TURNS = 1.1, 6
 
 
 class Task(NamedTuple):
@@ -260,10 +261,14 @@ class Comparison:
             pair = [ours, beside]
             for both, cliff in zip(pairwise(points), cliffs(points), strict=True):
                 if cliff > _STEEP:
-                    for worker, point in zip(pair, both, strict=True):
-                        worker.open(workloads[point["size"]])
-                    timings = time_side_by_side(pair, 0.05 * _TURNS, _TURNS)
-                    both[1]["by_turns"] = [timing.rounds for timing in timings]
+                    both[1]["by_turns"] = taken = [[], []]
+                    # Nor a slow CPU: half-way each size goes to the other process.
+                    for order in (pair, pair[::-1]):
+                        for worker, point in zip(order, both, strict=True):
+                            worker.open(workloads[point["size"]])
+                        timings = time_side_by_side(order, 0.05 * _TURNS, _TURNS)
+                        for rounds, timing in zip(taken, timings, strict=True):
+                            rounds += timing.rounds
 
     def footprint(self) -> None:
         found: dict[str, Any] = {"import_seconds": import_seconds()}

@@ -228,10 +228,36 @@ def test_what_looks_like_a_cliff_is_timed_by_turns(pretender: type[Pretender], m
     points = comparison.result["sweep"]["depth"]
     by_turns = {point["size"]: point["by_turns"] for point in points if "by_turns" in point}
     assert list(by_turns) == [3, 8]
-    assert [len(rounds) for rounds in by_turns[8]] == [9, 9]
+    assert [len(rounds) for rounds in by_turns[8]] == [12, 12]
     found = dict(zip([point["size"] for point in points[1:]], module("standings").cliffs(points), strict=True))
     assert found[8] == pytest.approx(1.25)
     assert found[3] == pytest.approx(1.0)
+
+
+def test_a_slow_cpu_of_one_process_makes_no_cliff(pretender: type[Pretender], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Uneven(pretender):  # type: ignore[misc, valid-type]
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.slowness = 1.5 if self.others else 1.0
+            self.others.append(self)
+
+        others: ClassVar[list[Any]] = []
+
+        def open(self, workload: Any) -> None:
+            super().open(workload)
+            grown = 1.12 if len(workload.layers) >= 8 else 1.0
+            self.seconds = workload.flop_step * 1e-8 * grown * self.slowness
+
+        def seconds_per_step(self, steps: int, command: str = "run") -> float:
+            return float(self.seconds)
+
+    comparison = compare("native")
+    monkeypatch.setattr(module("comparison"), "Worker", Uneven)
+    comparison.start()
+    comparison.sweep("depth")
+    points = comparison.result["sweep"]["depth"]
+    assert [point["size"] for point in points if "by_turns" in point] == [8]
+    assert max(module("standings").cliffs(points)) < 1.3  # 1.12, and not 1.68
 
 
 def test_growth_without_extras() -> None:
