@@ -204,6 +204,16 @@ def test_growth_in_both_forms(pretender: type[Pretender], form: list[str], names
     assert all(len(point["rounds"]["native"]) == 6 for point in points)  # up and down again
 
 
+def grown_with_depth(worker: type[Any], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The points of native's growth with depth, timed by such workers."""
+    comparison = compare("native")
+    monkeypatch.setattr(module("comparison"), "Worker", worker)
+    comparison.start()
+    comparison.sweep("depth")
+    points: list[dict[str, Any]] = comparison.result["sweep"]["depth"]
+    return points
+
+
 def test_what_looks_like_a_cliff_is_timed_by_turns(pretender: type[Pretender], monkeypatch: pytest.MonkeyPatch) -> None:
     """From 6 to 8 layers there is one. From 2 to 3 there is none, but 3 is slow until both are timed by turns."""
 
@@ -221,11 +231,7 @@ def test_what_looks_like_a_cliff_is_timed_by_turns(pretender: type[Pretender], m
         def seconds_per_step(self, steps: int, command: str = "run") -> float:
             return float(self.seconds)
 
-    comparison = compare("native")
-    monkeypatch.setattr(module("comparison"), "Worker", Growing)
-    comparison.start()
-    comparison.sweep("depth")
-    points = comparison.result["sweep"]["depth"]
+    points = grown_with_depth(Growing, monkeypatch)
     by_turns = {point["size"]: point["by_turns"] for point in points if "by_turns" in point}
     assert list(by_turns) == [3, 8]
     assert [len(rounds) for rounds in by_turns[8]] == [12, 12]
@@ -251,11 +257,7 @@ def test_a_slow_cpu_of_one_process_makes_no_cliff(pretender: type[Pretender], mo
         def seconds_per_step(self, steps: int, command: str = "run") -> float:
             return float(self.seconds)
 
-    comparison = compare("native")
-    monkeypatch.setattr(module("comparison"), "Worker", Uneven)
-    comparison.start()
-    comparison.sweep("depth")
-    points = comparison.result["sweep"]["depth"]
+    points = grown_with_depth(Uneven, monkeypatch)
     assert [point["size"] for point in points if "by_turns" in point] == [8]
     assert max(module("standings").cliffs(points)) < 1.3  # 1.12, and not 1.68
 

@@ -128,7 +128,7 @@ void bind(py::module_& m, const char* name) {
 // pybind11 takes an object over and then finds memory to register it. Where there is none, it frees the object without
 // destroying it: nobody else may own it by then, and an empty one loses nothing.
 template <class T>
-py::object made(const py::object& program) {
+py::object network_of(const py::object& program) {
   py::object network = py::cast(new PyNetwork<T>(), py::return_value_policy::take_ownership);
   py::cast<PyNetwork<T>&>(network).make(program);
   return network;
@@ -150,8 +150,8 @@ void register_network(py::module_& m) {
       "Network",
       [](const py::object& program) -> py::object {
         const auto dtype = py::cast<std::string>(program.attr("dtype"));
-        if (dtype == "float32" || dtype == "mixed_bfloat16") return made<float>(program);
-        if (dtype == "float64") return made<double>(program);
+        if (dtype == "float32" || dtype == "mixed_bfloat16") return network_of<float>(program);
+        if (dtype == "float64") return network_of<double>(program);
         raise_dtype("Network: expected float32, float64 or mixed_bfloat16, received " + dtype);
       },
       py::arg("program"), "The network of a program, of the class that its dtype asks for.");
