@@ -26,8 +26,8 @@ inline constexpr int64_t kPackRows = 32, kPackBytes = 32 * 1024, kPackShared = 8
 inline constexpr int64_t kPackRows = 64, kPackBytes = 512 * 1024, kPackShared = kPackRows * kPackBytes;
 #endif
 inline constexpr int64_t kChunk = 4 * kBlock, kGroupRows = 480;
-// Rows of c from which on tiles fetch the next panel of b.
-inline constexpr int64_t kFetchRows = 4 * kTileRows;
+// Rows of c from which on tiles fetch the next panel of b, and from which on they may be kTallRows high.
+inline constexpr int64_t kFetchRows = 4 * kTileRows, kTallFrom = 64;
 
 // Packing of a transposed a: as many rows of c as fit into kPackedBytes, tile by tile. Each tile would otherwise touch
 // one line, often one page, for every index of the sum, in every panel; up to kPackDepth of them stay in the cache.
@@ -43,6 +43,7 @@ using TileFunction = void (*)(Tiles<T>&);
 template <class T>
 struct TileTable {
   TileFunction<T> tile[kTileRows][kTileVectors] = {};       // [rows - 1][vectors - 1]
+  TileFunction<T> tall[kTallRows + 1] = {};                 // more rows than kTileRows, [rows]
   TileFunction<T> halved[kTileRows][kTileVectors] = {};     // the same with half of the last register
   TileFunction<T> ragged[kTileVectors] = {};                // kTileRows rows, c ends within the last register
   TileFunction<T> pack[kTileVectors] = {};                  // kTileRows rows and a copy of b, [vectors - 1]
@@ -55,6 +56,7 @@ struct TileTable {
   TileFunction<T> sparse[2][kSparseVectors] = {};  // [a_row == 1]: a whole panel, where a is mostly zeros
   constexpr TileTable() {
     fill_tiles<kTileRows, kTileVectors>();
+    fill_tall<kTallRows>();
     fill_row<kRowVectors>();
     if constexpr (kSparse) fill_sparse<kSparseVectors>();
   }
@@ -77,6 +79,13 @@ struct TileTable {
     }
     if constexpr (vectors > 1) fill_tiles<rows, vectors - 1>();
     if constexpr (vectors == 1 && rows > 1) fill_tiles<rows - 1, kTileVectors>();
+  }
+  template <int rows>
+  constexpr void fill_tall() {
+    if constexpr (rows > kTileRows) {
+      tall[rows] = gemm_tiles<T, rows, kTallVectors>;
+      fill_tall<rows - 1>();
+    }
   }
   template <int vectors>
   constexpr void fill_row() {
@@ -101,6 +110,7 @@ TileFunction<T> tiles_for(const Tiles<T>& t, int64_t vectors, bool packing = fal
   if (packing) return (scattered ? table.scattered_pack : table.pack)[vectors - 1];
   if (kFetching && t.next && t.rows == kTileRows && vectors == kTileVectors && t.cols == t.width)
     return table.fetching[scattered];
+  if (kTallRows > kTileRows && t.rows > kTileRows) return table.tall[t.rows];
   if (scattered) return table.scattered[t.rows - 1][vectors - 1];
   if (t.g->m == 1) return table.row[vectors - 1];
   if (kThin<T> && t.cols == t.width - Vec<T>::lanes + 1) {
@@ -113,13 +123,23 @@ TileFunction<T> tiles_for(const Tiles<T>& t, int64_t vectors, bool packing = fal
   return (half ? table.halved : table.tile)[t.rows - 1][vectors - 1];
 }
 
-// Rows cut into tiles: first `longer` tiles of height size + 1, then others of height size. Even heights keep more
-// multiplications in flight than a short last tile.
+// Rows cut into tiles of at most so many: first `longer` tiles of height size + 1, then others of height size. Even
+// heights keep more multiplications in flight than a short last tile.
 struct Heights {
   int64_t tiles, size, longer;
-  explicit Heights(int64_t rows)
-      : tiles((rows + kTileRows - 1) / kTileRows), size(rows / tiles), longer(rows % tiles) {}
+  explicit Heights(int64_t rows, int64_t most = kTileRows)
+      : tiles((rows + most - 1) / most), size(rows / tiles), longer(rows % tiles) {}
+  int64_t first() const { return size + (longer > 0); }
 };
+
+// How high the tiles of so many rows may be. Packed rows of a lie in tiles of kTileRows, and tiles that finish part of
+// a register apart have that height, too.
+template <class T>
+int64_t most_rows(const Tiles<T>& t, int64_t vectors, int64_t rows, const T* packed_a) {
+  const GemmArgs<T>& g = *t.g;
+  const bool whole = t.cols == t.width || (g.c_padded && t.cols > t.width - Vec<T>::lanes + 1);
+  return vectors == kTallVectors && rows >= kTallFrom && whole && !packed_a && !g.a_rows ? kTallRows : kTileRows;
+}
 
 // Copies rows [i, i + rows) of a transposed a tile by tile: tile, index, row.
 template <class T>
@@ -182,28 +202,28 @@ template <class T>
 __attribute__((noinline)) void gemm_rows(Tiles<T>& t, int64_t vectors, int64_t i0, int64_t i1, int64_t p0,
                                          const T* packed_a, T* totals) {
   const GemmArgs<T>& g = *t.g;
-  const Heights h(i1 - i0);
   t.i = i0;
   if (totals) t.total = totals;
   t.from_c = g.accumulate && p0 == 0;
   t.resume = g.accumulate || p0 > 0;
-  for (int64_t rows = h.size + 1; rows >= h.size; --rows) {
-    t.count = rows > h.size ? h.longer : h.tiles - h.longer;
-    if (t.count == 0) continue;
+  const auto run = [&](int64_t rows, int64_t count, bool packing) {
     t.rows = rows;
+    t.count = count;
     t.total_next = totals ? rows * t.width : 0;
     gemm_left(t, p0, packed_a, i0);
-    if (t.packed && rows == kTileRows) {
-      const int64_t others = t.count - 1;
-      t.count = 1;
-      tiles_for(t, vectors, true)(t);
-      t.b = t.packed;
-      t.b_row = t.width;
-      t.safe = t.k;
-      t.packed = nullptr;
-      t.count = others;
-    }
-    tiles_for(t, vectors)(t);
+    tiles_for(t, vectors, packing)(t);
+  };
+  if (t.packed && Heights(i1 - i0).first() == kTileRows) {
+    run(kTileRows, 1, true);
+    t.b = t.packed;
+    t.b_row = t.width;
+    t.safe = t.k;
+    if (t.i == i1) return;
+  }
+  const Heights h(i1 - t.i, most_rows(t, vectors, i1 - i0, packed_a));
+  for (int64_t rows = h.size + 1; rows >= h.size; --rows) {
+    const int64_t count = rows > h.size ? h.longer : h.tiles - h.longer;
+    if (count > 0) run(rows, count, false);
   }
 }
 

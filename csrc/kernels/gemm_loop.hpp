@@ -1,4 +1,4 @@
-// The innermost loop of a tile of four rows or three on AVX2, in assembly. Its sums, a row of b and an element of a
+// The innermost loop of a tile of three rows and more on AVX2, in assembly. Its sums, a row of b and an element of a
 // take all 16 registers; compilers that unroll such a loop read operands twice or keep a sum in memory. Unrolled it
 // takes 20 instructions for 12 multiplications, 24 otherwise: too many where two hardware threads share a core and what
 // it can hand out in a cycle. (Measured: docs/performance_avx2.md, "Instructions".)
@@ -32,12 +32,14 @@ enum class Right { together, apart };
 // The pieces of the loop. S: bytes of an element; D: the letter of its type; R: rows of the tile; V: registers of b; u:
 // index; i: row; v: register. Sums lie in registers of the compiler's choice, b in 12 to 14, elements of a in 14
 // and 15. rcx: turns left; rdx, r8: bytes between rows or columns of a, and three times as many; r9, r11: the same of
-// b; r10: the column kAhead columns ahead.
+// b; r10: five times as many between rows, or the column kAhead columns ahead.
 // clang-format off
 #define FP_ROW_0 "(%[a])"
 #define FP_ROW_1 "(%[a],%%rdx)"
 #define FP_ROW_2 "(%[a],%%rdx,2)"
 #define FP_ROW_3 "(%[a],%%r8)"
+#define FP_ROW_4 "(%[a],%%rdx,4)"
+#define FP_ROW_5 "(%[a],%%r10)"
 #define FP_LEFT_ROWS(R, S, u, i) #u "*" #S FP_ROW_##i
 #define FP_LEFT_PACKED(R, S, u, i) #u "*" #R "*" #S "+" #i "*" #S "(%[a])"
 #define FP_COLUMN_0(at) "(" at ")"
@@ -46,6 +48,10 @@ enum class Right { together, apart };
 #define FP_COLUMN_3(at) "(" at ",%%r8)"
 #define FP_LEFT_COLUMNS(R, S, u, i) #i "*" #S FP_COLUMN_##u("%[a]")
 #define FP_LEFT_NEAR_COLUMNS(R, S, u, i) FP_LEFT_COLUMNS(R, S, u, i)
+#define FP_BEGIN_ROWS "lea (%%rdx,%%rdx,4), %%r10\n\t"
+#define FP_BEGIN_PACKED ""
+#define FP_BEGIN_COLUMNS "mov %%rdx, %%r10\n\t" "shl $4, %%r10\n\t" "add %[a], %%r10\n\t"
+#define FP_BEGIN_NEAR_COLUMNS ""
 #define FP_NEXT_ROWS(u) ""
 #define FP_NEXT_PACKED(u) ""
 #define FP_NEXT_COLUMNS(u) "prefetcht0 " FP_COLUMN_##u("%%r10") "\n\t"
@@ -79,12 +85,16 @@ enum class Right { together, apart };
 #define FP_ROWS_3(D, S, L, R, V, u) \
   FP_ROW_OF_##V(D, S, L, R, u, 0, 14) FP_ROW_OF_##V(D, S, L, R, u, 1, 15) FP_ROW_OF_##V(D, S, L, R, u, 2, 14)
 #define FP_ROWS_4(D, S, L, R, V, u) FP_ROWS_3(D, S, L, R, V, u) FP_ROW_OF_##V(D, S, L, R, u, 3, 15)
+#define FP_ROWS_5(D, S, L, R, V, u) FP_ROWS_4(D, S, L, R, V, u) FP_ROW_OF_##V(D, S, L, R, u, 4, 14)
+#define FP_ROWS_6(D, S, L, R, V, u) FP_ROWS_5(D, S, L, R, V, u) FP_ROW_OF_##V(D, S, L, R, u, 5, 15)
 #define FP_STEP(D, S, L, G, R, V, u) FP_LOADS_##V(D, G, u) FP_ROWS_##R(D, S, L, R, V, u) FP_NEXT_##L(u)
 
 #define FP_SUM(i, q) [c##i##q] "+x"(acc[i][q].v)
 #define FP_SUMS_32 FP_SUM(0, 0), FP_SUM(0, 1), FP_SUM(1, 0), FP_SUM(1, 1), FP_SUM(2, 0), FP_SUM(2, 1)
 #define FP_SUMS_33 FP_SUMS_32, FP_SUM(0, 2), FP_SUM(1, 2), FP_SUM(2, 2)
 #define FP_SUMS_42 FP_SUMS_32, FP_SUM(3, 0), FP_SUM(3, 1)
+#define FP_SUMS_52 FP_SUMS_42, FP_SUM(4, 0), FP_SUM(4, 1)
+#define FP_SUMS_62 FP_SUMS_52, FP_SUM(5, 0), FP_SUM(5, 1)
 #define FP_SUMS_43 FP_SUMS_33, FP_SUM(3, 0), FP_SUM(3, 1), FP_SUM(3, 2)
 
 // A statement may have 30 operands, of which a sum is two: turns and strides come from memory.
@@ -94,9 +104,7 @@ enum class Right { together, apart };
       "mov 8(%[n]), %%rdx\n\t" \
       "mov 16(%[n]), %%r9\n\t" \
       "lea (%%rdx,%%rdx,2), %%r8\n\t" \
-      "mov %%rdx, %%r10\n\t" \
-      "shl $4, %%r10\n\t" \
-      "add %[a], %%r10\n\t" \
+      FP_BEGIN_##L \
       "lea (%%r9,%%r9,2), %%r11\n\t" \
       ".p2align 5\n" \
       "1:\n\t" \
@@ -129,10 +137,18 @@ FP_TILE_LOOP(float, s, 4, 3, 2)
 FP_TILE_LOOP(float, s, 4, 3, 3)
 FP_TILE_LOOP(float, s, 4, 4, 2)
 FP_TILE_LOOP(float, s, 4, 4, 3)
+FP_TILE_LOOP(float, s, 4, 5, 2)
+FP_TILE_LOOP(float, s, 4, 6, 2)
 FP_TILE_LOOP(double, d, 8, 3, 2)
 FP_TILE_LOOP(double, d, 8, 3, 3)
 FP_TILE_LOOP(double, d, 8, 4, 2)
 FP_TILE_LOOP(double, d, 8, 4, 3)
+FP_TILE_LOOP(double, d, 8, 5, 2)
+FP_TILE_LOOP(double, d, 8, 6, 2)
+#undef FP_BEGIN_COLUMNS
+#undef FP_BEGIN_NEAR_COLUMNS
+#undef FP_BEGIN_PACKED
+#undef FP_BEGIN_ROWS
 #undef FP_BROADCAST
 #undef FP_COLUMN_0
 #undef FP_COLUMN_1
@@ -159,10 +175,14 @@ FP_TILE_LOOP(double, d, 8, 4, 3)
 #undef FP_RIGHT_TOGETHER
 #undef FP_ROWS_3
 #undef FP_ROWS_4
+#undef FP_ROWS_5
+#undef FP_ROWS_6
 #undef FP_ROW_0
 #undef FP_ROW_1
 #undef FP_ROW_2
 #undef FP_ROW_3
+#undef FP_ROW_4
+#undef FP_ROW_5
 #undef FP_ROW_OF_2
 #undef FP_ROW_OF_3
 #undef FP_STEP
@@ -171,6 +191,8 @@ FP_TILE_LOOP(double, d, 8, 4, 3)
 #undef FP_SUMS_33
 #undef FP_SUMS_42
 #undef FP_SUMS_43
+#undef FP_SUMS_52
+#undef FP_SUMS_62
 #undef FP_TILE_LOOP
 #undef FP_TILE_LOOP_BESIDE
 #undef FP_TURN_APART

@@ -28,13 +28,15 @@ template <class T>
 void Run<T>::offer(const Team& team, const Work& work) {
   if (!helping) return;
   const Range rows = work.rows_of(team.rank), cols = work.cols_of(team.rank);
-  // Whole registers of columns.
+  // Whole panels of columns.
+  const int64_t origin = work.in_shares && !work.gives_rows ? cols.begin : 0;
   const int64_t grain = work.gives_rows ? kLine<T> : 3 * kernels.lanes;
   const int64_t least = work.gives_rows ? kRowsPerClaim : grain, across = work.gives_rows ? cols.size() : rows.size();
   const double flop = 2.0 * static_cast<double>(std::max<int64_t>(work.depth * across, 1));
   const auto enough = static_cast<int64_t>(kFlopPerClaim * static_cast<double>(kernels.lanes) / flop);
   ++offers;
-  space.claims[offers % 2].give(team.rank, work.gives_rows ? rows : cols, {grain, std::max(least, enough)});
+  space.claims[offers % 2].give(team.rank, work.gives_rows ? rows : cols,
+                                {grain, std::max(least, enough), INT64_MAX, origin});
 }
 
 template bool Run<float>::pays_to_help(int) const;

@@ -114,7 +114,7 @@ void Run<T>::forward_operation(Team& team, int i) {
     if (op.bias >= 0) hazards->reads(space.things.parameter(op.bias), {{}, part.cols});
   }
   hazards->writes(value_thing(op.output), part);
-  const Work work{part, n, width, program.widths[op.input()], false};
+  const Work work{part, n, width, program.widths[op.input()], false, instance->shares() > 1};
   if (dense) offer(team, work);
   hazards->settle(team);
   switch (op.kind) {

@@ -14,10 +14,10 @@ namespace fp {
 
 class Claims {
  public:
-  // How a share is taken to pieces: at multiples of `grain` from where it begins, each half of what is left, or all of
-  // it if that is less than twice `least`, and `most` at most.
+  // How a share is taken to pieces: at multiples of `grain` from `origin`, each half of what is left, or all of it if
+  // that is less than twice `least`, and `most` at most.
   struct Pieces {
-    int64_t grain = 1, least = 1, most = INT64_MAX;
+    int64_t grain = 1, least = 1, most = INT64_MAX, origin = 0;
   };
   struct Piece {
     Range range;
@@ -51,7 +51,7 @@ class Claims {
       Share& from = share(q);
       int64_t at = from.next.load(std::memory_order_relaxed);
       while (at < from.end) {
-        const int64_t end = at + from.piece(from.end - at);
+        const int64_t end = at + from.piece(at);
         if (from.next.compare_exchange_weak(at, end, std::memory_order_relaxed)) return {{at, end}, q};
       }
     }
@@ -63,9 +63,10 @@ class Claims {
     std::atomic<int64_t> next{0};
     int64_t end = 0;
     Pieces pieces;
-    int64_t piece(int64_t left) const {
-      const auto [grain, least, most] = pieces;
-      return std::min(left / 2 < least ? left : (left / 2 + grain - 1) / grain * grain, most);
+    int64_t piece(int64_t at) const {
+      const auto [grain, least, most, origin] = pieces;
+      const int64_t left = end - at, middle = (at + left / 2 - origin + grain - 1) / grain * grain + origin;
+      return std::min(left / 2 < least ? left : middle - at, most);
     }
   };
   Share& share(int q) { return q == 0 ? first_ : others_[static_cast<std::size_t>(q - 1)]; }

@@ -64,25 +64,30 @@ void the_slow_are_helped() {
   expect("two of each kind", simulated(8192, {1, 1, 0.5, 0.5}, 128, 512), 2731 + 2 * 255);  // shares 4096
 }
 
-// Shares that their members give, anew for each piece of work, perhaps fewer than there is room for.
+// Shares that their members give, anew for each piece of work, perhaps fewer than there is room for; pieces end at
+// multiples of their grain from 0, or from where the share begins.
 void shares_given() {
+  constexpr int64_t grain = 4;
   Claims claims(5);
   if (claims.next(3).range.size() != 0) fail("a piece of nothing");
-  for (int members : {5, 2, 1, 3}) {
-    for (int q = 0; q < members; ++q) claims.give(q, {10 * q, 10 * q + 6 + q}, {4, 4});
-    int64_t rows = 0;
-    for (;;) {
-      const auto [r, of] = claims.next(members - 1, members);
-      if (r.size() == 0) break;
-      if (of >= members || r.begin < 10 * of || r.end > 10 * of + 6 + of)
-        fail("[%ld, %ld) of %d of %d", long(r.begin), long(r.end), of, members);
-      if ((r.begin - 10 * of) % 4 != 0) fail("a piece from %ld on", long(r.begin));
-      rows += r.size();
+  for (bool from_zero : {true, false})
+    for (int members : {5, 2, 1, 3}) {
+      const auto share = [](int q) { return Range{10 * q, 10 * q + 6 + q}; };
+      const auto origin = [&](int q) { return from_zero ? 0 : share(q).begin; };
+      for (int q = 0; q < members; ++q) claims.give(q, share(q), {grain, grain, INT64_MAX, origin(q)});
+      int64_t rows = 0;
+      for (;;) {
+        const auto [r, of] = claims.next(members - 1, members);
+        if (r.size() == 0) break;
+        if (of >= members || r.begin < share(of).begin || r.end > share(of).end)
+          fail("[%ld, %ld) of %d of %d", long(r.begin), long(r.end), of, members);
+        if (r.end != share(of).end && (r.end - origin(of)) % grain != 0) fail("a piece up to %ld", long(r.end));
+        rows += r.size();
+      }
+      if (rows != 6 * members + members * (members - 1) / 2) fail("%ld rows of %d members", long(rows), members);
+      // What is left of another time's shares is nobody's.
+      claims.give(0, {0, 100}, {grain, grain});
     }
-    if (rows != 6 * members + members * (members - 1) / 2) fail("%ld rows of %d members", long(rows), members);
-    // What is left of another time's shares is nobody's.
-    claims.give(0, {0, 100}, {4, 4});
-  }
 }
 
 // Threads that ask at the same time.
