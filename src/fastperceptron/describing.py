@@ -8,15 +8,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from . import activations, initializers, layers, losses, metrics, optimizers
 from .checks import kind_of
 from .graph import Graph
 from .layer import Layer
-from .serialization import Configurable, as_json, public_classes, serialize
+from .serialization import Configurable, as_json, serialize
 
 if TYPE_CHECKING:
     from .models import Model
 
-__all__ = ["file_config", "foreign_classes", "graph_config", "layer_entry", "without_given_values"]
+__all__ = ["file_config", "foreign_classes", "graph_config", "layer_entry", "public_classes", "without_given_values"]
+
+#: Where this package's classes are that a configuration may name, by what it describes with them.
+_MODULES = {
+    "layer": (layers, activations, initializers),
+    "loss": (losses,),
+    "metric": (metrics,),
+    "optimizer": (optimizers,),
+}
+_BASES = (Layer, initializers.Initializer, losses.Loss, metrics.Metric, optimizers.Optimizer)
 
 
 def graph_config(model: Model) -> dict[str, Any]:
@@ -108,6 +118,19 @@ def _described(value: Any) -> Iterator[Configurable]:
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
     for item in items:
         yield from _described(item)
+
+
+def public_classes(kind: str) -> dict[str, type[Any]]:
+    """This package's classes that a configuration of a layer, loss, metric or optimizer may name: those that can be
+    used as they are. Where two have one name it is that of this kind."""
+    found: dict[str, type[Any]] = {}
+    for each in [*(other for other in _MODULES if other != kind), kind]:  # the last of one name counts
+        for module in _MODULES[each]:
+            for name in module.__all__:
+                item = getattr(module, name)
+                if isinstance(item, type) and issubclass(item, Configurable) and item not in _BASES:
+                    found[name] = item
+    return found
 
 
 def foreign_classes(model: Model) -> dict[str, type[Any]]:

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from . import backends, random
 from .checks import kind_of
+from .describing import public_classes
 from .errors import ModelFormatError
 from .graph import Call, Graph, Structure, build_graph, name_layers
 from .judging import compiled_for, judges_of
 from .layer import Input, Layer, Shape, checked_shape
 from .models import Model
 from .sequential import Sequential
-from .serialization import deserialize, public_classes
+from .serialization import deserialize
 from .state import check_counters, check_state, expected_state, set_state
 
 __all__ = ["checked_classes", "from_config", "load_model", "rebuild"]

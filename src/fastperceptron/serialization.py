@@ -14,10 +14,7 @@ import numpy as np
 
 from .checks import refuse_masked
 
-__all__ = ["KINDS", "Configurable", "as_json", "as_lists", "deserialize", "public_classes", "serialize", "snake_case"]
-
-#: Of objects that a model's configuration describes.
-KINDS = ("layer", "loss", "metric", "optimizer")
+__all__ = ["Configurable", "as_json", "as_lists", "deserialize", "serialize", "snake_case"]
 
 
 def snake_case(name: str) -> str:
@@ -167,25 +164,3 @@ def deserialize(data: Any, classes: Mapping[str, type[Any]], kind: str) -> Any:
         raise ValueError(f"from_config: expected the configuration of {name} to be a mapping; received {config!r}")
     arguments = {key: deserialize(item, classes, kind) for key, item in config.items()}
     return classes[name].from_config(arguments)
-
-
-def public_classes(kind: str) -> dict[str, type[Any]]:
-    """This package's classes that a configuration of one of KINDS may name: those that can be used as they are. Where
-    two have one name it is that of this kind."""
-    from . import activations, initializers, layers, losses, metrics, optimizers
-
-    modules = {
-        "layer": (layers, activations, initializers),
-        "loss": (losses,),
-        "metric": (metrics,),
-        "optimizer": (optimizers,),
-    }
-    bases = (layers.Layer, initializers.Initializer, losses.Loss, metrics.Metric, optimizers.Optimizer)
-    found: dict[str, type[Any]] = {}
-    order = [*(other for other in KINDS if other != kind), kind]  # the last of one name counts
-    for module in [module for each in order for module in modules[each]]:
-        for name in module.__all__:
-            item = getattr(module, name)
-            if isinstance(item, type) and issubclass(item, Configurable) and item not in bases:
-                found[name] = item
-    return found
