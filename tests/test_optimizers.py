@@ -254,6 +254,27 @@ def test_slots_are_no_array_that_update_uses_again() -> None:
     assert [point.tolist() for point in points] == [[1.0], [2.0]]
 
 
+def test_an_update_that_raises_half_way_changes_nothing() -> None:
+    class Picky(fp.Optimizer):
+        slot_names = ("sum",)
+
+        def update(self, param: Any, grad: Any, slots: Any) -> None:
+            slots["sum"] += grad
+            param -= slots["sum"]
+            if (grad < 0).any():
+                raise ArithmeticError("no")
+
+    points, optimizer = [np.zeros(2), np.zeros(1)], Picky()
+    optimizer.apply(points, [np.ones(2), np.ones(1)])
+    for bad in ([np.ones(2), -np.ones(1)], [-np.ones(2), np.ones(1)]):
+        with pytest.raises(ArithmeticError):
+            optimizer.apply(points, bad)
+        assert [point.tolist() for point in points] == [[-1.0, -1.0], [-1.0]]
+        assert optimizer.iterations == 1
+    optimizer.apply(points, [np.ones(2), np.ones(1)])
+    assert [point.tolist() for point in points] == [[-3.0, -3.0], [-3.0]]
+
+
 def test_a_copy_begins_without_slots_and_iterations() -> None:
     optimizer = fp.SGD(0.5, momentum=0.5)
     optimizer.apply([np.zeros(1)], [np.ones(1)])

@@ -82,7 +82,8 @@ class Optimizer(Configurable):
         raise NotImplementedError(f"{type(self).__name__} must define update(param, grad, slots)")
 
     def apply(self, params: Sequence[Any], grads: Sequence[Any]) -> None:
-        """One step on a list of float32 or float64 arrays, in place. Slots belong to positions in the list."""
+        """One step on a list of float32 or float64 arrays, in place; none where ``update`` raises. Slots belong to
+        positions in the list."""
         from .data import as_real
 
         params, grads = as_list("apply", "parameters", params), as_list("apply", "gradients", grads)
@@ -109,7 +110,22 @@ class Optimizer(Configurable):
             for dtype in {param.dtype for param in params}:
                 as_finite(type(self).__name__, "learning_rate", native[1]["learning_rate"], dtype)
         self._fit_slots(params)
-        for param, gradient, slots in zip(params, checked, self._slots, strict=True):
+        if native is not None:
+            self._update_all(params, checked)
+        else:  # which may raise half-way
+            values = [param.copy() for param in params]
+            slots_before = [{name: slot.copy() for name, slot in slots.items()} for slots in self._slots]
+            try:
+                self._update_all(params, checked)
+            except BaseException:
+                for param, value in zip(params, values, strict=True):
+                    param[...] = value
+                self._slots = slots_before
+                raise
+        self.iterations += 1
+
+    def _update_all(self, params: Sequence[Array], grads: Sequence[Array]) -> None:
+        for param, gradient, slots in zip(params, grads, self._slots, strict=True):
             before = dict(slots)
             new = self.update(param, gradient, slots)
             if slots.keys() != before.keys():
@@ -120,7 +136,6 @@ class Optimizer(Configurable):
                     slots[name] = np.array(value)
             if new is not None and new is not param:
                 param[...] = new
-        self.iterations += 1
 
     def _fit_slots(self, params: Sequence[Array]) -> None:
         """Slots of these parameters: kept under the same name, else zero."""
