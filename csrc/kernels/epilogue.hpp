@@ -10,13 +10,13 @@
 namespace fp::FP_ISA_NAMESPACE {
 
 // Rows and registers of the largest tile: as many independent sums as the register file holds beside one row of b
-// and one broadcast element of a. Tiles of kTallVectors registers may have more rows.
+// and one broadcast element of a. Narrower tiles may have more rows: kTallRows, [registers - 1].
 #if defined(FP_ISA_AVX512) || defined(FP_ISA_NEON)
-inline constexpr int kTileRows = 8, kTileVectors = 3, kTallRows = kTileRows, kTallVectors = 2;
+inline constexpr int kTileRows = 8, kTileVectors = 3, kTallRows[] = {8, 8, 8};
 #elif defined(FP_ISA_AVX2)
-inline constexpr int kTileRows = 4, kTileVectors = 3, kTallRows = 6, kTallVectors = 2;
+inline constexpr int kTileRows = 4, kTileVectors = 3, kTallRows[] = {8, 6, 4};
 #else
-inline constexpr int kTileRows = 4, kTileVectors = 2, kTallRows = kTileRows, kTallVectors = 2;
+inline constexpr int kTileRows = 4, kTileVectors = 2, kTallRows[] = {4, 4};
 #endif
 
 // kCheapParts: a part of a register costs no more than all of it, so that tiles that are not full finish in registers

@@ -27,7 +27,7 @@ inline constexpr int64_t kPackRows = 64, kPackBytes = 512 * 1024, kPackShared = 
 #endif
 inline constexpr int64_t kChunk = 4 * kBlock, kGroupRows = 480;
 // Rows of c from which on tiles fetch the next panel of b, and from which on they may be kTallRows high.
-inline constexpr int64_t kFetchRows = 4 * kTileRows, kTallFrom = 64;
+inline constexpr int64_t kFetchRows = 4 * kTileRows, kTallFrom[] = {16, 64, 64};
 
 // Packing of a transposed a: as many rows of c as fit into kPackedBytes, tile by tile. Each tile would otherwise touch
 // one line, often one page, for every index of the sum, in every panel; up to kPackDepth of them stay in the cache.
@@ -42,27 +42,27 @@ using TileFunction = void (*)(Tiles<T>&);
 
 template <class T>
 struct TileTable {
-  TileFunction<T> tile[kTileRows][kTileVectors] = {};       // [rows - 1][vectors - 1]
-  TileFunction<T> tall[kTallRows + 1] = {};                 // more rows than kTileRows, [rows]
-  TileFunction<T> halved[kTileRows][kTileVectors] = {};     // the same with half of the last register
-  TileFunction<T> ragged[kTileVectors] = {};                // kTileRows rows, c ends within the last register
-  TileFunction<T> pack[kTileVectors] = {};                  // kTileRows rows and a copy of b, [vectors - 1]
-  TileFunction<T> row[kRowVectors] = {};                    // one row, [vectors - 1]
-  TileFunction<T> thin[kTileRows][kTileVectors] = {};       // a single column in the last register, a_row == 1
-  TileFunction<T> turned[kTileVectors] = {};                // the same of kTileRows rows, a_col == 1
-  TileFunction<T> scattered[kTileRows][kTileVectors] = {};  // rows of a that lie anywhere
+  TileFunction<T> tile[kTileRows][kTileVectors] = {};         // [rows - 1][vectors - 1]
+  TileFunction<T> tall[kTallRows[0] + 1][kTileVectors] = {};  // more than kTileRows rows, [rows][vectors - 1]
+  TileFunction<T> halved[kTileRows][kTileVectors] = {};       // the same with half of the last register
+  TileFunction<T> ragged[kTileVectors] = {};                  // kTileRows rows, c ends within the last register
+  TileFunction<T> pack[kTileVectors] = {};                    // kTileRows rows and a copy of b, [vectors - 1]
+  TileFunction<T> row[kRowVectors] = {};                      // one row, [vectors - 1]
+  TileFunction<T> thin[kTileRows][kTileVectors] = {};         // a single column in the last register, a_row == 1
+  TileFunction<T> turned[kTileVectors] = {};                  // the same of kTileRows rows, a_col == 1
+  TileFunction<T> scattered[kTileRows][kTileVectors] = {};    // rows of a that lie anywhere
   TileFunction<T> scattered_pack[kTileVectors] = {};
   TileFunction<T> fetching[2] = {};  // kTileRows rows, kTileVectors wide, what is read next fetched; [scattered]
   TileFunction<T> sparse[2][kSparseVectors] = {};  // [a_row == 1]: a whole panel, where a is mostly zeros
   constexpr TileTable() {
     fill_tiles<kTileRows, kTileVectors>();
-    fill_tall<kTallRows>();
     fill_row<kRowVectors>();
     if constexpr (kSparse) fill_sparse<kSparseVectors>();
   }
   template <int rows, int vectors>
   constexpr void fill_tiles() {
     tile[rows - 1][vectors - 1] = gemm_tiles<T, rows, vectors>;
+    if constexpr (rows == kTileRows) fill_tall<kTallRows[vectors - 1], vectors>();
     if constexpr (kLoops && rows == kTileRows && vectors > 1) ragged[vectors - 1] = ragged_tiles<T, vectors>;
     if constexpr (kHalves) halved[rows - 1][vectors - 1] = gemm_tiles<T, rows, vectors, Reading::halved>;
     if constexpr (rows == kTileRows) pack[vectors - 1] = gemm_tiles<T, rows, vectors, Reading::packing>;
@@ -80,11 +80,11 @@ struct TileTable {
     if constexpr (vectors > 1) fill_tiles<rows, vectors - 1>();
     if constexpr (vectors == 1 && rows > 1) fill_tiles<rows - 1, kTileVectors>();
   }
-  template <int rows>
+  template <int rows, int vectors>
   constexpr void fill_tall() {
     if constexpr (rows > kTileRows) {
-      tall[rows] = gemm_tiles<T, rows, kTallVectors>;
-      fill_tall<rows - 1>();
+      tall[rows][vectors - 1] = gemm_tiles<T, rows, vectors>;
+      fill_tall<rows - 1, vectors>();
     }
   }
   template <int vectors>
@@ -110,7 +110,7 @@ TileFunction<T> tiles_for(const Tiles<T>& t, int64_t vectors, bool packing = fal
   if (packing) return (scattered ? table.scattered_pack : table.pack)[vectors - 1];
   if (kFetching && t.next && t.rows == kTileRows && vectors == kTileVectors && t.cols == t.width)
     return table.fetching[scattered];
-  if (kTallRows > kTileRows && t.rows > kTileRows) return table.tall[t.rows];
+  if (kTallRows[0] > kTileRows && t.rows > kTileRows) return table.tall[t.rows][vectors - 1];
   if (scattered) return table.scattered[t.rows - 1][vectors - 1];
   if (t.g->m == 1) return table.row[vectors - 1];
   if (kThin<T> && t.cols == t.width - Vec<T>::lanes + 1) {
@@ -132,13 +132,14 @@ struct Heights {
   int64_t first() const { return size + (longer > 0); }
 };
 
-// How high the tiles of so many rows may be. Packed rows of a lie in tiles of kTileRows, and tiles that finish part of
-// a register apart have that height, too.
+// How high the tiles of so many rows may be. Packed rows of a lie in tiles of kTileRows, and tiles with a single column
+// or part of a register apart have that height, too.
 template <class T>
 int64_t most_rows(const Tiles<T>& t, int64_t vectors, int64_t rows, const T* packed_a) {
   const GemmArgs<T>& g = *t.g;
-  const bool whole = t.cols == t.width || (g.c_padded && t.cols > t.width - Vec<T>::lanes + 1);
-  return vectors == kTallVectors && rows >= kTallFrom && whole && !packed_a && !g.a_rows ? kTallRows : kTileRows;
+  if (g.m == 1 || packed_a || g.a_rows || rows < kTallFrom[vectors - 1]) return kTileRows;
+  const bool some = t.cols > t.width - Vec<T>::lanes + 1 && (g.c_padded || vectors == 1);
+  return some || t.cols == t.width ? kTallRows[vectors - 1] : kTileRows;
 }
 
 // Copies rows [i, i + rows) of a transposed a tile by tile: tile, index, row.
