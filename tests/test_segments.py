@@ -130,6 +130,36 @@ def test_below_the_lowest_trainable_layer_nothing_runs_backwards() -> None:
     assert not (model.get_weights()[2] == kept[2]).all()
 
 
+def test_where_no_loss_leads_nothing_runs_backwards() -> None:
+    class NoWayBack(MyTanh):
+        def backward(self, dy: Any, saved: Any) -> Any:
+            raise AssertionError("not needed")
+
+    x, y = regression(8)
+    start = fp.Input((5,))
+    h = fp.Dense(3)(start)
+    model = fp.Model(start, [NoWayBack()(h), fp.Dense(1)(h)], seed=0)
+    model.compile("sgd", [None, "mse"], metrics=["mae", None])
+    before = model.get_weights()
+    model.fit(x, [np.ones((8, 3)), y], verbose=0)
+    assert not any((old == new).all() for old, new in zip(before, model.get_weights(), strict=True))
+
+
+def test_slots_of_ones_own_optimizer_are_kept_while_a_layer_is_frozen() -> None:
+    x, y = regression(20)
+    found = []
+    for optimizer in (fp.SGD(0.05, momentum=0.9), MySGD(0.05)):
+        model = fp.Sequential([fp.Dense(4, "tanh"), fp.Dense(1)], seed=3, dtype="float64")
+        model.compile(optimizer, "mse")
+        for trainable in (True, False, True):
+            if model.built:
+                model.layers[0].trainable = trainable
+            model.fit(x, y, epochs=2, verbose=0)
+        found.append(model.get_weights())
+    for native, mine in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, native, rtol=1e-9, atol=1e-12)
+
+
 def test_weights_that_are_not_trainable_are_state() -> None:
     class Average(fp.Layer):
         def build(self, input_shape: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,42 @@ def test_states_that_a_layer_assigns_to_are_as_before() -> None:
     np.testing.assert_equal(model.get_state(), before)
 
 
+def test_nobody_reads_states_that_a_trace_will_take_back() -> None:
+    refused: list[str] = []
+
+    class Watched(fp.Layer):
+        watching = False
+
+        def build(self, input_shape: Any) -> None:
+            self.add_weight("count", (), "zeros", trainable=False)
+
+        def forward(self, x: Any, training: bool) -> Any:
+            if self.watching:
+                self.watching = False
+                thread = threading.Thread(target=read)
+                thread.start()
+                thread.join()
+            return x, None
+
+        def backward(self, dy: Any, saved: Any) -> Any:
+            return dy, []
+
+    def read() -> None:
+        try:
+            model.predict(x)
+        except fp.ModelBusyError as error:
+            refused.append(str(error))
+
+    x = np.ones((2, 3))
+    watched = Watched()
+    model = fp.Sequential([fp.Input((3,)), watched, fp.Dense(1)], seed=0)
+    for training in (False, True):
+        watched.watching = True
+        model.trace(x, training=training)
+        assert len(refused) == training
+    assert "in use by another thread, in trace" in refused[0]
+
+
 def test_of_a_frozen_layer_in_python_is_shown_what_it_gives() -> None:
     class Frozen(MyDense):
         def backward(self, dy: Any, x: Any) -> Any:
@@ -169,6 +206,27 @@ def test_a_loss_in_python_that_writes_over_what_it_is_given() -> None:
     np.testing.assert_array_equal(y, before)
     assert rough.cost == pytest.approx(plain.cost, rel=1e-12)
     np.testing.assert_allclose(rough["dense", "dw"], plain["dense", "dw"], rtol=1e-12)
+
+
+def test_what_no_loss_depends_on_has_no_gradients() -> None:
+    x, y = regression(6)
+    start = fp.Input((x.shape[1],))
+    h = fp.Dense(3, name="shared")(start)
+    model = fp.Model(start, [fp.Dense(1, name="judged")(h), fp.Dense(1, name="watched")(h)], seed=0)
+    model.compile("sgd", ["mse", None], metrics=[None, ["mae"]])
+    trace: Any = model.trace(x, [y, y])
+    assert list(trace["watched"]) == ["x", "w", "b", "z", "y"]
+    np.testing.assert_array_equal(trace["shared", "dy"], trace["judged", "dx"])
+    assert list(trace.losses) == ["judged"]
+    assert trace.cost == pytest.approx(trace.losses["judged"].mean())
+
+
+def test_an_activation_behind_a_dense_layer_is_a_layer_of_its_own() -> None:
+    model = fp.Sequential([fp.Input((3,)), fp.Dense(2, name="dense"), fp.Activation("softmax", name="f")], seed=0)
+    trace = model.trace(np.ones((2, 3)))
+    assert list(trace) == ["dense", "f"]
+    np.testing.assert_array_equal(trace["dense", "y"], trace["dense", "z"])
+    np.testing.assert_array_equal(trace["f", "x"], trace["dense", "y"])
 
 
 def test_forward_only_and_inference() -> None:
