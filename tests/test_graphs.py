@@ -380,6 +380,7 @@ def test_a_parameter_that_no_loss_reaches_has_a_gradient_of_zero(backend: Any, m
             network.load_batch(*data, 0, 4)
             forward_and_loss(network, True)
             network.backward(0, 2)
+            assert not network.get_gradient(2).any()  # which an optimizer in Python reads
             network.update()
         np.testing.assert_allclose(network.get_parameter(2), parameters[2] + momentum, rtol=1e-15)
         assert not np.array_equal(network.get_parameter(0), parameters[0])
@@ -449,6 +450,8 @@ def test_bad_arguments_change_nothing(backend: Any) -> None:
         network.set_metrics([("r2", 0.0, len(case.heads))])
     with pytest.raises(ValueError, match="rates"):
         network.set_rates([1.0])
+    with pytest.raises(ValueError, match="flags"):
+        network.set_trainable([True])
     with pytest.raises(ShapeError, match="outputs"):
         network.predict(x, (np.empty((N, 1)),) * 9, 0, N, 0.0)
     for i, p in enumerate(case.parameters):

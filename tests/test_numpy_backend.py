@@ -11,7 +11,7 @@ import reference
 
 from fastperceptron.backends import numpy as backend
 from fastperceptron.errors import ShapeError
-from fastperceptron.program import ACTIVATIONS, LOSSES, NEEDS_Z
+from fastperceptron.program import ACTIVATIONS, LOSSES, NEEDS_Z, Parameter
 
 DTYPES = (np.float32, np.float64)
 
@@ -669,7 +669,21 @@ def test_shapes_are_checked() -> None:
 
 def test_returned_arrays_are_copies() -> None:
     program, parameters = simple()
+    program = program._replace(states=(Parameter("norm/mean", (3,)),))
     network = parity.make_network(backend, program, parameters)
-    network.get_parameter(0)[...] = 7
-    np.testing.assert_array_equal(network.get_parameter(0), parameters[0])
     assert network.get_parameter(0).dtype == np.float32
+    network.set_loss("mean_squared_error", 0.0)
+    network.set_optimizer("sgd", {"learning_rate": 0.1, "momentum": 0.9})
+    network.train_steps(np.ones((2, 4)), np.ones((2, 3)), None, None, 2, 0, 2, 0.0)
+    for read in (
+        lambda: network.get_parameter(0),
+        lambda: network.get_gradient(0),
+        lambda: network.get_slot("momentum", 0),
+        lambda: network.get_state(0),
+        lambda: network.get_value(2),
+        lambda: network.get_value_gradient(2),
+        lambda: network.get_metrics()[0],
+    ):
+        before = read().copy()
+        read()[...] = 7
+        np.testing.assert_array_equal(read(), before)

@@ -113,6 +113,24 @@ def test_built_in_models_never_enter_python() -> None:
     assert set(runner.calls) == {"reset_metrics", "train_steps", "get_metrics"}
 
 
+def test_callbacks_see_every_batch_of_a_model_with_python_parts() -> None:
+    seen: list[str] = []
+
+    class Batches(fp.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            seen.append(f"train {batch}")
+
+        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+            seen.append(f"test {batch}")
+
+    x, y = regression(8)
+    model = fp.Sequential([fp.Dense(3), MyTanh(), fp.Dense(1)], seed=0)
+    model.compile("sgd", "mse")
+    model.fit(x, y, batch_size=3, verbose=0, callbacks=Batches())
+    model.evaluate(x, y, batch_size=3, callbacks=Batches())
+    assert seen == ["train 0", "train 1", "train 2", "test 0", "test 1", "test 2"]
+
+
 def test_below_the_lowest_trainable_layer_nothing_runs_backwards() -> None:
     x, y = regression(8)
 

@@ -204,6 +204,7 @@ def test_a_loss_in_python_that_writes_over_what_it_is_given() -> None:
     model.compile("sgd", Rough())
     rough = model.trace(x, y)
     np.testing.assert_array_equal(y, before)
+    np.testing.assert_array_equal(rough["dense", "y"], plain["dense", "y"])
     assert rough.cost == pytest.approx(plain.cost, rel=1e-12)
     np.testing.assert_allclose(rough["dense", "dw"], plain["dense", "dw"], rtol=1e-12)
 
@@ -236,6 +237,9 @@ def test_forward_only_and_inference() -> None:
     assert trace.cost is None
     assert list(trace["dense"]) == ["x", "w", "b", "z", "y"]
     np.testing.assert_array_equal(trace["dropout"]["y"], model.predict(x))
+    model.compile("sgd", "mse")
+    trace = model.trace(x, np.ones((4, 2)), training=False)
+    np.testing.assert_array_equal(trace["dropout", "dx"], trace["dropout", "dy"])
     with pytest.raises(fp.ShapeError, match=r"trace: x must have shape \(n, 3\)"):
         model.trace(np.ones((4, 2)))
 
