@@ -157,7 +157,7 @@ class Network:
         settings = {**_SGD_HYPER, **hyper}
         current, spare = self._pair
         wanted = name == "sgd" and settings["momentum"] != 0
-        if not wanted or name != self._optimizer or current.flat_momentum is None:
+        if not wanted or current.flat_momentum is None:
             for state in (current, spare):
                 state.set_momentum(self.program, vector(self.program) if wanted else None)
         self._optimizer, self._hyper = name, settings
