@@ -549,6 +549,8 @@ def test_slots_follow_the_optimizer() -> None:
         network.get_slot("velocity", 0)
     with pytest.raises(ValueError, match="set_optimizer: expected hyperparameters"):
         network.set_optimizer("sgd", {"beta": 0.9})
+    with pytest.raises(ValueError, match="set_optimizer: expected 'sgd' or None"):
+        network.set_optimizer("adam", {})
 
 
 def test_metrics_by_hand() -> None:

@@ -418,6 +418,57 @@ def test_code_of_ones_own_may_return_the_same_array_each_time() -> None:
         np.testing.assert_array_equal(theirs, mine)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_code_of_ones_own_may_write_over_what_it_is_given(weighted: bool) -> None:
+    class Rough(MyMSE):
+        def value_and_grad(self, y_true: Any, y_pred: Any, weights: Any) -> tuple[Any, Any]:
+            found = super().value_and_grad(y_true, y_pred, weights)
+            y_true[...] = y_pred[...] = weights[...] = 9
+            return found
+
+    class RoughError(WorstError):
+        def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+            super().update_state(y_true, y_pred, sample_weight)
+            y_true[...] = y_pred[...] = 9
+            if sample_weight is not None:
+                sample_weight[...] = 9
+
+    x, y = regression(12)
+    given = y.copy()
+    weights = np.random.default_rng(1).random(12) if weighted else None
+    found = []
+    for loss, error in ((MyMSE, WorstError), (Rough, RoughError)):
+        model = fp.Sequential([fp.Dense(1)], seed=0, dtype="float64")
+        model.compile("sgd", loss(), [error(name="first"), error(name="second")])
+        history = model.fit(x, y, 4, 2, shuffle=False, sample_weight=weights, verbose=0).history
+        found.append([*history.values(), *model.get_weights()])
+    np.testing.assert_array_equal(y, given)
+    for theirs, mine in zip(*found, strict=True):
+        np.testing.assert_array_equal(theirs, mine)
+
+
+def test_labels_that_a_metric_writes_over_stay_the_callers() -> None:
+    class Forgetful(fp.Metric):
+        takes_labels = True
+
+        def reset_state(self) -> None:
+            self.seen: list[int] = []
+
+        def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+            self.seen += y_true.tolist()
+            y_true[...] = 0
+
+        def result(self) -> float:
+            return float(sum(self.seen))
+
+    x, y = np.ones((6, 2)), np.arange(6) % 3
+    model = fp.Sequential([fp.Dense(3, "softmax")], seed=0)
+    model.compile("sgd", "sparse_categorical_crossentropy", [Forgetful()])
+    history = model.fit(x, y, epochs=2, shuffle=False, verbose=0).history
+    assert history["forgetful"] == [6.0, 6.0]
+    assert y.tolist() == [0, 1, 2, 0, 1, 2]
+
+
 HELD_BACK = """
 import signal, sys
 from fastperceptron.segments import _uninterrupted

@@ -104,6 +104,7 @@ def test_a_layer_in_python_is_traced_as_it_is_trained() -> None:
     assert list(counted) == ["x", "count", "a", "b", "y", "dy", "da", "db", "dx"]
     np.testing.assert_array_equal(counted["x"], trace["dense", "y"])
     np.testing.assert_array_equal(counted["dy"], trace["dense_1", "dx"])
+    np.testing.assert_allclose(counted["dy"], trace["dense_1", "dz"] @ trace["dense_1", "w"].T, rtol=1e-12)
     model.train_on_batch(x, y)
     for weight, was, now in zip(model.weights, before, model.get_weights(), strict=True):
         if weight.trainable:
@@ -199,9 +200,9 @@ def test_a_loss_in_python_that_writes_over_what_it_is_given() -> None:
     y = np.ascontiguousarray(y, np.float64)
     before = y.copy()
     model = fp.Sequential([fp.Input((x.shape[1],)), fp.Dense(1)], seed=1, dtype="float64")
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", loss_weights=[2.5])
     plain = model.trace(x, y)
-    model.compile("sgd", Rough())
+    model.compile("sgd", Rough(), loss_weights=[2.5])
     rough = model.trace(x, y)
     np.testing.assert_array_equal(y, before)
     np.testing.assert_array_equal(rough["dense", "y"], plain["dense", "y"])
