@@ -448,6 +448,8 @@ def test_bad_arguments_change_nothing(backend: Any) -> None:
             network.set_heads(heads)
     with pytest.raises(ValueError, match="heads"):
         network.set_metrics([("r2", 0.0, len(case.heads))])
+    with pytest.raises(ValueError, match="nonsense"):
+        network.set_metrics([("nonsense", 0.0)])
     with pytest.raises(ValueError, match="rates"):
         network.set_rates([1.0])
     with pytest.raises(ValueError, match="flags"):
@@ -456,6 +458,29 @@ def test_bad_arguments_change_nothing(backend: Any) -> None:
         network.predict(x, (np.empty((N, 1)),) * 9, 0, N, 0.0)
     for i, p in enumerate(case.parameters):
         np.testing.assert_array_equal(network.get_parameter(i), p)
+
+
+def test_a_batch_is_of_the_heads_it_was_loaded_for(backend: Any) -> None:
+    b = parity.Builder(2)
+    program = b.program(b.dense(0, 3), b.dense(0, 3))
+    network = parity.make_network(backend, program, parity.random_parameters(program, np.random.default_rng(0)))
+    network.set_heads([Head(0, "mean_squared_error")])
+    network.load_batch(np.ones((4, 2)), np.ones((4, 3)), None, None, 0, 4)
+    network.set_heads([Head(0, "mean_absolute_error")])
+    assert forward_and_loss(network, False) > 0
+    network.set_heads([Head(1, "mean_absolute_error")])
+    with pytest.raises((ValueError, RuntimeError), match="no batch"):
+        forward_and_loss(network, False)
+
+
+def test_metrics_of_heads_that_are_no_more_are_gone(backend: Any) -> None:
+    b = parity.Builder(2)
+    network = backend.Network(b.program(b.dense(0, 3), b.dense(0, 3)))
+    network.set_heads([Head(0, "mean_squared_error"), Head(1, "mean_squared_error")])
+    network.set_metrics([("r2", 0.0, 1), ("mean_absolute_error", 0.0, 0)])
+    assert [sums.shape for sums in network.get_metrics()] == [(2,), (2,), (5, 3), (2,)]
+    network.set_heads([Head(0, "mean_squared_error")])
+    assert [sums.shape for sums in network.get_metrics()] == [(2,), (2,)]
 
 
 def test_bad_labels_of_a_later_head(backend: Any) -> None:

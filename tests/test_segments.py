@@ -322,6 +322,9 @@ def test_a_loss_on_labels_and_an_optimizer_that_counts() -> None:
     assert history["loss"][1] < history["loss"][0]
     with pytest.raises(ValueError, match="labels from 0 to 2"):
         model.fit(x, y + 1, verbose=0)
+    model.compile(Decaying(0.1), Margin())
+    model.fit(x, y, batch_size=5, verbose=0)
+    assert steps == [0, 1, 2, 3, 0, 1]
 
 
 def test_half_of_what_a_users_code_must_return() -> None:
@@ -366,6 +369,19 @@ def test_an_optimizer_with_a_slot_it_did_not_declare_changes_nothing() -> None:
         model.fit(x, y, verbose=0)
     for weight, old in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, old)
+
+
+def test_a_python_layer_that_is_used_twice_trains_like_a_built_in_one() -> None:
+    x, y = regression(20, width=4)
+    found = []
+    for layer in (fp.Dense(4, name="twice"), MyDense(4, name="twice")):
+        start = fp.Input((4,))
+        model = fp.Model(start, fp.Dense(1, name="last")(layer(layer(start))), seed=2, dtype="float64")
+        model.compile("sgd", "mse")
+        model.fit(x, y, epochs=2, verbose=0)
+        found.append(model.get_weights())
+    for native, mine in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, native, rtol=1e-9, atol=1e-12)
 
 
 class Scratch:
