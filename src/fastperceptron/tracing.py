@@ -230,7 +230,7 @@ class _Tracer:
         loss, prediction = judge.loss, self.values[output]
         assert loss is not None
         assert result.cost is not None
-        n = max(len(prediction), 1)
+        n = len(prediction)
         given = np.ones(n, prediction.dtype) if weights is None else np.ascontiguousarray(weights, prediction.dtype)
         y = y if loss.takes_labels else np.ascontiguousarray(y, prediction.dtype)
         native = loss.native()
