@@ -454,6 +454,9 @@ def test_bad_arguments_change_nothing(backend: Any) -> None:
         network.set_rates([1.0])
     with pytest.raises(ValueError, match="flags"):
         network.set_trainable([True])
+    for steps in (network.train_steps, network.evaluate_steps):
+        with pytest.raises(ValueError, match=r"batch.size"):
+            steps(x, y, weights, None, 0, 0, N, 0.0)
     with pytest.raises(ShapeError, match="outputs"):
         network.predict(x, (np.empty((N, 1)),) * 9, 0, N, 0.0)
     for i, p in enumerate(case.parameters):
