@@ -436,6 +436,14 @@ def test_budget_of_zero_is_one_step() -> None:
     assert network.step == 3
 
 
+def test_arrays_of_few_batch_sizes_are_kept() -> None:
+    program, parameters = simple()
+    network = parity.make_network(backend, program, parameters)
+    for n in range(1, 9):
+        network.load_batch(np.ones((n, 4)), None, None, None, 0, n)
+        assert 1 <= len(network._workspaces) <= 3
+
+
 def test_bad_labels_change_nothing() -> None:
     program, parameters = simple()
     network = parity.make_network(backend, program, parameters)

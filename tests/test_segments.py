@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -504,3 +505,25 @@ def test_an_interrupt_that_was_held_back_is_delivered(disposition: str) -> None:
     assert (result.returncode == 0) == (disposition == "SIG_IGN"), result.stderr
     assert ("KeyboardInterrupt" in result.stderr) == (disposition == "default_int_handler"), result.stderr
     assert result.stdout.split() == (["whole", "ignored"] if disposition == "SIG_IGN" else ["whole"])
+
+
+def test_an_interrupt_between_two_new_parameters_waits_for_the_last() -> None:
+    x, y = regression(8)
+    whole, stopped = (fp.Sequential([fp.Input((5,)), fp.Dense(3), fp.Dense(1)], seed=0) for _ in range(2))
+    for model in (whole, stopped):
+        model.compile(MySGD(0.1), "mse")
+    whole.fit(x, y, verbose=0)
+    segments: Any = stopped._segments
+    network = segments.network
+
+    class Interrupted(Counter):
+        def set_parameter(self, index: int, value: Any) -> None:
+            self.network.set_parameter(index, value)
+            signal.raise_signal(signal.SIGINT)
+
+    segments.network = Interrupted(network)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(x, y, verbose=0)
+    segments.network = network
+    expected = whole.get_state() | {"counters/epoch": np.array(0)}
+    np.testing.assert_equal(stopped.get_state(), expected)
