@@ -351,8 +351,8 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
-        if received and previous != signal.SIG_IGN:  # SIG_DFL cannot be called
-            signal.raise_signal(signal.SIGINT)
+        if received:
+            signal.raise_signal(signal.SIGINT)  # SIG_DFL cannot be called
 
 
 def _copied(y: Array, dtype: np.dtype[Any]) -> Array:
