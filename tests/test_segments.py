@@ -328,6 +328,20 @@ def test_a_loss_on_labels_and_an_optimizer_that_counts() -> None:
     assert steps == [0, 1, 2, 3, 0, 1]
 
 
+def test_a_rate_that_an_optimizer_gives_itself_stays() -> None:
+    class Slowing(fp.Optimizer):
+        def update(self, param: Any, grad: Any, slots: Any) -> None:
+            self.learning_rate = 0.125
+
+    x, y = regression(8)
+    model = fp.Sequential([fp.Dense(1, use_bias=False)], seed=0)
+    model.layers[0].learning_rate_multiplier = 3.0
+    model.compile(Slowing(0.5), "mse")
+    model.fit(x, y, verbose=0)
+    assert model.optimizer is not None
+    assert model.optimizer.learning_rate == 0.125
+
+
 def test_half_of_what_a_users_code_must_return() -> None:
     class Forward(MyTanh):
         def forward(self, x: Any, training: bool) -> Any:

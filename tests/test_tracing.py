@@ -283,3 +283,10 @@ def test_the_table_is_aligned_and_shows_rows() -> None:
         trace["foo"]
     with pytest.raises(KeyError, match="trace: name in 'dense' must be one of x, w, b, z, y; received 'foo'"):
         trace["dense", "foo"]
+
+
+def test_the_table_shows_whole_rows_of_what_is_long() -> None:
+    model = fp.Sequential([fp.Input((3,)), fp.Dense(8, use_bias=False, kernel_initializer="zeros")])
+    lines = str(model.trace(np.arange(9.0).reshape(3, 3))).splitlines()
+    assert lines[1].endswith("  [0  1  2]  [3  4  5]  ...")
+    assert lines[2].endswith("  [0  0  0  0  0  0  0  0]  ...")
