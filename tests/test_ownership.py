@@ -122,3 +122,18 @@ def test_a_thread_inside_generators_still_counts() -> None:
         sys.setswitchinterval(before)
         inside.join()
     assert in_another_thread(*USES.values(), model=model) == []
+
+
+def test_who_reads_within_his_own_writing_still_writes() -> None:
+    """As a callback's ``predict`` does: others may not take the predictor that needs no lock."""
+    ownership = fp.Sequential([fp.Input((5,)), fp.Dense(3)], seed=0)._ownership
+    with ownership.writing("fit"):
+        with ownership.reading("predict") as around:
+            assert around == "fit"
+            assert ownership.writing_now
+        assert ownership.writing_now
+    assert not ownership.writing_now
+    with ownership.reading("predict"):
+        with ownership.reading("get_state"):
+            assert not ownership.writing_now
+        assert not ownership.writing_now
