@@ -675,6 +675,11 @@ def test_shapes_are_checked() -> None:
     network.forward(0, 2, True)
     with pytest.raises(ShapeError, match=r"mean_squared_error: expected targets of shape \(2, 3\); received none"):
         network.loss(True)
+    with pytest.raises(ShapeError, match=r"set_value_gradient\(2\): expected shape \(2, 3\); received \(1, 3\)"):
+        network.set_value_gradient(2, np.ones((1, 3)))
+    network.load_batch(np.ones((2, 4)), np.ones((2, 1)), None, None, 0, 2)
+    with pytest.raises(ShapeError, match=r"expected targets of shape \(2, 3\); received shape \(2, 1\)"):
+        network.loss(True)
 
 
 def test_returned_arrays_are_copies() -> None:

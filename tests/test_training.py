@@ -407,6 +407,7 @@ def test_divergence_in_the_last_step_is_said() -> None:
     model.compile(fp.SGD(1e38), "mse")
     with pytest.warns(fp.DivergenceWarning, match="weights became infinite or NaN in epoch 1"):
         model.fit([[1e15]], [[0.0]], verbose=0)
+    assert model.fit([[1e15]], [[0.0]], epochs=0, verbose=0).history == {}  # no step that could have diverged
 
 
 def test_terminate_on_nan() -> None:
