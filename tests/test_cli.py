@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,6 +143,24 @@ def test_the_same_seed_gives_the_same_file(fruit: Path, tmp_path: Path) -> None:
 
     assert train("a", 3) == train("b", 3)
     assert train("a", 3) != train("c", 4)
+
+
+def test_the_model_is_what_the_options_say(fruit: Path, tmp_path: Path) -> None:
+    path = tmp_path / "fruit.model"
+    options = "--hidden 6,5 --activation tanh --dropout 0.25 --dtype float64 --epochs 2 --batch-size 7 --quiet"
+    training = "--learning-rate 0.01 --momentum 0.8 --nesterov --validation-split 0.5"
+    command = ["train", str(fruit), "--target", "kind", "--save", str(path), *options.split(), *training.split()]
+    assert cli.main(command) == 0
+    model = fp.load_model(path)
+    layers: list[Any] = model.layers
+    assert [type(layer) for layer in layers] == [fp.Dense, fp.Dropout, fp.Dense, fp.Dropout, fp.Dense]
+    assert [layer.units for layer in layers[::2]] == [6, 5, 2]
+    assert [layer.activation.name for layer in layers[::2]] == ["tanh", "tanh", "linear"]
+    assert [layer.rate for layer in layers[1::2]] == [0.25, 0.25]
+    assert model.dtype == "float64"
+    optimizer: Any = model.optimizer
+    assert (optimizer.learning_rate, optimizer.momentum, optimizer.nesterov) == (0.01, 0.8, True)
+    assert optimizer.iterations == 2 * 7  # 48 rows
 
 
 def test_validation_rows_are_watched(fruit: Path, capsys: pytest.CaptureFixture[str]) -> None:

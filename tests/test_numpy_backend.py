@@ -540,6 +540,8 @@ def test_slots_follow_the_optimizer() -> None:
     program, parameters = simple()
     network = parity.make_network(backend, program, parameters)
     assert network.slot_names() == ()
+    with pytest.raises(ValueError, match="update: expected set_optimizer first"):
+        network.update()
     network.set_optimizer("sgd", {"learning_rate": 0.1})
     assert network.slot_names() == ()
     network.set_optimizer("sgd", {"learning_rate": 0.1, "momentum": 0.9})

@@ -268,6 +268,7 @@ def test_table() -> None:
     assert lines[1].split() == ["x", "(1,", "1)", "3"]
     names = ["x", "w", "b", "z", "y", "dy", "dz", "dw", "db", "dx", "losses", "cost"]
     assert [line.split()[0] for line in lines[1:]] == names
+    assert len({line.index("(") for line in lines[1:-1]}) == 1  # shapes stand below each other
     assert lines[-1].split() == ["cost", "1"]
     assert repr(trace) == "<Trace of dense, cost 1>"
 
