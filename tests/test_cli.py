@@ -147,7 +147,7 @@ def test_the_same_seed_gives_the_same_file(fruit: Path, tmp_path: Path) -> None:
 
 def test_the_model_is_what_the_options_say(fruit: Path, tmp_path: Path) -> None:
     path = tmp_path / "fruit.model"
-    options = "--hidden 6,5 --activation tanh --dropout 0.25 --dtype float64 --epochs 2 --batch-size 7 --quiet"
+    options = "--hidden 6,5 --activation tanh --dropout 0.25 --dtype float64 --epochs 2 --batch-size 7 --seed 3 --quiet"
     training = "--learning-rate 0.01 --momentum 0.8 --nesterov --validation-split 0.5"
     command = ["train", str(fruit), "--target", "kind", "--save", str(path), *options.split(), *training.split()]
     assert cli.main(command) == 0
@@ -161,6 +161,7 @@ def test_the_model_is_what_the_options_say(fruit: Path, tmp_path: Path) -> None:
     optimizer: Any = model.optimizer
     assert (optimizer.learning_rate, optimizer.momentum, optimizer.nesterov) == (0.01, 0.8, True)
     assert optimizer.iterations == 2 * 7  # 48 rows
+    assert model.get_config()["seed"] == 3
 
 
 def test_validation_rows_are_watched(fruit: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,15 @@ def test_epoch_loss_is_the_mean_over_rows() -> None:
     model.compile(fp.SGD(0.0), "mse")
     loss = model.fit(x, y, batch_size=3, verbose=0).history["loss"][0]
     assert loss == pytest.approx(model.evaluate(x, y), rel=1e-12)
+
+
+def test_logs_begin_anew_with_every_epoch() -> None:
+    x, y = regression(20)
+    together, apart = linear(), linear()
+    expected = together.fit(x, y, epochs=2, verbose=0).history
+    for epoch in range(2):
+        assert apart.fit(x, y, verbose=0).history == {name: [values[epoch]] for name, values in expected.items()}
+        apart.evaluate(x[:3], y[:3])
 
 
 def test_validation_split_is_shuffled_and_stays_the_same() -> None:
@@ -583,6 +593,21 @@ def test_divergence_names_the_row_that_is_not_finite() -> None:
     model.compile("sgd", "mse")
     with pytest.warns(fp.DivergenceWarning, match="in epoch 1; x holds nan in row 3"):
         model.fit(x, y, verbose=0)
+
+
+def test_divergence_names_the_row_of_the_callers_data_when_some_are_held_out() -> None:
+    x, y = regression(10)
+    named = []
+    for row in range(10):
+        bad = x.copy()
+        bad[row, 1] = np.nan
+        model = fp.Sequential([fp.Dense(1)], seed=0)
+        model.compile("sgd", "mse")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.fit(bad, y, verbose=0, validation_split=0.3)
+        named += [f"x holds nan in row {row}" in str(warning.message) for warning in caught]
+    assert named == [True] * 7
 
 
 def test_validation_arguments() -> None:
