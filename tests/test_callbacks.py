@@ -137,6 +137,18 @@ def test_a_trained_model_that_nobody_has_is_gone_at_once() -> None:
     assert len(history.history["loss"]) == 2
 
 
+def test_validation_has_batches_of_its_own_size() -> None:
+    seen: list[int] = []
+
+    class Batches(fp.Callback):
+        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+            seen.append(batch)
+
+    x, y = classification(20)
+    classifier().fit(x, y, 5, validation_data=(x, y), validation_batch_size=8, verbose=0, callbacks=Batches())
+    assert seen == [0, 1, 2]
+
+
 def test_stop_training_in_a_batch_and_in_an_epoch() -> None:
     x, y = classification()
     model = classifier()

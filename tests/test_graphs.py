@@ -429,6 +429,20 @@ def test_programs_that_do_not_fit(backend: Any, message: str, program: Program) 
         backend.Network(program)
 
 
+def test_operations_in_python_are_not_the_networks(backend: Any) -> None:
+    b = parity.Builder(2)
+    y = b.dense(0, 2)
+    program = b.program(y)
+    mine = Operation("python", (y,), 2, "mine")
+    program = program._replace(widths=(2, 2, 2), operations=(*program.operations, mine), outputs=(2,))
+    network = parity.make_network(backend, program, parity.random_parameters(program, np.random.default_rng(0)))
+    network.load_batch(np.ones((4, 2)), None, None, None, 0, 4)
+    network.forward(0, 1, True)
+    for run in (lambda: network.forward(1, 2, True), lambda: network.backward(1, 2)):
+        with pytest.raises((ValueError, RuntimeError), match=r"'mine'|in Python"):
+            run()
+
+
 def test_bad_arguments_change_nothing(backend: Any) -> None:
     case = case_of_parts()
     network = case.network(backend, {"learning_rate": 0.1})
@@ -497,6 +511,9 @@ def test_bad_labels_of_a_later_head(backend: Any) -> None:
     labels = np.array([0, 1, 2, 3])  # too many classes for the first head only
     with pytest.raises(ValueError, match=r"3.*received 3.*row 3"):
         network.train_steps(np.ones((4, 2)), (labels, labels), None, None, 4, 0, 4, 0.0)
+    late = np.array([0, 0, 0, 0, 0, 7])
+    with pytest.raises(ValueError, match=r"received 7.*row 5"):
+        network.evaluate_steps(np.ones((6, 2)), (late, late), None, None, 4, 0, 6, 1e9)
     with pytest.raises(ValueError, match=r"4.*received 9.*row 1"):
         network.train_steps(np.ones((2, 2)), (labels[:2], np.array([0, 9])), None, None, 2, 0, 2, 0.0)
     np.testing.assert_array_equal(network.get_parameter(0), before)

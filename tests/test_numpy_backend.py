@@ -661,6 +661,7 @@ def test_value_gradients_replace_then_add() -> None:
     network.backward(0, 2)
     np.testing.assert_allclose(network.get_gradient(3), [6, 6, 6])
     network.loss(True)
+    assert not network.get_value_gradient(2).any()
     network.set_value_gradient(2, ones)
     np.testing.assert_array_equal(network.get_value_gradient(2), ones)
 

@@ -610,6 +610,22 @@ def test_divergence_names_the_row_of_the_callers_data_when_some_are_held_out() -
     assert named == [True] * 7
 
 
+def test_divergence_names_the_input_that_is_not_finite() -> None:
+    x, y = regression(10)
+    left, right = fp.Input((5,), name="left"), fp.Input((5,), name="right")
+    h = fp.Add()([left, right])
+    model = fp.Model([left, right], [fp.Dense(1, name="free")(h), fp.Dense(1, name="judged")(h)], seed=0)
+    model.compile("sgd", [None, "mse"])
+    bad = x.copy()
+    bad[2, 0] = np.inf
+    for data, targets, message in (
+        ([x, bad], [None, y], r"x\['right'\] holds inf in row 2"),
+        ([x, x], [None, y * np.inf], r"y\['judged'\] holds -?inf in row 0"),
+    ):
+        with pytest.warns(fp.DivergenceWarning, match=message):
+            model.fit(data, targets, verbose=0)
+
+
 def test_validation_arguments() -> None:
     x, y = regression(20)
     model = fp.Sequential([fp.Dense(1)], seed=0)
