@@ -12,7 +12,7 @@ import pytest
 from api_examples import classification, classifier
 
 import fastperceptron as fp
-from fastperceptron import progress
+from fastperceptron import progress, training
 
 
 class Terminal(io.StringIO):
@@ -120,3 +120,31 @@ def test_evaluate_and_predict_report_when_asked(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.startswith("Predict  ")
     with pytest.raises(ValueError, match="predict: verbose must be"):
         model.predict(x, verbose=3)
+
+
+def test_the_bar_counts_the_batches_that_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    class Seen(progress.Silent):
+        def begin(self, label: str, steps: int) -> None:
+            seen.append(steps)
+
+        def is_due(self) -> bool:
+            return True
+
+        def update(self, step: int, logs: Any) -> None:
+            seen.append((step, sorted(logs)))
+
+    class Batches(fp.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None: ...
+
+        def on_test_batch_end(self, batch: int, logs: Any = None) -> None: ...
+
+    x, y = classification(7)
+    model = classifier()
+    monkeypatch.setattr(training, "progress_for", lambda verbose, operation: Seen())
+    counted = [3, *((step, ["accuracy", "loss"]) for step in (1, 2, 3))]
+    model.fit(x, y, batch_size=3, callbacks=Batches())
+    assert seen == counted
+    model.evaluate(x, y, batch_size=3, callbacks=Batches())
+    assert seen == counted * 2
