@@ -534,6 +534,9 @@ def test_frozen_parameters_and_their_momentum_stay() -> None:
     np.testing.assert_array_equal(network.get_slot("momentum", 0), slot)
     assert not network.get_gradient(0).any()
     assert network.get_gradient(2).any()
+    network.set_trainable([True, True, False, True])
+    network.train_steps(x, y, None, None, 4, 0, 4, 1e9)
+    assert [network.get_gradient(i).any() for i in range(4)] == [True, True, False, True]
 
 
 def test_slots_follow_the_optimizer() -> None:
