@@ -168,6 +168,17 @@ def test_metrics_in_python_round_as_a_float32_model_does(metric: Any, target: fl
     assert metric.result() == expected
 
 
+def test_no_rows_add_nothing_to_a_metric() -> None:
+    none = np.ones((0, 1))
+    for metric in (fp.metrics.R2Score(), fp.metrics.MeanAbsoluteError()):
+        metric.update_state(none, none)
+        assert math.isnan(metric.result())
+        metric.update_state([[1.0], [2.0]], [[1.0], [2.5]])
+        before = metric.result()
+        metric.update_state(none, none)
+        assert metric.result() == before
+
+
 def test_a_batch_that_does_not_fit_adds_nothing() -> None:
     r2 = fp.metrics.R2Score()
     r2.update_state([1.0, 2.0], [1.0, 2.5])
