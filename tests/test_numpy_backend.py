@@ -10,6 +10,7 @@ import pytest
 import reference
 
 from fastperceptron.backends import numpy as backend
+from fastperceptron.backends.numpy_metrics import metric_add, metric_joined, metric_zeros
 from fastperceptron.errors import ShapeError
 from fastperceptron.program import ACTIVATIONS, LOSSES, NEEDS_Z, Parameter
 
@@ -602,6 +603,14 @@ def test_metrics_by_hand() -> None:
     network.forward(0, 1, False)
     network.loss(False)
     assert network.get_metrics()[1].tolist() == [2, 3]
+
+
+def test_sums_of_no_rows_join_unchanged() -> None:
+    """Those of r2 keep the origin that they were taken from: far from it they would lose their digits."""
+    none, some = metric_zeros("r2", 1), metric_zeros("r2", 1)
+    metric_add(some, "r2", 0.0, np.array([[1e9], [1e9 + 1]]), np.array([[1e9], [1e9]]), None)
+    np.testing.assert_array_equal(metric_joined(some, none), some)
+    np.testing.assert_array_equal(metric_joined(none, some), some)
 
 
 def test_pieces_make_the_same_step() -> None:
