@@ -278,8 +278,8 @@ def test_loss(native: Any, kind: str, dtype: type, weighted: bool) -> None:
 @pytest.mark.parametrize("kind", LOSSES)
 def test_loss_kinks(native: Any, kind: str) -> None:
     """Both sides take the same branch exactly at every kink and clip."""
-    t = np.array([[0.0, 1.0, 1.0, 0.0, 0.0, -1.0]])
-    p = np.array([[0.0, 1.0, 0.0, 1.0, 0.9, 1.0]])
+    t = np.array([[0.0, 1.0, 1.0, 0.0, 0.0, -1.0, 1.0, 0.0]])
+    p = np.array([[0.0, 1.0, 0.0, 1.0, 0.9, 1.0, 1e-7, 1 - 1e-7]])
     if kind.endswith("categorical_cross_entropy"):
         p[0, :2] = 0.0, 1.0
     target = np.array([4]) if kind.startswith("sparse_") else t
