@@ -96,6 +96,7 @@ def test_bad_files(tmp_path: Path, text: str | bytes, line: int | None, column: 
     assert (error.path, error.line, error.column) == (str(path), line, column)
     assert message in str(error)
     assert str(error).startswith(str(path))
+    assert ("decimal commas" in str(error)) == ("decimal commas" in message)
 
 
 def test_missing_columns(tmp_path: Path) -> None:
