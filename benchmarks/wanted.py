@@ -226,7 +226,7 @@ def _footprint(result: Result) -> Iterator[Wanted]:
     found = result.get("footprint", {})
     for what, key, limit, scale, unit in (
         ("import, beyond NumPy's", "import_seconds", 30.0, 1e3, "ms"),
-        ("wheel", "wheel_bytes", 1.5, 1 / 2**20, "MB"),
+        ("wheel", "wheel_bytes", 1.5, 1e-6, "MB"),
     ):
         text = f"at most {limit:g} {unit}"
         if key not in found:

@@ -98,7 +98,7 @@ def reaching(margin: float) -> dict[str, Any]:
         "sweep": dict.fromkeys(("width", "batch", "depth"), points),
         "footprint": {
             "import_seconds": 0.030 * less,
-            "wheel_bytes": 1.5 * 2**20 * less,
+            "wheel_bytes": 1.5e6 * less,
             "memory_d": {"grown": ALLOWED * less, "allowed": ALLOWED},
         },
         "time_to_result": {"digits": result, "mnist": result},
