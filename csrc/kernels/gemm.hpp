@@ -26,7 +26,7 @@ inline constexpr int64_t kPackRows = 32, kPackBytes = 32 * 1024, kPackShared = 8
 inline constexpr int64_t kPackRows = 64, kPackBytes = 512 * 1024, kPackShared = kPackRows * kPackBytes;
 #endif
 inline constexpr int64_t kChunk = 4 * kBlock, kGroupRows = 480;
-// Rows of c from which on tiles fetch the next panel of b, and from which on they may be kTallRows high.
+// Rows of c from which on tiles fetch the next panel of b, and, by registers as kTallRows, may have more rows.
 inline constexpr int64_t kFetchRows = 4 * kTileRows, kTallFrom[] = {16, 64, 64};
 
 // Packing of a transposed a: as many rows of c as fit into kPackedBytes, tile by tile. Each tile would otherwise touch

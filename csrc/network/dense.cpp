@@ -76,7 +76,7 @@ void Run<T>::input_gradient(Team& team, int i, bool accumulate, bool may_stop) {
   if (before.saved || share) reads_value(op.input(), part);
   writes_gradient(op.input(), part);
   if (share) writes_operands(i, part);
-  const Work work{part, n, in, width, false, false};
+  const Work work{.part = part, .rows = n, .cols = in, .depth = width};
   offer(team, work);
   hazards->settle(team);
   if constexpr (kMixes<T>)
@@ -113,7 +113,12 @@ void Run<T>::weights_of(Team& team, int i, bool accumulate, bool fuse, bool may_
   // Rows read few columns of x, again for each panel of dz. Where even few are too many for the inner caches, columns
   // at least pack each panel only once.
   const bool gives_rows = s.rows * n * static_cast<int64_t>(sizeof(T)) < kFarBytes;
-  const Work work{part, s.rows, s.cols, n, gives_rows, instance->shares() > 1};
+  const Work work{.part = part,
+                  .rows = s.rows,
+                  .cols = s.cols,
+                  .depth = n,
+                  .gives_rows = gives_rows,
+                  .in_shares = instance->shares() > 1};
   offer(team, work);
   hazards->settle(team);
   Epilogue<T> e{};

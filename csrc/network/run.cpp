@@ -114,7 +114,8 @@ void Run<T>::forward_operation(Team& team, int i) {
     if (op.bias >= 0) hazards->reads(space.things.parameter(op.bias), {{}, part.cols});
   }
   hazards->writes(value_thing(op.output), part);
-  const Work work{part, n, width, program.widths[op.input()], false, instance->shares() > 1};
+  const Work work{
+      .part = part, .rows = n, .cols = width, .depth = program.widths[op.input()], .in_shares = instance->shares() > 1};
   if (dense) offer(team, work);
   hazards->settle(team);
   switch (op.kind) {

@@ -227,8 +227,8 @@ struct Run {
   struct Work {
     Region part;
     int64_t rows, cols, depth;
-    bool gives_rows;  // others take rows of a part from its thread; otherwise columns
-    bool in_shares;   // panels of columns begin with each thread's part; otherwise with the matrix
+    bool gives_rows = false;  // others take rows of a part from its thread; otherwise columns
+    bool in_shares = false;   // panels of columns begin with each thread's part; otherwise with the matrix
     Range rows_of(int rank) const { return part.rows.of(rank, rows); }
     Range cols_of(int rank) const { return part.cols.of(rank, cols); }
   };
